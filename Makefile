@@ -1,0 +1,34 @@
+# make lab      open the notebooks in JupyterLab
+# make test     run every test, and every notebook at smoke size
+# make lint     check format and style
+# make lesson   run the notebooks at lesson size and save their outputs (NB=02_temperature for one)
+# make clean    remove what make made
+
+PYTHON ?= python3
+BIN := .venv/bin
+NB ?=
+
+.PHONY: lab test lint lesson clean
+
+lab: .venv/ready
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+test: .venv/ready
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lesson: .venv/ready
+	$(BIN)/python tools/lesson.py $(NB)
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""kdlib: learn knowledge distillation by doing it.
+
+``import kdlib as kd`` is enough for every lesson.
+"""
+
+from kdlib import data, losses, models, objectives, plots, stats
+from kdlib._networks import logits
+from kdlib.losses import hinton_loss, logit_matching_loss, soft_target_loss, soften
+from kdlib.objectives import Batch, CrossEntropy, LogitMatching, SoftTargets
+from kdlib.profiles import pick
+from kdlib.seeding import seeded
+from kdlib.stats import Comparison, paired
+from kdlib.training import History, Recipe, Scores, evaluate, fit, keep
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Comparison",
+    "CrossEntropy",
+    "History",
+    "LogitMatching",
+    "Recipe",
+    "Scores",
+    "SoftTargets",
+    "data",
+    "evaluate",
+    "fit",
+    "hinton_loss",
+    "keep",
+    "logit_matching_loss",
+    "logits",
+    "losses",
+    "models",
+    "objectives",
+    "paired",
+    "pick",
+    "plots",
+    "seeded",
+    "soft_target_loss",
+    "soften",
+    "stats",
+]

@@ -1,0 +1,115 @@
+"""What the losses ask of their arguments: the right kind, shape and range, or an error that helps.
+
+No check reads a value from a GPU: shapes, dtypes and Python numbers are looked at on every call,
+labels only on a CPU outside vmap and compile.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+
+def wide(name: str, logits: Tensor) -> Tensor:
+    """Logits in float32 or wider."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(
+            f"{name} must be a floating-point tensor of logits (..., C), got {_kind(logits)}"
+        )
+    if logits.ndim == 0 or logits.numel() == 0:
+        raise ValueError(
+            f"{name} must be (..., C) with at least one row of at least one class, "
+            f"got shape {tuple(logits.shape)}"
+        )
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The student's logits and the teacher's as constants, of one shape."""
+    z, v = wide("student", student), wide("teacher", teacher).detach()
+    if z.shape[-1] != v.shape[-1]:
+        raise ValueError(
+            f"teacher must have the student's classes: it has {v.shape[-1]}, the student "
+            f"{z.shape[-1]}; soft targets are compared class by class"
+        )
+    if z.shape != v.shape:
+        raise ValueError(
+            f"teacher must have the student's shape {tuple(z.shape)}, got {tuple(v.shape)}; "
+            "each row of logits belongs to the same example in both"
+        )
+    return z, v
+
+
+def temperature_of(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
+    """A number, or a tensor (..., 1) that divides the logits."""
+    if isinstance(temperature, Tensor):
+        return _leading("temperature", temperature, logits).unsqueeze(-1)
+    return positive("temperature", temperature, "1.0 leaves the softmax as it is")
+
+
+def alpha_of(alpha: float | Tensor, logits: Tensor) -> float | Tensor:
+    """A number, or a tensor that broadcasts against the leading dimensions."""
+    if isinstance(alpha, Tensor):
+        return _leading("alpha", alpha, logits)
+    return fraction("alpha", alpha, "it weighs the soft targets, 1 - alpha the labels")
+
+
+def positive(name: str, value: float, remedy: str) -> float:
+    number = real(name, value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}; {remedy}")
+    return number
+
+
+def fraction(name: str, value: float, remedy: str) -> float:
+    number = real(name, value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value}; {remedy}")
+    return number
+
+
+def real(name: str, value: float) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def labels_of(labels: Tensor, logits: Tensor) -> Tensor:
+    """Class numbers, one for each row of logits."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(f"labels must be an int64 tensor of class numbers, got {_kind(labels)}")
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels must have the leading dimensions {tuple(logits.shape[:-1])} of the logits, "
+            f"got shape {tuple(labels.shape)}"
+        )
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return labels  # reading values would make a GPU wait, or break a graph
+    try:
+        low, high = int(labels.min()), int(labels.max())
+    except RuntimeError:
+        return labels  # inside vmap values cannot be read
+    classes = logits.shape[-1]
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"labels must be class numbers from 0 to {classes - 1}, got {low if low < 0 else high}"
+        )
+    return labels
+
+
+def _leading(name: str, value: Tensor, logits: Tensor) -> Tensor:
+    try:
+        torch.broadcast_shapes(value.shape, logits.shape[:-1])
+    except RuntimeError:
+        raise ValueError(
+            f"{name} must be a number or broadcast against the leading dimensions "
+            f"{tuple(logits.shape[:-1])} of the logits, got shape {tuple(value.shape)}"
+        ) from None
+    return value.to(logits)
+
+
+def _kind(value: object) -> object:
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__

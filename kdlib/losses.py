@@ -1,0 +1,219 @@
+"""The formulas of knowledge distillation, as pure functions of tensors, to be held against the papers.
+
+Logits are ``(..., C)``, labels ``(...)`` int64; a loss is the mean over all leading dimensions.
+Gradients reach the student only: the teacher's logits are constants. Everything is computed in
+float32 or wider, whatever comes in. Nothing here knows of networks, data or training.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdlib._checks import alpha_of, labels_of, pair_of, temperature_of, wide
+
+__all__ = ["cross_entropy", "hinton_loss", "logit_matching_loss", "soft_target_loss", "soften"]
+
+
+def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+    """Soft targets: the softmax of the logits at a temperature.
+
+    ``q_i = exp(z_i / T) / sum_j exp(z_j / T)``
+
+    Source: Hinton, Vinyals, Dean 2015, section 2, eq. 1.
+
+    Args:
+        logits: ``(..., C)``, any floating dtype.
+        temperature: T > 0, a number or a tensor that broadcasts against the leading dimensions.
+
+    Returns:
+        Probabilities ``(..., C)``, float32 or wider.
+
+    Raises:
+        TypeError: logits are no floating-point tensor, or the temperature is no number.
+        ValueError: the temperature is not positive and finite, or does not broadcast.
+
+    >>> logits = torch.tensor([4.0, 2.0, 0.0])
+    >>> soften(logits)
+    tensor([0.8668, 0.1173, 0.0159])
+    >>> soften(logits, temperature=4)
+    tensor([0.5065, 0.3072, 0.1863])
+    """
+    z = wide("logits", logits)
+    T = temperature_of(temperature, z)
+    return torch.softmax(z / T, dim=-1)
+
+
+def soft_target_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float | Tensor = 1.0,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """How far the student's soft targets are from the teacher's, at the same temperature in both.
+
+    ``T^2 * KL(p || q)`` with ``p = softmax(v / T)`` of the teacher's logits v and
+    ``q = softmax(z / T)`` of the student's logits z, summed over the C classes. Its gradient by z is
+    ``T * (q - p)``: the factor T^2 keeps it the same size when T changes, and for T -> infinity it
+    becomes that of :func:`logit_matching_loss`. The value is 0 where both agree.
+
+    Source: Hinton, Vinyals, Dean 2015, section 2 and 2.1, eq. 2 to 4. The paper's cross entropy
+    ``-sum_i p_i log q_i`` differs from this divergence by the entropy of p, which no weight of the
+    student moves: the gradients are equal.
+
+    Args:
+        student: logits ``(..., C)``; gradients reach these.
+        teacher: logits ``(..., C)``, a constant.
+        temperature: T > 0, a number or a tensor that broadcasts against the leading dimensions.
+        reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
+
+    Returns:
+        A scalar, or ``(...)`` with ``reduction="none"``, in nats, float32 or wider.
+
+    Raises:
+        TypeError: logits are no floating-point tensors, or the temperature is no number.
+        ValueError: shapes differ, or the temperature is not positive and finite.
+
+    >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
+    >>> soft_target_loss(student, teacher)
+    tensor(0.3243)
+    >>> soft_target_loss(student, teacher, temperature=20)
+    tensor(0.3493)
+    >>> soft_target_loss(teacher, teacher, temperature=20)
+    tensor(0.)
+    """
+    z, v = pair_of(student, teacher)
+    T = temperature_of(temperature, z)  # a number, or (..., 1)
+    return _reduce((T**2 * _divergence(v, z, T)).squeeze(-1), reduction)
+
+
+def hinton_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    alpha: float | Tensor,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """What a distilled student minimises: soft targets and labels, weighted.
+
+    ``alpha * T^2 * KL(p || q) + (1 - alpha) * CE(labels, softmax(z))``: the first term as in
+    :func:`soft_target_loss`, the second at T = 1 on the same student logits z.
+
+    Source: Hinton, Vinyals, Dean 2015, section 2: a weighted average, with "a considerably lower
+    weight" on the labels. The paper prints no formula with alpha; here alpha weighs the soft targets.
+
+    Args:
+        student: logits ``(..., C)``; gradients reach these.
+        teacher: logits ``(..., C)``, a constant.
+        labels: class numbers ``(...)``, int64.
+        temperature: T > 0, a number or a tensor that broadcasts against the leading dimensions.
+        alpha: weight of the soft targets in [0, 1], a number or a tensor likewise.
+        reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
+
+    Returns:
+        A scalar, or ``(...)`` with ``reduction="none"``, in nats, float32 or wider.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype, or temperature or alpha is no number.
+        ValueError: shapes differ, labels are no classes, or temperature or alpha is out of range.
+
+    >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
+    >>> hinton_loss(student, teacher, torch.tensor([0]), temperature=20, alpha=0.9)
+    tensor(0.3862)
+    """
+    a = alpha_of(alpha, student)
+    soft = soft_target_loss(student, teacher, temperature, reduction="none")
+    hard = cross_entropy(student, labels, reduction="none")
+    return _reduce(a * soft + (1 - a) * hard, reduction)
+
+
+def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
+    """The squared distance of the logits, each zero-meaned over the classes.
+
+    ``1/2 * mean_i ((z_i - mean z) - (v_i - mean v))^2``, the limit of :func:`soft_target_loss` for
+    T -> infinity. Its gradient by z_i is ``((z_i - mean z) - (v_i - mean v)) / C``.
+
+    Source: Hinton, Vinyals, Dean 2015, section 2.1, eq. 4; Ba and Caruana 2014 sum over the classes.
+
+    Args:
+        student: logits ``(..., C)``; gradients reach these.
+        teacher: logits ``(..., C)``, a constant.
+        reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
+
+    Returns:
+        A scalar, or ``(...)`` with ``reduction="none"``, in squared units of the logits.
+
+    Raises:
+        TypeError: logits are no floating-point tensors.
+        ValueError: shapes differ.
+
+    >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
+    >>> logit_matching_loss(student, teacher)
+    tensor(0.3333)
+    """
+    z, v = pair_of(student, teacher)
+    difference = z - v  # (..., C)
+    centred = difference - difference.mean(-1, keepdim=True)
+    return _reduce(centred.square().mean(-1) / 2, reduction)
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """The cross entropy with the labels at T = 1, under the checks that every loss here makes.
+
+    ``-sum_i y_i log softmax(z)_i`` with ``y`` one-hot, or ``(1 - s) * one-hot + s / C`` smoothed.
+
+    Args:
+        logits: ``(..., C)``.
+        labels: class numbers ``(...)``, int64.
+        label_smoothing: s in [0, 1].
+        reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
+
+    >>> cross_entropy(torch.tensor([[3.0, 3.0, 0.0]]), torch.tensor([0]))
+    tensor(0.7177)
+    """
+    z = wide("logits", logits)
+    labels = labels_of(labels, z)
+    loss = F.cross_entropy(
+        z.reshape(-1, z.shape[-1]),
+        labels.reshape(-1),
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    return _reduce(loss.reshape(labels.shape), reduction)
+
+
+def _divergence(v: Tensor, z: Tensor, T: float | Tensor) -> Tensor:
+    """KL(softmax(v / T) || softmax(z / T)), (..., 1), exact also where it is tiny.
+
+    With d = (z - v) / T the divergence is log E_p[exp d] - E_p[d], and centring d under p takes the
+    second term away. What remains, log(1 + E_p[exp d - 1 - d]), has no cancellation; for large T it
+    is E_p[d^2] / 2, which is how logit matching appears. A difference of two log-softmaxes would be
+    all rounding there.
+    """
+    log_p = torch.log_softmax(v / T, dim=-1)
+    p = log_p.exp()
+    d = (z - v) / T
+    d = d - (p * d).sum(-1, keepdim=True)  # (..., C)
+    near = torch.log1p((p * _exp_minus_line(d.clamp(max=60))).sum(-1, keepdim=True))
+    far = torch.logsumexp(log_p + d, dim=-1, keepdim=True)  # where exp d would overflow
+    return torch.where(d.amax(-1, keepdim=True) < 60, near, far)
+
+
+def _exp_minus_line(d: Tensor) -> Tensor:
+    """exp(d) - 1 - d, by its series where the difference would cancel."""
+    series = d.square() / 2 * (1 + d / 3 * (1 + d / 4))
+    return torch.where(d.abs() < torch.finfo(d.dtype).eps ** 0.25, series, torch.expm1(d) - d)
+
+
+def _reduce(loss: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "none":
+        return loss
+    raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')

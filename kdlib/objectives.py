@@ -1,0 +1,362 @@
+"""What a student is trained on: a loss bound to a teacher. ``fit`` knows nothing else.
+
+Objectives add and scale: ``SoftTargets(teacher, 4, 0.9) + 0.1 * LogitMatching(teacher)``; a weight
+may be a function of progress in [0, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdlib._checks import fraction, positive, wide
+from kdlib._networks import frozen_copy, logits, tensors_hash, weights_hash
+from kdlib.losses import cross_entropy, logit_matching_loss, soft_target_loss
+
+if TYPE_CHECKING:
+    from kdlib.data import Split
+    from kdlib.training import Recipe
+
+__all__ = ["Batch", "CrossEntropy", "LogitMatching", "Objective", "Outputs", "SoftTargets", "Sum"]
+
+Teacher = nn.Module | Sequence[nn.Module] | Tensor
+Weight = float | Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective sees of one step.
+
+    Attributes:
+        inputs: the views the student sees, ``(N, ...)``.
+        labels: ``(N,)`` int64, or None on an unlabelled split.
+        index: ``(N,)`` int64, which samples these are, whatever the order of the epoch.
+        progress: the share of the training that is done, in [0, 1).
+        generator: a stream keyed by seed and epoch; drawing from it moves nothing else.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    index: Tensor
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the student made of one batch: one forward pass, shared by all parts of a sum."""
+
+    logits: Tensor
+
+
+class Objective(Protocol):
+    """What ``fit`` asks of an objective; any class with these members will do.
+
+    Attributes:
+        key: a text that tells this objective from every other: class, numbers, teacher's hash.
+        module: trained beside the student, on its device and in its checkpoint; None if there is
+            nothing to train.
+    """
+
+    key: str
+    module: nn.Module | None
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        """Called once per fit, also on resume: cache a teacher, refuse what cannot work."""
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Named terms, weighted; ``fit`` minimises their sum and logs each."""
+
+
+class _Arithmetic:
+    """Objectives add and scale."""
+
+    module: nn.Module | None = None
+
+    def __add__(self, other: Objective) -> Sum:
+        if not isinstance(other, _Arithmetic):
+            return NotImplemented
+        return Sum(((1.0, self), (1.0, other)))
+
+    def __mul__(self, weight: Weight) -> Sum:
+        return Sum(((weight, self),))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return self.key
+
+
+class CrossEntropy(_Arithmetic):
+    """Learning from labels: the cross entropy at T = 1, logged as ``hard``.
+
+    Args:
+        label_smoothing: s in [0, 1]; the target is ``(1 - s) * one-hot + s / C``.
+
+    Raises:
+        ValueError: label_smoothing is out of range, or the split has no labels.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        remedy = "0 leaves the labels as they are"
+        self.label_smoothing = fraction("label_smoothing", label_smoothing, remedy)
+
+    @property
+    def key(self) -> str:
+        return f"CrossEntropy(label_smoothing={self.label_smoothing!r})"
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        if split.labels is None:
+            raise ValueError("CrossEntropy needs labels and the training split has none")
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        smoothing = self.label_smoothing
+        return {"hard": cross_entropy(student.logits, batch.labels, label_smoothing=smoothing)}
+
+
+class SoftTargets(_Arithmetic):
+    """Distillation: a teacher's soft targets, and the labels beside them.
+
+    ``soft = alpha * T^2 * KL(teacher || student)`` at temperature T and
+    ``hard = (1 - alpha) * CE(labels, student)`` at T = 1, as in :func:`kdlib.losses.hinton_loss`.
+    Source: Hinton, Vinyals, Dean 2015, section 2.
+
+    Args:
+        teacher: a network; a list of networks, whose probabilities at T are averaged; or a tensor
+            of logits ``(rows, C)`` by sample index. A network is only looked at: mode, weights and
+            buffers stay as they are.
+        temperature: T > 0, a number or a tensor that broadcasts against the batch.
+        alpha: weight of the soft targets in [0, 1], a number or a tensor likewise; 1 where there are
+            no labels.
+
+    Raises:
+        TypeError: the teacher is none of these.
+        ValueError: temperature or alpha out of range; a tensor of logits together with random views
+            of the images; an unlabelled split with alpha below 1.
+    """
+
+    def __init__(
+        self, teacher: Teacher, temperature: float | Tensor, alpha: float | Tensor
+    ) -> None:
+        self.teacher = teacher
+        self.temperature = _every(
+            positive, "temperature", temperature, "1.0 leaves the softmax as it is"
+        )
+        self.alpha = _every(
+            fraction, "alpha", alpha, "it weighs the soft targets, 1 - alpha the labels"
+        )
+        if isinstance(teacher, Sequence) and isinstance(temperature, Tensor):
+            raise ValueError(
+                "temperature must be one number where the teacher is a list: their probabilities "
+                "are averaged at that temperature"
+            )
+        self._source = _TeacherLogits(teacher, self._average)
+
+    @property
+    def key(self) -> str:
+        return (
+            f"SoftTargets(teacher={self._source.hash()}, temperature={_text(self.temperature)}, "
+            f"alpha={_text(self.alpha)})"
+        )
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        labels_used = isinstance(self.alpha, Tensor) or self.alpha < 1
+        if split.labels is None and labels_used:
+            raise ValueError(
+                f"alpha must be 1 where the training split has no labels, got {_text(self.alpha)}"
+            )
+        self._source.prepare(split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        teacher = self._source(batch)
+        soft = soft_target_loss(student.logits, teacher, self.temperature, reduction="none")
+        terms = {"soft": (self.alpha * soft).mean()}
+        if batch.labels is not None:
+            hard = cross_entropy(student.logits, batch.labels, reduction="none")
+            terms["hard"] = ((1 - self.alpha) * hard).mean()
+        return terms
+
+    def _average(self, members: Tensor) -> Tensor:
+        """Logits whose soft targets at T are the mean of the members' soft targets."""
+        log_p = torch.log_softmax(members / self.temperature, dim=-1)  # (K, N, C)
+        return self.temperature * (log_p.logsumexp(0) - math.log(len(members)))
+
+
+class LogitMatching(_Arithmetic):
+    """Matching the teacher's logits, zero-meaned over the classes; logged as ``logits``.
+
+    ``1/2 * mean over classes of the squared difference``: see
+    :func:`kdlib.losses.logit_matching_loss`. Needs no labels. Source: Hinton, Vinyals, Dean 2015,
+    section 2.1; Ba and Caruana 2014.
+
+    Args:
+        teacher: a network; a list of networks, whose centred logits are averaged; or a tensor of
+            logits ``(rows, C)`` by sample index.
+
+    Raises:
+        TypeError: the teacher is none of these.
+        ValueError: a tensor of logits together with random views of the images.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._source = _TeacherLogits(teacher, _mean_centred)
+
+    @property
+    def key(self) -> str:
+        return f"LogitMatching(teacher={self._source.hash()})"
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        self._source.prepare(split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {"logits": logit_matching_loss(student.logits, self._source(batch))}
+
+
+class Sum(_Arithmetic):
+    """Several objectives, weighted; made by ``+`` and ``*``. Terms of equal name are added.
+
+    Args:
+        parts: pairs of a weight and an objective; a weight is a number, or a function of progress.
+    """
+
+    def __init__(self, parts: tuple[tuple[Weight, Objective], ...]) -> None:
+        for weight, _ in parts:
+            if isinstance(weight, Real) and not math.isfinite(weight):
+                raise ValueError(f"weight must be finite, got {weight}")
+            if not isinstance(weight, Real) and not callable(weight):
+                raise TypeError(f"weight must be a number or a function of progress, got {weight!r}")
+        self.parts = parts
+
+    @property
+    def module(self) -> nn.Module | None:
+        modules = [part.module for _, part in self.parts if part.module is not None]
+        return nn.ModuleList(modules) if modules else None
+
+    @property
+    def key(self) -> str:
+        return " + ".join(f"{_weight_text(weight)} * ({part.key})" for weight, part in self.parts)
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        for _, part in self.parts:
+            part.prepare(student, split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for weight, part in self.parts:
+            factor = weight(batch.progress) if callable(weight) else weight
+            for name, term in part(student, batch).items():
+                total[name] = total.get(name, 0) + factor * term
+        return total
+
+
+class _TeacherLogits:
+    """A teacher's logits for a batch: looked up by the sample's index, or computed on its views.
+
+    Where every epoch shows an image unchanged the teacher runs once, and again only if it or the
+    split has changed since. Where views are random it runs on the very view the student sees.
+    """
+
+    def __init__(self, teacher: Teacher, average: Callable[[Tensor], Tensor]) -> None:
+        if isinstance(teacher, nn.Module):
+            self.networks: list[nn.Module] = [teacher]
+        elif isinstance(teacher, Tensor):
+            if teacher.ndim != 2 or not teacher.is_floating_point():
+                raise TypeError(
+                    "teacher, as a tensor, must hold floating-point logits (rows, C) by sample "
+                    f"index, got {teacher.dtype} of shape {tuple(teacher.shape)}"
+                )
+            self.networks = []
+        elif isinstance(teacher, Sequence) and teacher:
+            self.networks = list(teacher)
+        else:
+            self.networks = [teacher]
+        for network in self.networks:
+            if not isinstance(network, nn.Module):
+                raise TypeError(
+                    "teacher must be a network, a list of networks or a tensor of logits by "
+                    f"sample index, got {type(network).__name__}"
+                )
+        self.teacher = teacher
+        self.average = average
+        self.live: list[nn.Module] = []
+        self.table: Tensor | None = None
+        self.table_of: tuple[str, str] | None = None
+
+    def hash(self) -> str:
+        if isinstance(self.teacher, Tensor):
+            return tensors_hash({"logits": self.teacher})[:16]
+        return "+".join(weights_hash(network)[:16] for network in self.networks)
+
+    def prepare(self, split: Split, recipe: Recipe) -> None:
+        device = split.inputs.device
+        if recipe.augment is not None:
+            if isinstance(self.teacher, Tensor):
+                raise ValueError(
+                    "teacher must be a network where augment is set: a tensor holds one row of "
+                    f"logits an image, and {recipe.augment} shows another view in every epoch"
+                )
+            self.live = [frozen_copy(network, device) for network in self.networks]
+            self.table = self.table_of = None
+            return
+        self.live = []
+        if isinstance(self.teacher, Tensor):
+            self.table = _rows_for(split, self.teacher)
+            return
+        source = (self.hash(), split.fingerprint())
+        if self.table_of == source and self.table.device == device:
+            return
+        rows = self._combine([logits(frozen_copy(n, device), split) for n in self.networks])
+        # A row that was not computed is never read, and would show as nan if it were.
+        table = rows.new_full((int(split.index.max()) + 1, rows.shape[-1]), math.nan)
+        table[split.index] = rows
+        self.table, self.table_of = table, source
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if not self.live:
+            return self.table[batch.index]
+        return self._combine([logits(network, batch.inputs) for network in self.live])
+
+    def _combine(self, members: list[Tensor]) -> Tensor:
+        if not isinstance(self.teacher, Sequence):
+            return members[0]
+        return self.average(wide("teacher", torch.stack(members)))
+
+
+def _rows_for(split: Split, table: Tensor) -> Tensor:
+    last = int(split.index.max())
+    if last >= len(table):
+        raise ValueError(
+            f"teacher must have a row for every sample index of the training split, up to {last}: "
+            f"got {len(table)} rows"
+        )
+    return table.detach().to(split.inputs.device)
+
+
+def _mean_centred(members: Tensor) -> Tensor:
+    return (members - members.mean(-1, keepdim=True)).mean(0)  # (K, N, C) to (N, C)
+
+
+def _every(check: Callable, name: str, value: float | Tensor, remedy: str) -> float | Tensor:
+    """A number checked, or a tensor with each of its values checked, once, where it is built."""
+    if not isinstance(value, Tensor):
+        return check(name, value, remedy)
+    for number in value.flatten().tolist():
+        check(name, number, remedy)
+    return value
+
+
+def _text(value: float | Tensor) -> str:
+    return repr(value.tolist()) if isinstance(value, Tensor) else repr(value)
+
+
+def _weight_text(weight: Weight) -> str:
+    if callable(weight):
+        return repr([float(weight(progress)) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    return repr(float(weight))

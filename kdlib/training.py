@@ -1,0 +1,579 @@
+"""The training core: fit, evaluate, keep. It knows objectives, never a particular loss.
+
+What shapes a training is in its Recipe and its seed, and nothing else: order, views, dropout and an
+objective's draws come from streams keyed by (seed, epoch), so that the same seeds give the same
+weights whatever ran before, and a resume needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from numbers import Integral
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from kdlib._checks import fraction, positive, real
+from kdlib._networks import evaluating, logits, weights_hash
+from kdlib.data import Augmentation, Data, Split
+from kdlib.objectives import Batch, Objective, Outputs
+from kdlib.seeding import check_seed, key, stream
+
+__all__ = ["History", "Recipe", "Scores", "evaluate", "fit", "keep"]
+
+_CHOICES = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("one_cycle", "step", "constant"),
+    "precision": ("auto", "float32", "float64", "bfloat16", "float16"),
+    "keep": ("last", "best"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes a training, its values checked when it is built.
+
+    Attributes:
+        epochs: passes over the training split.
+        iterations: steps instead of epochs, as some papers count; the last epoch may be cut short.
+        batch_size: samples a step; the incomplete last batch is dropped unless it is all there is.
+        optimizer: ``sgd`` (Nesterov momentum), ``adam`` or ``adamw``.
+        learning_rate: its peak; if not given 0.03 for sgd and 0.001 for adam and adamw. 0.03 under
+            one_cycle is stable for T^2-weighted soft targets at T = 20.
+        momentum: of sgd; of adam and adamw the first beta.
+        schedule: ``one_cycle`` (up for 30 % of the steps, then down to zero, both by a cosine),
+            ``step`` (a tenth after one half and again after three quarters) or ``constant``.
+        weight_decay: for all parameters.
+        max_norm: the longest that a unit's incoming weights may be after a step; None for no limit.
+        augment: random views of the training images, such as ``kd.data.shift(2)``.
+        precision: of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
+            float16 on older GPUs, else float32. ``float64`` turns the network into float64.
+        keep: the weights to end with: those of the ``last`` epoch, or of the ``best`` by validation
+            loss.
+    """
+
+    epochs: int = 10
+    iterations: int | None = None
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    schedule: str = "one_cycle"
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+    augment: Augmentation | None = None
+    precision: str = "auto"
+    keep: str = "last"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        for name in ("epochs", "iterations", "batch_size"):
+            value = getattr(self, name)
+            if value is None and name == "iterations":
+                continue
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.learning_rate is not None:
+            positive("learning_rate", self.learning_rate, "0.03 is the default of sgd")
+        if self.max_norm is not None:
+            positive("max_norm", self.max_norm, "None sets no limit")
+        if real("weight_decay", self.weight_decay) < 0 or not math.isfinite(self.weight_decay):
+            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if fraction("momentum", self.momentum, "0.9 is the default") == 1:
+            raise ValueError("momentum must be below 1, got 1; 0.9 is the default")
+        if self.augment is not None and not isinstance(self.augment, Augmentation):
+            raise TypeError(
+                f"augment must be made by kd.data.shift, crop or flip, got {self.augment!r}"
+            )
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate of the training."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.03 if self.optimizer == "sgd" else 0.001
+
+    def rate(self, progress: float) -> float:
+        """The learning rate when this share of the training, in [0, 1), is done."""
+        if self.schedule == "constant":
+            return self.peak_rate
+        if self.schedule == "step":
+            return self.peak_rate * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+        if progress < 0.3:
+            return self.peak_rate * (0.04 + 0.96 * _rise(progress / 0.3))
+        return self.peak_rate * (1 - _rise((progress - 0.3) / 0.7))
+
+
+@dataclass
+class History:
+    """What happened in a training.
+
+    Attributes:
+        frame: one row an epoch, counted from 1: epoch, step, seconds (training only), the mean of
+            every term, validation_loss and validation_accuracy (nan without labelled validation).
+        interrupted: whether it was stopped by hand before its end.
+    """
+
+    frame: pd.DataFrame
+    interrupted: bool = False
+
+    def __repr__(self) -> str:
+        ended = "interrupted" if self.interrupted else "finished"
+        return f"History({ended} after {len(self.frame)} epochs)\n{self.frame.tail(3)}"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a network is on a split.
+
+    Attributes:
+        errors: how many samples it gets wrong.
+        accuracy: the share it gets right, in [0, 1].
+        loss: mean cross entropy with the labels, in nats, at T = 1.
+        ece: expected calibration error in [0, 1]: the mean distance of confidence and accuracy
+            over 15 equal bins of confidence, weighted by the samples in them.
+    """
+
+    errors: int
+    accuracy: float
+    loss: float
+    ece: float
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> History:
+    """Train ``model`` in place on ``data.train``, on the data's device; it ends in eval mode.
+
+    Args:
+        model: the student, or a teacher: any network from inputs to logits ``(N, C)``.
+        objective: what it is trained on.
+        data: its test split is not looked at.
+        recipe: how it is trained.
+        seed: of the order, the views, the dropout and the objective's draws.
+        progress: show a bar that leaves nothing behind.
+        checkpoint: a file, written whole after every epoch; if it is there, training goes on from
+            it to the very weights that it would have reached in one go (bit for bit on a CPU).
+        on_epoch: called with each epoch's row after the checkpoint is written.
+
+    Returns:
+        The history, earlier rows included after a resume. Ctrl-C ends training early and is noted
+        there.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
+            another training, or whatever the objective refuses.
+        FloatingPointError: the loss stopped being finite.
+    """
+    _check_arguments(model, data, recipe, seed)
+    split = data.train
+    device = split.inputs.device
+    with _fork(device):
+        torch.manual_seed(key(seed, 0, "prepare"))
+        model.to(device, torch.float64 if recipe.precision == "float64" else None)
+        objective.prepare(model, split, recipe)
+        run = _Run(model, objective, data, recipe, seed)
+        identity = run.identity() if checkpoint is not None else {}
+        if checkpoint is not None and Path(checkpoint).exists():
+            run.load(_read_checkpoint(Path(checkpoint), identity))
+        interrupted = False
+        try:
+            with _Bar(run.epochs, len(run.rows), progress) as bar:
+                for epoch in range(len(run.rows) + 1, run.epochs + 1):
+                    row = run.epoch(epoch)
+                    if checkpoint is not None:
+                        _write_checkpoint(Path(checkpoint), {"identity": identity} | run.state())
+                    bar.advance(row)
+                    if on_epoch is not None:
+                        on_epoch(dict(row))
+        except KeyboardInterrupt:
+            interrupted = True
+        run.finish()
+    return History(pd.DataFrame(run.rows), interrupted)
+
+
+def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
+    """Score a network, or several by the mean of their probabilities, at T = 1 in eval mode.
+
+    Every module's mode is put back.
+
+    Raises:
+        TypeError: split is no Split.
+        ValueError: it has no labels, or there is no model.
+    """
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"split must be a Split such as data.test or data.validation, got {type(split).__name__}"
+        )
+    if split.labels is None:
+        raise ValueError("split must have labels to be scored against, and it has none")
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    if not models:
+        raise ValueError("model must be a network or a list of at least one, got an empty list")
+    log_p = torch.stack([logits(member, split).log_softmax(-1) for member in models])  # (K, N, C)
+    log_p = log_p.logsumexp(0) - math.log(len(models))  # (N, C)
+    confidence, predicted = log_p.exp().max(-1)
+    right = predicted == split.labels
+    errors = int((~right).sum())
+    return Scores(
+        errors=errors,
+        accuracy=1 - errors / len(split),
+        loss=-log_p.gather(-1, split.labels[:, None]).mean().item(),
+        ece=_calibration_error(confidence, right),
+    )
+
+
+def keep(
+    build: Callable[..., nn.Module],
+    objective: Objective,
+    data: Data,
+    recipe: Recipe,
+    seed: int = 0,
+) -> nn.Module:
+    """A trained network: the stored one if this very training was done before, else trained now.
+
+    Stored in torch's cache folder under a hash of the network's start, the objective, the data, the
+    recipe and the seed; says which it was.
+
+    Args:
+        build: makes the network, from the seed (``lambda seed: kd.models.mlp(800, seed=seed)``) or
+            from nothing.
+        objective, data, recipe, seed: as for :func:`fit`.
+
+    Raises:
+        ValueError: the stored file is damaged.
+        KeyboardInterrupt: training was stopped by hand; nothing is stored.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model, save_model
+
+    model = _built(build, seed)
+    _check_arguments(model, data, recipe, seed)
+    identity = _identity(model, objective, data, recipe, seed) | {"start": weights_hash(model)}
+    name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
+    path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
+    device = data.train.inputs.device
+    if path.exists():
+        model.to(device, torch.float64 if recipe.precision == "float64" else None)
+        try:
+            load_model(model, path, device=str(device))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); delete it and it is made anew"
+            ) from error
+        print(f"loaded a network trained earlier ({name})")
+        return model.eval()
+    started = time.perf_counter()
+    if fit(model, objective, data, recipe, seed=seed).interrupted:
+        raise KeyboardInterrupt("training was interrupted; nothing is stored")
+    _write_whole(path, lambda part: save_model(model, str(part)))
+    print(f"trained in {time.perf_counter() - started:.0f} s and stored ({name})")
+    return model
+
+
+class _Run:
+    """One training under way: its weights, its optimizer and its rows."""
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+    ) -> None:
+        self.model, self.objective, self.data = model, objective, data
+        self.recipe, self.seed = recipe, seed
+        self.device = data.train.inputs.device
+        self.module = objective.module
+        if self.module is not None:
+            self.module.to(self.device)
+        self.optimizer = _optimizer(recipe, self._trained().parameters(), self.device)
+        self.autocast = autocast_dtype(recipe.precision, self.device)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.autocast == torch.float16
+        )
+        self.steps = data.train.steps(recipe.batch_size)
+        self.total = recipe.iterations or recipe.epochs * self.steps
+        self.epochs = math.ceil(self.total / self.steps)
+        self.rows: list[dict] = []
+        self.best: dict[str, Tensor] | None = None
+
+    def epoch(self, epoch: int) -> dict:
+        started = time.perf_counter()
+        self._trained().train()
+        torch.manual_seed(key(self.seed, epoch, "dropout"))
+        draws = stream(self.seed, epoch, "objective", self.device)
+        first = (epoch - 1) * self.steps
+        steps = min(self.steps, self.total - first)
+        sums: dict[str, Tensor] = {}
+        batches = self.data.train.batches(
+            self.recipe.batch_size,
+            order=stream(self.seed, epoch, "order"),
+            augment=self.recipe.augment,
+            views=stream(self.seed, epoch, "views", self.device),
+        )
+        for step, samples in zip(range(first, first + steps), batches, strict=False):
+            for name, term in self._step(Batch(*samples, step / self.total, draws)).items():
+                sums[name] = sums.get(name, 0) + term
+        means = (torch.stack(list(sums.values())) / steps).tolist()  # the epoch's one wait
+        row = {"epoch": epoch, "step": first + steps, "seconds": time.perf_counter() - started}
+        row |= dict(zip(sums, means, strict=True)) | self._validation()
+        self._check_finite(row, dict(zip(sums, means, strict=True)))
+        self._note_best(row)
+        self.rows.append(row)
+        return row
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(batch.progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        inputs = batch.inputs.double() if self.recipe.precision == "float64" else batch.inputs
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            student = Outputs(self.model(inputs))
+        terms = self.objective(student, batch)
+        self.scaler.scale(sum(terms.values())).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.recipe.max_norm is not None:
+            _limit_norms(self.model, self.recipe.max_norm)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _validation(self) -> dict:
+        split = self.data.validation
+        if split is None or split.labels is None:
+            return {"validation_loss": math.nan, "validation_accuracy": math.nan}
+        scores = evaluate(self.model, split)
+        return {"validation_loss": scores.loss, "validation_accuracy": scores.accuracy}
+
+    def _check_finite(self, row: dict, terms: dict[str, float]) -> None:
+        labelled = self.data.validation is not None and self.data.validation.labels is not None
+        if labelled:
+            terms = terms | {"validation_loss": row["validation_loss"]}
+        if all(math.isfinite(value) for value in terms.values()):
+            return
+        found = ", ".join(f"{name} = {value}" for name, value in terms.items())
+        raise FloatingPointError(
+            f"the loss stopped being finite in epoch {row['epoch']} ({found}); learning_rate "
+            f"{self.recipe.peak_rate} may be too high: a tenth of it is a good next try"
+        )
+
+    def _note_best(self, row: dict) -> None:
+        if self.recipe.keep != "best":
+            return
+        if row["validation_loss"] < min((r["validation_loss"] for r in self.rows), default=math.inf):
+            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+
+    def finish(self) -> None:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+
+    def identity(self) -> dict[str, str]:
+        return _identity(self.model, self.objective, self.data, self.recipe, self.seed)
+
+    def state(self) -> dict:
+        return {
+            "weights": self._trained().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rows": self.rows,
+            "best": self.best,
+        }
+
+    def load(self, state: dict) -> None:
+        self._trained().load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.rows, self.best = state["rows"], state["best"]
+
+    def _trained(self) -> nn.ModuleList:
+        return nn.ModuleList([self.model] if self.module is None else [self.model, self.module])
+
+
+class _Bar:
+    """A progress bar that is gone when it is done, from a saved notebook too."""
+
+    def __init__(self, total: int, done: int, shown: bool) -> None:
+        self.bar = tqdm(
+            total=total, initial=done, disable=not shown, leave=False, desc="epochs", unit="epoch"
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def advance(self, row: dict) -> None:
+        terms = {n: v for n, v in row.items() if n not in ("epoch", "step", "seconds")}
+        self.bar.set_postfix({n: f"{v:.3g}" for n, v in terms.items() if not math.isnan(v)})
+        self.bar.update()
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of the matrix products, or None where they stay as the weights are.
+
+    ``auto`` is bfloat16 where the hardware multiplies it natively (emulated it is slower than
+    float32), float16 on GPUs that have only that, else float32.
+    """
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(f'precision "float16" needs a CUDA GPU, got {device.type}; try "auto"')
+    if precision in ("bfloat16", "float16"):
+        return getattr(torch, precision)
+    if precision != "auto":
+        return None
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
+    if device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16
+    return None
+
+
+def _cpu_has_bfloat16() -> bool:
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if allowed not in ("", "ALL", "DEFAULT") and not any(
+        name in allowed for name in ("BF16", "FP16", "AMX", "AVX10")
+    ):
+        return False
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.Optimizer:
+    shared = {
+        "lr": recipe.peak_rate,
+        "weight_decay": recipe.weight_decay,
+        "fused": device.type == "cuda" or None,  # fused, a float16 scaler need not wait for the GPU
+    }
+    if recipe.optimizer == "sgd":
+        momentum = recipe.momentum
+        return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **shared)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, betas=(recipe.momentum, 0.999), **shared)
+
+
+@torch.no_grad()
+def _limit_norms(model: nn.Module, max_norm: float) -> None:
+    """Shorten every unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=max_norm))
+
+
+def _rise(x: float) -> float:
+    return (1 - math.cos(math.pi * x)) / 2
+
+
+def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gap.index_add_(0, place, right.double() - confidence.double())
+    return gap.abs().sum().item() / len(right)
+
+
+def _check_arguments(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> None:
+    for name, value, kind in (
+        ("model", model, nn.Module),
+        ("data", data, Data),
+        ("recipe", recipe, Recipe),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    check_seed(seed)
+    if recipe.keep == "best" and (data.validation is None or data.validation.labels is None):
+        raise ValueError(
+            'keep="best" needs a labelled validation split; load the data with validation=... or '
+            'take keep="last"'
+        )
+
+
+def _identity(
+    model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+) -> dict[str, str]:
+    """What tells one training from another."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return {
+        "network": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
+        "objective": objective.key,
+        "data": data.fingerprint(),
+        "recipe": _recipe_text(recipe),
+        "seed": str(seed),
+    }
+
+
+def _recipe_text(recipe: Recipe) -> str:
+    """Only what differs from the defaults, so that a new field leaves old texts valid."""
+    changed = {
+        field.name: str(getattr(recipe, field.name))
+        for field in fields(recipe)
+        if getattr(recipe, field.name) != field.default
+    }
+    return repr(changed)
+
+
+def _built(build: Callable[..., nn.Module], seed: int) -> nn.Module:
+    import inspect
+
+    required = [
+        parameter
+        for parameter in inspect.signature(build).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return build(seed) if required else build()
+
+
+def _read_checkpoint(path: Path, identity: dict[str, str]) -> dict:
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        found = state["identity"]
+    except Exception as error:  # a damaged file fails in many ways in there
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({error}); delete it to start anew"
+        ) from error
+    for name, value in identity.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"checkpoint {path} belongs to another training: its {name} is "
+                f"{found.get(name)}, here it is {value}; choose another file or delete it"
+            )
+    return state
+
+
+def _write_checkpoint(path: Path, state: dict) -> None:
+    _write_whole(path, lambda part: torch.save(state, part))
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Written beside its place and moved there in one go: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        part = Path(folder) / path.name
+        write(part)
+        os.replace(part, path)
+
+
+def _fork(device: torch.device):
+    """The caller's generators come back as they were."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
