@@ -3,7 +3,7 @@
 ``import kdlib as kd`` is enough for every lesson.
 """
 
-from kdlib import data, losses, models, objectives, plots, stats
+from kdlib import data, losses, models, objectives, stats
 from kdlib._networks import logits
 from kdlib.losses import hinton_loss, logit_matching_loss, soft_target_loss, soften
 from kdlib.objectives import Batch, CrossEntropy, LogitMatching, SoftTargets
@@ -13,6 +13,16 @@ from kdlib.stats import Comparison, paired
 from kdlib.training import History, Recipe, Scores, evaluate, fit, keep
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """matplotlib and its friends are loaded when first used, not by ``import kdlib``."""
+    if name in ("mistakes", "plots"):
+        import importlib
+
+        return importlib.import_module(f"kdlib.{name}")
+    raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
+
 
 __all__ = [
     "Batch",
@@ -31,6 +41,7 @@ __all__ = [
     "logit_matching_loss",
     "logits",
     "losses",
+    "mistakes",
     "models",
     "objectives",
     "paired",

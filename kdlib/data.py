@@ -383,8 +383,10 @@ class Augmentation:
         if images.ndim != 4:
             raise ValueError(f"images must be (N, C, H, W), got shape {tuple(images.shape)}")
         for kind, pixels in self.steps:
-            images = _flipped(images, generator) if kind == "flip" else _moved(
-                images, pixels, kind, generator
+            images = (
+                _flipped(images, generator)
+                if kind == "flip"
+                else _moved(images, pixels, kind, generator)
             )
         return images
 
@@ -413,9 +415,7 @@ def _moved(images: Tensor, pixels: int, kind: str, generator: torch.Generator) -
         raise ValueError(
             f"pixels must be smaller than the image, {height} x {width}, got {pixels} in {kind}"
         )
-    draws = torch.randint(
-        -pixels, pixels + 1, (2, n, 1), generator=generator, device=images.device
-    )
+    draws = torch.randint(-pixels, pixels + 1, (2, n, 1), generator=generator, device=images.device)
     rows = _inside(torch.arange(height, device=images.device) + draws[0], height, kind)  # (N, H)
     columns = _inside(torch.arange(width, device=images.device) + draws[1], width, kind)  # (N, W)
     images = images.gather(2, rows[:, None, :, None].expand(n, channels, height, width))

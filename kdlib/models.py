@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from numbers import Integral
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,7 +51,7 @@ def mlp(
     return nn.Sequential(*layers)
 
 
-def anNet_deep(classes: int = 10, seed: int = 0) -> nn.Sequential:  # noqa: N802
+def anNet_deep(classes: int = 10, seed: int = 0) -> nn.Sequential:
     """A blog's teacher for 1 x 28 x 28 images: four 3 x 3 convolutions with batch norm.
 
     Its initialisation, written in the blog and never called there, is called here.
@@ -76,7 +75,7 @@ def anNet_deep(classes: int = 10, seed: int = 0) -> nn.Sequential:  # noqa: N802
     return net
 
 
-def anNet(classes: int = 10, seed: int = 0) -> nn.Sequential:  # noqa: N802
+def anNet(classes: int = 10, seed: int = 0) -> nn.Sequential:
     """The same blog's student: one convolution, and a pool of stride 1 that hardly pools.
 
     >>> sum(p.numel() for p in anNet().parameters())

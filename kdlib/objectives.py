@@ -231,7 +231,9 @@ class Sum(_Arithmetic):
             if isinstance(weight, Real) and not math.isfinite(weight):
                 raise ValueError(f"weight must be finite, got {weight}")
             if not isinstance(weight, Real) and not callable(weight):
-                raise TypeError(f"weight must be a number or a function of progress, got {weight!r}")
+                raise TypeError(
+                    f"weight must be a number or a function of progress, got {weight!r}"
+                )
         self.parts = parts
 
     @property

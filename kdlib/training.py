@@ -20,10 +20,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from kdlib._checks import fraction, positive, real
-from kdlib._networks import evaluating, logits, weights_hash
+from kdlib._networks import logits, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.objectives import Batch, Objective, Outputs
 from kdlib.seeding import check_seed, key, stream
@@ -307,9 +306,7 @@ class _Run:
             self.module.to(self.device)
         self.optimizer = _optimizer(recipe, self._trained().parameters(), self.device)
         self.autocast = autocast_dtype(recipe.precision, self.device)
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=self.autocast == torch.float16
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
         self.steps = data.train.steps(recipe.batch_size)
         self.total = recipe.iterations or recipe.epochs * self.steps
         self.epochs = math.ceil(self.total / self.steps)
@@ -378,7 +375,9 @@ class _Run:
     def _note_best(self, row: dict) -> None:
         if self.recipe.keep != "best":
             return
-        if row["validation_loss"] < min((r["validation_loss"] for r in self.rows), default=math.inf):
+        if row["validation_loss"] < min(
+            (r["validation_loss"] for r in self.rows), default=math.inf
+        ):
             self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
 
     def finish(self) -> None:
@@ -412,6 +411,8 @@ class _Bar:
     """A progress bar that is gone when it is done, from a saved notebook too."""
 
     def __init__(self, total: int, done: int, shown: bool) -> None:
+        from tqdm.auto import tqdm
+
         self.bar = tqdm(
             total=total, initial=done, disable=not shown, leave=False, desc="epochs", unit="epoch"
         )
