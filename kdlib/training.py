@@ -12,7 +12,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from numbers import Integral
 from pathlib import Path
@@ -199,12 +200,12 @@ def fit(
             run.load(_read_checkpoint(Path(checkpoint), identity))
         interrupted = False
         try:
-            with _Bar(run.epochs, len(run.rows), progress) as bar:
+            with _bar(run.epochs, len(run.rows), progress) as advance:
                 for epoch in range(len(run.rows) + 1, run.epochs + 1):
                     row = run.epoch(epoch)
                     if checkpoint is not None:
                         _write_checkpoint(Path(checkpoint), {"identity": identity} | run.state())
-                    bar.advance(row)
+                    advance(row)
                     if on_epoch is not None:
                         on_epoch(dict(row))
         except KeyboardInterrupt:
@@ -407,26 +408,33 @@ class _Run:
         return nn.ModuleList([self.model] if self.module is None else [self.model, self.module])
 
 
-class _Bar:
+@contextmanager
+def _bar(total: int, done: int, shown: bool) -> Iterator[Callable[[dict], None]]:
     """A progress bar that is gone when it is done, from a saved notebook too."""
+    from tqdm.auto import tqdm
+    from tqdm.notebook import tqdm_notebook
 
-    def __init__(self, total: int, done: int, shown: bool) -> None:
-        from tqdm.auto import tqdm
+    in_notebook = issubclass(tqdm, tqdm_notebook)
+    options = {"display": False} if in_notebook else {}
+    bar = tqdm(total=total, initial=done, desc="epochs", leave=False, disable=not shown, **options)
+    place = None
+    if in_notebook and shown:
+        from IPython.display import display
 
-        self.bar = tqdm(
-            total=total, initial=done, disable=not shown, leave=False, desc="epochs", unit="epoch"
-        )
+        place = display(bar.container, display_id=True)
+        bar.displayed = True
 
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-
-    def advance(self, row: dict) -> None:
+    def advance(row: dict) -> None:
         terms = {n: v for n, v in row.items() if n not in ("epoch", "step", "seconds")}
-        self.bar.set_postfix({n: f"{v:.3g}" for n, v in terms.items() if not math.isnan(v)})
-        self.bar.update()
+        bar.set_postfix({n: f"{v:.3g}" for n, v in terms.items() if not math.isnan(v)})
+        bar.update()
+
+    try:
+        yield advance
+    finally:
+        bar.close()
+        if place is not None:
+            place.update({}, raw=True)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
