@@ -20,11 +20,13 @@ __all__ = [
     "COLOURS",
     "TemperatureFigure",
     "gallery",
+    "labelled_line",
     "learning_curves",
     "paired_dots",
     "show",
     "soft_target_bars",
     "style",
+    "temperature_axis",
 ]
 
 _INKS = sns.color_palette("colorblind").as_hex()
@@ -97,18 +99,26 @@ def learning_curves(
                 f"column must be one of {', '.join(history.frame.columns)}, got {column!r}"
             )
         colour = (colours or COLOURS).get(name, COLOURS["ink"])
-        frame = history.frame
-        ax.plot(frame["epoch"], frame[column], color=colour, marker=".")
-        ax.annotate(
-            name,
-            (frame["epoch"].iloc[-1], frame[column].iloc[-1]),
-            xytext=(8, 0),
-            textcoords="offset points",
-            color=colour,
-            va="center",
-        )
+        labelled_line(ax, history.frame["epoch"], history.frame[column], name, colour, marker=".")
     ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
-    ax.margins(x=0.15)
+    ax.margins(x=0.2)
+    return ax
+
+
+def labelled_line(
+    ax: Axes, x: Sequence[float], y: Sequence[float], name: str, colour: str, marker: str = ""
+) -> None:
+    """A line with its name written at its end, where the eye already is."""
+    x, y = list(x), list(y)
+    ax.plot(x, y, color=colour, marker=marker)
+    ax.annotate(name, (x[-1], y[-1]), (6, 0), textcoords="offset points", color=colour, va="center")
+
+
+def temperature_axis(ax: Axes) -> Axes:
+    """A logarithmic x axis from 0.25 to 50, the range of the sliders, with plain numbers."""
+    ax.set(xscale="log", xlabel="temperature")
+    ax.set_xticks([0.25, 1, 4, 20, 50], ["¼", "1", "4", "20", "50"])
+    ax.minorticks_off()
     return ax
 
 
@@ -223,7 +233,11 @@ def paired_dots(
         ax.plot([place] * len(values), values, "o", color=colour, alpha=0.8)
         ax.hlines(values.mean(), place - 0.18, place + 0.18, color=colour, linewidth=3)
         ax.annotate(
-            f"{values.mean():.4g}", (place + 0.22, values.mean()), color=colour, va="center"
+            f"{values.mean():.4g}",
+            (place + 0.22, values.mean()),
+            color=colour,
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )
     ax.set_xticks(range(len(table)), list(table))
     ax.set(ylabel=ylabel, xlim=(-0.5, len(table) - 0.3))
@@ -266,10 +280,7 @@ class TemperatureFigure:
         ceiling = np.log(len(self.classes))
         self._entropy.axhline(ceiling, color="#cccccc", linestyle=":")
         self._entropy.text(0.25, ceiling, "all classes alike", va="bottom", fontsize=9)
-        self._entropy.set(xscale="log", xlabel="temperature", ylim=(0, ceiling * 1.15))
-        self._entropy.set_title("entropy (nats)")
-        self._entropy.set_xticks([0.25, 1, 4, 20, 50], ["¼", "1", "4", "20", "50"])
-        self._entropy.minorticks_off()
+        temperature_axis(self._entropy).set(ylim=(0, ceiling * 1.15), title="entropy (nats)")
         self.update(0, 1.0)
 
     def update(self, index: int, temperature: float) -> Figure:
