@@ -7,11 +7,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NB ?=
+ARGS ?=
+# JupyterLab asks for this in a container, where one is root.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: lab test lint lesson clean
 
 lab: .venv/ready
-	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(ARGS)
@@ -24,10 +27,11 @@ lesson: .venv/ready
 	$(BIN)/python tools/lesson.py $(NB)
 
 .venv/ready: pyproject.toml
+	@echo "Installing into .venv; the first time this takes a few minutes."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
-	touch $@
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
 
 clean:
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -59,7 +59,7 @@ def alpha_of(alpha: float | Tensor, logits: Tensor) -> float | Tensor:
 
 def positive(name: str, value: float, remedy: str) -> float:
     number = real(name, value)
-    if not (math.isfinite(number) and number > 0):
+    if not 0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}; {remedy}")
     return number
 

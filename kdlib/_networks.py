@@ -41,8 +41,9 @@ def logits(model: nn.Module, inputs, batch_size: int = 1000) -> Tensor:
     """
     inputs = getattr(inputs, "inputs", inputs)
     parameter = next(model.parameters(), inputs)
+    dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype  # tokens stay whole
     with evaluating(model):
-        parts = [model(part.to(parameter)) for part in inputs.split(batch_size)]
+        parts = [model(part.to(parameter.device, dtype)) for part in inputs.split(batch_size)]
     return torch.cat(parts).to(inputs.device)
 
 

@@ -9,10 +9,9 @@ import hashlib
 import os
 import socket
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from numbers import Integral
 from pathlib import Path
 
@@ -296,6 +295,8 @@ def from_arrays(
     Data(arrays: 15 training, 5 validation and no test samples of 2 classes on cpu)
     """
     x_train, y_train = _array(x_train, "x_train"), _labels(y_train, "y_train", x_train)
+    if x_test is None and y_test is not None:
+        raise ValueError("y_test must come with x_test, got labels without inputs")
     if x_test is not None:
         x_test, y_test = _array(x_test, "x_test"), _labels(y_test, "y_test", x_test)
         if x_test.shape[1:] != x_train.shape[1:] or x_test.dtype != x_train.dtype:
@@ -472,7 +473,7 @@ def _from_npz(path: Path, classes: int) -> Arrays:
             x_train, y_train, x_test, y_test = (
                 file[key] for key in ("x_train", "y_train", "x_test", "y_test")
             )
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged file fails in many ways in there
         raise ValueError(
             f"{path} is damaged or lacks x_train, y_train, x_test or y_test ({error}); "
             "put a whole copy there or take it away"
@@ -483,11 +484,20 @@ def _from_npz(path: Path, classes: int) -> Arrays:
                 f"{path}: x_{part} must be uint8 images (N, H, W) or (N, H, W, C), "
                 f"got {images.dtype} of shape {images.shape}"
             )
-        if len(labels) != len(images) or labels.min() < 0 or labels.max() >= classes:
+        if labels.dtype.kind not in "iu" or labels.size != len(images):
             raise ValueError(
-                f"{path}: y_{part} must be {len(images)} labels from 0 to {classes - 1}, "
-                f"got {len(labels)} from {labels.min()} to {labels.max()}"
+                f"{path}: y_{part} must be {len(images)} whole class numbers, "
+                f"got {labels.dtype} of shape {labels.shape}"
             )
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(
+                f"{path}: y_{part} must be labels from 0 to {classes - 1}, "
+                f"got {labels.min()} to {labels.max()}"
+            )
+    if x_test.shape[1:] != x_train.shape[1:]:
+        raise ValueError(
+            f"{path}: x_test must be like x_train, {x_train.shape[1:]} each, got {x_test.shape[1:]}"
+        )
     return x_train, _flat(y_train), x_test, _flat(y_test)
 
 
@@ -525,7 +535,7 @@ def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
         try:
             socket.setdefaulttimeout(30)
             getattr(torchvision.datasets, _TORCHVISION[name][0])(str(part), download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             place = f"the folder {root}" if root else "a folder that KDLIB_DATA names"
             raise FileNotFoundError(
                 f"{name} could not be downloaded ({error}). Without internet, put {name}.npz (uint8 "
@@ -534,7 +544,8 @@ def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
             ) from error
         finally:
             socket.setdefaulttimeout(patience)
-        part.rename(target)
+        if not target.exists():  # another process may have been faster
+            part.rename(target)
     return target
 
 

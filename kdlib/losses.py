@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib._checks import alpha_of, labels_of, pair_of, temperature_of, wide
+from kdlib._checks import alpha_of, fraction, labels_of, pair_of, temperature_of, wide
 
 __all__ = ["cross_entropy", "hinton_loss", "logit_matching_loss", "soft_target_loss", "soften"]
 
@@ -125,7 +125,7 @@ def hinton_loss(
     >>> hinton_loss(student, teacher, torch.tensor([0]), temperature=20, alpha=0.9)
     tensor(0.3862)
     """
-    a = alpha_of(alpha, student)
+    a = alpha_of(alpha, wide("student", student))
     soft = soft_target_loss(student, teacher, temperature, reduction="none")
     hard = cross_entropy(student, labels, reduction="none")
     return _reduce(a * soft + (1 - a) * hard, reduction)
@@ -174,11 +174,16 @@ def cross_entropy(
         label_smoothing: s in [0, 1].
         reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
 
+    Raises:
+        TypeError: logits or labels have the wrong dtype.
+        ValueError: shapes differ, labels are no classes, or label_smoothing is out of range.
+
     >>> cross_entropy(torch.tensor([[3.0, 3.0, 0.0]]), torch.tensor([0]))
     tensor(0.7177)
     """
     z = wide("logits", logits)
     labels = labels_of(labels, z)
+    fraction("label_smoothing", label_smoothing, "0 leaves the labels as they are")
     loss = F.cross_entropy(
         z.reshape(-1, z.shape[-1]),
         labels.reshape(-1),
@@ -200,9 +205,12 @@ def _divergence(v: Tensor, z: Tensor, T: float | Tensor) -> Tensor:
     p = log_p.exp()
     d = (z - v) / T
     d = d - (p * d).sum(-1, keepdim=True)  # (..., C)
-    near = torch.log1p((p * _exp_minus_line(d.clamp(max=60))).sum(-1, keepdim=True))
-    far = torch.logsumexp(log_p + d, dim=-1, keepdim=True)  # where exp d would overflow
-    return torch.where(d.amax(-1, keepdim=True) < 60, near, far)
+    log_q = log_p + d  # but for a constant
+    # Where exp d would overflow the 1 + d beside it no longer counts.
+    terms = torch.where(d < 60, p * _exp_minus_line(d.clamp(max=60)), log_q.clamp(max=60).exp())
+    near = torch.log1p(terms.sum(-1, keepdim=True))
+    far = torch.logsumexp(log_q, dim=-1, keepdim=True)  # where p exp d would overflow too
+    return torch.where(log_q.amax(-1, keepdim=True) < 60, near, far)
 
 
 def _exp_minus_line(d: Tensor) -> Tensor:

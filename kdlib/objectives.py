@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from kdlib._checks import fraction, positive, wide
+from kdlib._checks import alpha_of, fraction, positive, wide
 from kdlib._networks import frozen_copy, logits, tensors_hash, weights_hash
 from kdlib.losses import cross_entropy, logit_matching_loss, soft_target_loss
 
@@ -136,7 +136,7 @@ class SoftTargets(_Arithmetic):
             no labels.
 
     Raises:
-        TypeError: the teacher is none of these.
+        TypeError: the teacher is none of these, or a list beside a tensor of temperatures.
         ValueError: temperature or alpha out of range; a tensor of logits together with random views
             of the images; an unlabelled split with alpha below 1.
     """
@@ -152,7 +152,7 @@ class SoftTargets(_Arithmetic):
             fraction, "alpha", alpha, "it weighs the soft targets, 1 - alpha the labels"
         )
         if isinstance(teacher, Sequence) and isinstance(temperature, Tensor):
-            raise ValueError(
+            raise TypeError(
                 "temperature must be one number where the teacher is a list: their probabilities "
                 "are averaged at that temperature"
             )
@@ -166,7 +166,7 @@ class SoftTargets(_Arithmetic):
         )
 
     def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
-        labels_used = isinstance(self.alpha, Tensor) or self.alpha < 1
+        labels_used = bool((torch.as_tensor(self.alpha) < 1).any())
         if split.labels is None and labels_used:
             raise ValueError(
                 f"alpha must be 1 where the training split has no labels, got {_text(self.alpha)}"
@@ -176,10 +176,11 @@ class SoftTargets(_Arithmetic):
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         teacher = self._source(batch)
         soft = soft_target_loss(student.logits, teacher, self.temperature, reduction="none")
-        terms = {"soft": (self.alpha * soft).mean()}
+        alpha = alpha_of(self.alpha, wide("student", student.logits))
+        terms = {"soft": (alpha * soft).mean()}
         if batch.labels is not None:
             hard = cross_entropy(student.logits, batch.labels, reduction="none")
-            terms["hard"] = ((1 - self.alpha) * hard).mean()
+            terms["hard"] = ((1 - alpha) * hard).mean()
         return terms
 
     def _average(self, members: Tensor) -> Tensor:

@@ -171,6 +171,7 @@ def gallery(
     labels: Tensor,
     classes: Sequence[str],
     log: bool = False,
+    title: str = "",
 ) -> Figure:
     """Images in a row, each above the teacher's probabilities for it.
 
@@ -180,6 +181,7 @@ def gallery(
         labels: ``(N,)``.
         classes: their names.
         log: see :func:`soft_target_bars`.
+        title: of the whole row.
 
     Raises:
         ValueError: lengths that differ.
@@ -202,6 +204,7 @@ def gallery(
         if k:
             bars.set_yticklabels([])
     axes[1, 0].set_ylabel("probability")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -233,7 +236,7 @@ def paired_dots(
         ax.plot([place] * len(values), values, "o", color=colour, alpha=0.8)
         ax.hlines(values.mean(), place - 0.18, place + 0.18, color=colour, linewidth=3)
         ax.annotate(
-            f"{values.mean():.4g}",
+            f"{values.mean():.3g}",
             (place + 0.22, values.mean()),
             color=colour,
             va="center",

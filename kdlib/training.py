@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from kdlib._checks import fraction, positive, real
 from kdlib._networks import logits, weights_hash
 from kdlib.data import Augmentation, Data, Split
+from kdlib.losses import cross_entropy
 from kdlib.objectives import Batch, Objective, Outputs
 from kdlib.seeding import check_seed, key, stream
 
@@ -234,13 +235,14 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
         raise ValueError("model must be a network or a list of at least one, got an empty list")
     log_p = torch.stack([logits(member, split).log_softmax(-1) for member in models])  # (K, N, C)
     log_p = log_p.logsumexp(0) - math.log(len(models))  # (N, C)
+    loss = cross_entropy(log_p, split.labels).item()
     confidence, predicted = log_p.exp().max(-1)
     right = predicted == split.labels
     errors = int((~right).sum())
     return Scores(
         errors=errors,
         accuracy=1 - errors / len(split),
-        loss=-log_p.gather(-1, split.labels[:, None]).mean().item(),
+        loss=loss,
         ece=_calibration_error(confidence, right),
     )
 
@@ -495,7 +497,9 @@ def _rise(x: float) -> float:
 
 
 def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    place = (confidence * bins).long().clamp(max=bins - 1)
+    place = (
+        (confidence * bins).long().clamp(0, bins - 1)
+    )  # a nan confidence counts in some bin, as nan
     gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
     gap.index_add_(0, place, right.double() - confidence.double())
     return gap.abs().sum().item() / len(right)

@@ -1,0 +1,425 @@
+"""Real bugs of distillation code, each beside its right twin: for the tests, the grader, the museum.
+
+A wrong twin takes what the right one takes and gives the same kind of result, so that either can be
+put in the other's place. Networks come as they are born, in train mode: what forgets ``eval()`` is
+only wrong there. The right twins are kdlib's own functions, or a few lines around them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdlib._networks import logits
+from kdlib.data import Augmentation, Split
+from kdlib.losses import cross_entropy, hinton_loss, soft_target_loss, soften
+from kdlib.seeding import stream
+from kdlib.training import evaluate
+
+__all__ = ["MISTAKES", "Mistake"]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A bug and its cure.
+
+    Attributes:
+        name: short, in snake_case.
+        right: does it well.
+        wrong: called exactly as ``right``, and wrong.
+        symptom: what one sees.
+        source: where it was seen; a project only where its own public issue tells of it.
+    """
+
+    name: str
+    right: Callable
+    wrong: Callable
+    symptom: str
+    source: str
+
+
+# The soft-target loss
+
+
+def soft_term(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    return soft_target_loss(student, teacher, temperature)
+
+
+def kl_averaged_over_classes(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    p = F.softmax(teacher / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_q, p)  # by default the mean over batch and classes
+
+
+def t_squared_forgotten(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    p = F.softmax(teacher / temperature, dim=-1)
+    return F.kl_div(log_q, p, reduction="batchmean")
+
+
+def mse_of_probabilities(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    q = F.softmax(student / temperature, dim=-1)
+    p = F.softmax(teacher / temperature, dim=-1)
+    return temperature**2 * F.mse_loss(q, p)
+
+
+def temperature_on_one_side(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    p = F.softmax(teacher, dim=-1)
+    return temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+
+
+def probabilities_as_kl_input(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    q = F.softmax(student / temperature, dim=-1)
+    p = F.softmax(teacher / temperature, dim=-1)
+    return temperature**2 * F.kl_div(q, p, reduction="batchmean")
+
+
+def log_probabilities_as_kl_target(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    log_p = F.log_softmax(teacher / temperature, dim=-1)
+    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean")
+
+
+def thresholded_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """The twin of :func:`kdlib.losses.soften`, on a tensor that was exported as "predictions"."""
+    return F.softmax((logits > 0).float() / temperature, dim=-1)
+
+
+# Both terms, and the labels
+
+
+def both_terms(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    return hinton_loss(student, teacher, labels, temperature, alpha)
+
+
+def t_squared_on_one_path(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = F.kl_div(log_q, F.softmax(teacher / temperature, dim=-1), reduction="batchmean")
+    if alpha == 1:
+        return soft
+    return alpha * temperature**2 * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+def both_sides_are_the_teacher(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    soft = soft_target_loss(teacher, teacher, temperature)
+    return alpha * soft + (1 - alpha) * cross_entropy(student, labels)
+
+
+def alpha_reversed(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    soft = soft_target_loss(student, teacher, temperature)
+    return alpha * cross_entropy(student, labels) + (1 - alpha) * soft
+
+
+def hard_term(student: Tensor, labels: Tensor) -> Tensor:
+    return cross_entropy(student, labels)
+
+
+def softmax_before_cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(F.softmax(student, dim=-1), labels)
+
+
+def loss_of_the_teacher(teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """What a teacher is trained on: T = 1, whatever temperature its targets will have later."""
+    return cross_entropy(teacher, labels)
+
+
+def teacher_trained_at_temperature(teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    return cross_entropy(teacher / temperature, labels)
+
+
+# The state of networks
+
+
+def logits_of_the_teacher(teacher: nn.Module, inputs: Tensor) -> Tensor:
+    return logits(teacher, inputs)
+
+
+def teacher_in_train_mode(teacher: nn.Module, inputs: Tensor) -> Tensor:
+    with torch.no_grad():  # stops gradients, neither dropout nor BatchNorm's statistics
+        return teacher(inputs)
+
+
+def feature_shape(network: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(logits(network, torch.zeros(1, *image_shape)).shape[1:])
+
+
+def shape_probe_in_train_mode(network: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    noise = torch.randn(1, *image_shape, device=next(network.parameters()).device)
+    with torch.no_grad():
+        return tuple(network(noise).shape[1:])
+
+
+def count_errors(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
+    rows = torch.arange(len(inputs), device=inputs.device)
+    return evaluate(model, Split(inputs, labels, rows)).errors
+
+
+def evaluated_in_train_mode(model: nn.Module, inputs: Tensor, labels: Tensor) -> int:
+    with torch.no_grad():
+        return int((model(inputs).argmax(-1) != labels).sum())
+
+
+def distillation_step(
+    student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor
+) -> float:
+    """One step of the student on soft targets; the loss before it."""
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    loss = hinton_loss(student(inputs), logits(teacher, inputs), labels, temperature=4, alpha=0.9)
+    _step(optimizer, loss)
+    return loss.item()
+
+
+def roles_swapped(student: nn.Module, teacher: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    return distillation_step(student=teacher, teacher=student, inputs=inputs, labels=labels)
+
+
+def modes_in_training(model: nn.Module, inputs: Tensor, labels: Tensor, epochs: int) -> list[bool]:
+    """Train for a step an epoch, with an evaluation after each; whether each began in train mode."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    modes = []
+    for _ in range(epochs):
+        model.train()
+        modes.append(model.training)
+        _step(optimizer, cross_entropy(model(inputs), labels))
+        count_errors(model, inputs, labels)
+    return modes
+
+
+def frozen_by_its_evaluation(
+    model: nn.Module, inputs: Tensor, labels: Tensor, epochs: int
+) -> list[bool]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    modes = []
+    model.train()
+    for _ in range(epochs):
+        modes.append(model.training)
+        _step(optimizer, cross_entropy(model(inputs), labels))
+        model.eval()
+        with torch.no_grad():
+            model(inputs)
+    return modes
+
+
+# Cached targets
+
+
+def targets_by_index(teacher: nn.Module, split: Split, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """The second epoch's batches: inputs, and the teacher's logits from a table made before."""
+    table = _logits_by_index(teacher, split)
+    return [(inputs, table[index]) for inputs, _, index in _batches(split, seed, epoch=2)]
+
+
+def targets_by_position(teacher: nn.Module, split: Split, seed: int) -> list[tuple[Tensor, Tensor]]:
+    cached = [logits(teacher, inputs) for inputs, _, _ in _batches(split, seed, epoch=1)]
+    return [(inputs, cached[i]) for i, (inputs, _, _) in enumerate(_batches(split, seed, epoch=2))]
+
+
+def targets_of_the_view(
+    teacher: nn.Module, split: Split, augment: Augmentation, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """An epoch's batches: random views, and the teacher's logits for them."""
+    batches = _batches(split, seed, epoch=1, augment=augment)
+    return [(views, logits(teacher, views)) for views, _, _ in batches]
+
+
+def cached_despite_augmentation(
+    teacher: nn.Module, split: Split, augment: Augmentation, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    table = _logits_by_index(teacher, split)
+    batches = _batches(split, seed, epoch=1, augment=augment)
+    return [(views, table[index]) for views, _, index in batches]
+
+
+# The choice of an epoch
+
+
+def chosen_by_validation(
+    validation_errors: Sequence[int], test_errors: Sequence[int]
+) -> tuple[int, int]:
+    """The chosen epoch, counted from 1, and the test errors to report."""
+    best = min(range(len(validation_errors)), key=lambda epoch: validation_errors[epoch])
+    return best + 1, test_errors[best]
+
+
+def chosen_by_test(validation_errors: Sequence[int], test_errors: Sequence[int]) -> tuple[int, int]:
+    best = min(range(len(test_errors)), key=lambda epoch: test_errors[epoch])
+    return best + 1, test_errors[best]
+
+
+def epoch_kept(accuracies: Sequence[float]) -> int:
+    """The epoch, counted from 1, whose weights are in the file of the best at the end."""
+    best, kept = -math.inf, 0
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        if accuracy > best:
+            best, kept = accuracy, epoch
+    return kept
+
+
+def best_never_updated(accuracies: Sequence[float]) -> int:
+    best, kept = -math.inf, 0
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        if accuracy > best:
+            kept = epoch
+    return kept
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _batches(split: Split, seed: int, epoch: int, augment: Augmentation | None = None) -> Iterator:
+    views = stream(seed, epoch, "views", split.inputs.device)
+    return split.batches(16, stream(seed, epoch, "order"), augment, views)
+
+
+def _logits_by_index(teacher: nn.Module, split: Split) -> Tensor:
+    rows = logits(teacher, split)
+    table = rows.new_full((int(split.index.max()) + 1, rows.shape[-1]), math.nan)
+    table[split.index] = rows
+    return table
+
+
+def _mistake(
+    wrong: Callable, right: Callable, symptom: str, source: str = "seen in public code"
+) -> Mistake:
+    return Mistake(wrong.__name__, right, wrong, symptom, source)
+
+
+MISTAKES: tuple[Mistake, ...] = (
+    _mistake(
+        kl_averaged_over_classes,
+        soft_term,
+        "The soft term is C times too small, so that extreme alpha and T look best.",
+        "haitongli/knowledge-distillation-pytorch issue #2; GMvandeVen/continual-learning issue #5",
+    ),
+    _mistake(
+        t_squared_forgotten,
+        soft_term,
+        "Raising T turns distillation off: at T = 20 the soft gradient is 400 times too small.",
+    ),
+    _mistake(
+        t_squared_on_one_path,
+        both_terms,
+        "With alpha = 1 the loss is T^2 times smaller than with alpha = 0.999999.",
+    ),
+    _mistake(
+        mse_of_probabilities,
+        soft_term,
+        "At high T the gradient is about 2 / C^2 of the right one, a fiftieth for ten classes: "
+        "the student learns from the labels alone.",
+    ),
+    _mistake(
+        thresholded_targets,
+        soften,
+        "Flat targets whatever the teacher thinks: the softmax sees only zeros and ones.",
+    ),
+    _mistake(
+        temperature_on_one_side,
+        soft_term,
+        "The loss is not 0 where the logits agree: the student is drawn to logits T times as large "
+        "as the teacher's, and becomes overconfident.",
+        "lancopku/DynamicKD issue #1",
+    ),
+    _mistake(
+        teacher_trained_at_temperature,
+        loss_of_the_teacher,
+        "T seems to do nothing: the teacher's logits have grown T times, and softening them gives "
+        "back the targets of T = 1.",
+    ),
+    _mistake(
+        softmax_before_cross_entropy,
+        hard_term,
+        "Flat gradients, and a loss that stays above 1.46 for ten classes however sure and right "
+        "the student is.",
+    ),
+    _mistake(
+        probabilities_as_kl_input,
+        soft_term,
+        "The loss is negative, and is lowest when the student bets all on the teacher's top class.",
+        "microsoft/ProDA issue #43",
+    ),
+    _mistake(
+        log_probabilities_as_kl_target,
+        soft_term,
+        "The loss is nan: kl_div takes the logarithm of what is one already.",
+        "DeepFakeIL/DFIL issue #16",
+    ),
+    _mistake(
+        both_sides_are_the_teacher,
+        both_terms,
+        "The soft term is 0 in every step; the student learns from the labels alone.",
+        "labmlai/annotated_deep_learning_paper_implementations issue #66",
+    ),
+    _mistake(
+        alpha_reversed,
+        both_terms,
+        "A value copied from elsewhere reverses the mix: alpha = 0.9 leaves a tenth to the teacher.",
+        "seen in public code: in some projects alpha weighs the soft targets, in others the labels",
+    ),
+    _mistake(
+        teacher_in_train_mode,
+        logits_of_the_teacher,
+        "An image's targets depend on dropout and on the rest of its batch. The teacher's accuracy "
+        "is not what it was, though no gradient reached it.",
+    ),
+    _mistake(
+        shape_probe_in_train_mode,
+        feature_shape,
+        "A teacher is a little worse, but only under methods that look at its features: one image "
+        "of noise went into BatchNorm's statistics.",
+    ),
+    _mistake(
+        evaluated_in_train_mode,
+        count_errors,
+        "Dropout's noise is in the scores, and BatchNorm has learned from the test images.",
+    ),
+    _mistake(
+        roles_swapped,
+        distillation_step,
+        "The student seems to beat its teacher: the large network is trained, the small one frozen.",
+        "keras-team/keras-io issue #257",
+    ),
+    _mistake(
+        frozen_by_its_evaluation,
+        modes_in_training,
+        "From the second epoch on BatchNorm's statistics stand still and dropout is off.",
+    ),
+    _mistake(
+        targets_by_position,
+        targets_by_index,
+        "Soft targets act as label noise: the larger alpha, the worse the student.",
+        "haitongli/knowledge-distillation-pytorch issues #4 and #9",
+    ),
+    _mistake(
+        cached_despite_augmentation,
+        targets_of_the_view,
+        "Nothing fails; the targets belong to another view than the one the student sees.",
+        "haitongli/knowledge-distillation-pytorch issue #23",
+    ),
+    _mistake(
+        chosen_by_test,
+        chosen_by_validation,
+        "The reported accuracy is too good, the more so the more epochs and settings were tried.",
+    ),
+    _mistake(
+        best_never_updated,
+        epoch_kept,
+        "The best checkpoint is always the last one.",
+    ),
+)

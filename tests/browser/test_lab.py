@@ -1,0 +1,143 @@
+"""What a newcomer does after ``make lab``, in a real browser: Run All, then drag the slider."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(BROWSER is None, reason="needs an installed Chromium"),
+]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on a copy of the notebooks, without their outputs being touched."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    port = free_port()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [
+        "--IdentityProvider.token=",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    own = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "RUNTIME")}
+    own |= {"TORCH_HOME": str(home / "torch"), "KDLIB_PROFILE": "smoke", "HOME": str(home)}
+    server = subprocess.Popen(
+        command,
+        cwd=home,
+        env=os.environ | own,
+        stdout=(home / "log").open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{address}/api/status", server, home / "log")
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def wait_for(address, server, log):
+    for _ in range(240):
+        assert server.poll() is None, log.read_text()
+        try:
+            return urllib.request.urlopen(address)
+        except urllib.error.URLError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(
+            executable_path=BROWSER, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def run_all(lab, browser):
+    """Opens a notebook, clicks Run All Cells and waits until the last cell has its number."""
+    pages = []
+
+    def open_and_run(name):
+        page = browser.new_page(viewport={"width": 1280, "height": 2000})
+        pages.append(page)
+        page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
+        page.locator(".jp-Notebook").wait_for(timeout=120_000)
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(
+            timeout=120_000, state="attached"
+        )
+        page.wait_for_timeout(1000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        return page
+
+    yield open_and_run
+    for page in pages:
+        page.close()
+
+
+def outputs_settle(page, seconds=240):
+    """No cell is waiting or running: every prompt that was a star has a number again."""
+    page.wait_for_timeout(2000)
+    page.wait_for_function(
+        "() => ![...document.querySelectorAll('.jp-InputPrompt')]"
+        ".some(prompt => prompt.textContent.includes('*'))",
+        timeout=seconds * 1000,
+    )
+    assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    assert page.locator(".jp-RenderedText[data-mime-type*='error']").count() == 0
+
+
+def test_run_all_finishes_in_the_first_notebook(run_all):
+    page = run_all("00_start_here")
+    outputs_settle(page)
+    page.get_by_text("soft targets against labels, errors:").first.wait_for()
+    assert page.locator(".jp-OutputArea img").count() >= 4
+
+
+def test_the_slider_of_notebook_02_replaces_its_picture_in_place(run_all):
+    page = run_all("02_temperature")
+    outputs_settle(page)
+    slider = page.locator(".widget-hslider").first
+    slider.scroll_into_view_if_needed()
+    cell = page.locator(".jp-CodeCell", has=page.locator(".widget-hslider"))
+    picture = cell.locator("img")
+    before, pictures = picture.first.get_attribute("src"), picture.count()
+    handle = slider.locator(".noUi-handle")
+    handle.focus()
+    for _ in range(10):
+        handle.press("ArrowRight")
+    page.wait_for_function(
+        "([cell, before]) => cell.querySelector('img').src !== before",
+        arg=[cell.element_handle(), before],
+        timeout=30_000,
+    )
+    assert picture.count() == pictures == 1
+    readout = cell.locator(".widget-readout").first.inner_text()
+    assert float(readout) > 4.0

@@ -1,0 +1,205 @@
+"""The lessons: each runs, each is saved as a reader should find it, and a broken one is caught."""
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+specification = importlib.util.spec_from_file_location("lesson", ROOT / "tools" / "lesson.py")
+lesson = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(lesson)
+
+
+@pytest.fixture(autouse=True)
+def smoke(monkeypatch):
+    monkeypatch.setenv("KDLIB_PROFILE", "smoke")
+
+
+def notebook_of(tmp_path, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    path = tmp_path / "planted.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def executed(notebook, tmp_path):
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    return notebook
+
+
+def code_cells(path):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+@each_notebook
+def test_the_notebook_runs_in_the_smoke_profile(path, tmp_path):
+    assert lesson.check(path, str(tmp_path), seconds=120) == 0
+
+
+SLIDER = """
+import ipywidgets
+
+@ipywidgets.interact(T=(0.25, 50.0))
+def follow(T=4.0):
+    {body}
+"""
+
+
+def test_a_callback_that_raises_fails_the_run_and_its_healthy_twin_passes(tmp_path):
+    healthy = notebook_of(tmp_path, SLIDER.format(body="return 1 / T"))
+    assert lesson.check(healthy, str(tmp_path)) == 0
+    broken = notebook_of(tmp_path, SLIDER.format(body="raise ValueError(T)"))
+    assert lesson.check(broken, str(tmp_path)) != 0
+
+
+def test_a_notebook_that_fails_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(lesson, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    broken = notebook_of(tmp_path / "notebooks", SLIDER.format(body="raise ValueError(T)"))
+    before = broken.read_bytes()
+    monkeypatch.setenv("KDLIB_PROFILE", "lesson")
+    assert lesson.main([]) != 0
+    assert broken.read_bytes() == before
+
+
+def test_only_the_lesson_profile_saves_into_notebooks(tmp_path, monkeypatch):
+    monkeypatch.setattr(lesson, "ROOT", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    path = notebook_of(tmp_path / "notebooks", "import os; os.environ['KDLIB_PROFILE']")
+    before = path.read_bytes()
+    assert lesson.main([]) == 0
+    assert path.read_bytes() == before
+    assert "'smoke'" in (tmp_path / "build" / "notebooks" / path.name).read_text()
+    monkeypatch.setenv("KDLIB_PROFILE", "lesson")
+    assert lesson.main(["planted"]) == 0
+    assert "'lesson'" in path.read_text()
+
+
+def test_the_sliders_of_notebook_02_follow_over_their_whole_range(tmp_path):
+    """Its own cells up to the sliders, then every stop of a sweep: the picture has to change."""
+    notebook = nbformat.read(ROOT / "notebooks" / "02_temperature.ipynb", as_version=4)
+    place = next(k for k, cell in enumerate(notebook.cells) if "FloatLogSlider" in cell.source)
+    sweep = """
+seen = []
+refresh = figure.refresh
+def noting(handle, index, T):
+    refresh(handle, index, T)
+    seen.append((index, round(T, 6)))
+figure.refresh = noting
+for image.value in range(image.min, image.max + 1):
+    for power in range(-6, 18):
+        temperature.value = 10 ** (power / 10)
+len(set(seen))
+"""
+    notebook.cells = [*notebook.cells[: place + 1], nbformat.v4.new_code_cell(sweep)]
+    executed(notebook, tmp_path)
+    stops = int(notebook.cells[-1].outputs[-1].data["text/plain"])
+    assert stops >= 12 * 24
+    pictures = [o for o in notebook.cells[place].outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 1  # replaced in place, never added
+    assert "temperature 50" in pictures[0].data["text/plain"]
+
+
+def test_a_progress_bar_leaves_nothing_in_the_notebook(tmp_path):
+    source = """
+import kdlib as kd
+data = kd.data.load("digits", device="cpu").limit(64)
+kd.fit(kd.models.mlp(4), kd.CrossEntropy(), data, kd.Recipe(epochs=2, batch_size=32));
+"""
+    notebook = executed(nbformat.read(notebook_of(tmp_path, source), as_version=4), tmp_path)
+    assert all(not output.get("data") for output in notebook.cells[0].outputs)
+    assert not lesson.cleaned(notebook).cells[0].outputs
+
+
+def test_cleaning_takes_widgets_away_and_leaves_the_rest():
+    kept = nbformat.v4.new_output("display_data", {"image/png": "aGk="})
+    view = nbformat.v4.new_output("display_data", {WIDGET: {"model_id": "1"}, "text/plain": "HBox"})
+    text = nbformat.v4.new_output("stream", text="hello")
+    cell = nbformat.v4.new_code_cell("1", outputs=[view, kept, text])
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
+    assert lesson.cleaned(notebook).cells[0].outputs == [kept, text]
+    assert "widgets" not in notebook.metadata
+
+
+def test_a_notebook_that_is_not_there_is_named():
+    with pytest.raises(SystemExit, match="NB must name a notebook"):
+        lesson.chosen(["02_temprature"])
+
+
+@each_notebook
+def test_the_saved_notebook_was_run_top_to_bottom_and_shows_a_picture(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert all(output.output_type != "error" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@each_notebook
+def test_the_saved_notebook_holds_no_widget_no_bar_and_no_path(path):
+    text = path.read_text()
+    assert path.stat().st_size < 1_500_000
+    assert "widgets" not in nbformat.read(path, as_version=4).metadata
+    assert WIDGET not in text
+    assert not re.search(r"\d+%\||\w+Warning:|/home/|/root/|/Users/|/tmp/", text)
+
+
+@each_notebook
+def test_every_picture_says_in_words_what_it_shows(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"]) > 30
+
+
+@each_notebook
+def test_the_notebook_is_a_lesson(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert re.match(r"# .*\?$", notebook.cells[0].source.splitlines()[0])  # the title asks
+    assert "kd.pick(" in notebook.cells[1].source  # budgets where the reader sees them
+    text = "\n".join(cell.source for cell in notebook.cells)
+    for part in ("Predict first", "Try it yourself", "What the paper measured"):
+        assert part in text
+    for cell in code_cells(path):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= 15, cell.source
+
+
+def test_no_function_is_defined_in_two_notebooks():
+    homes = {}
+    for path in NOTEBOOKS:
+        source = "\n".join(cell.source for cell in code_cells(path))
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                homes.setdefault(node.name, set()).add(path.stem)
+                assert node.end_lineno - node.lineno < 15, node.name
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_links_between_the_pages_lead_somewhere():
+    pages = [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    links = 0
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            links += 1
+    assert links > 5
+
+
+def test_the_first_lesson_of_the_readme_runs_as_written(tmp_path, real_data):
+    """The README's code, with its numbers of epochs and images made small."""
+    source = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    small = re.sub(r"epochs=\d+", "epochs=1", source).replace("10_000", "1_000")
+    assert small != source
+    shared = {}
+    exec(compile(small, "README.md", "exec"), shared)  # noqa: S102
+    assert len(shared["history"].frame) == 1

@@ -1,0 +1,139 @@
+"""kdlib/_networks.py: running, copying and hashing a network leaves it as it was."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import kdlib as kd
+from kdlib._networks import evaluating, frozen_copy, tensors_hash, weights_hash
+
+
+@pytest.fixture
+def net():
+    """BatchNorm and dropout, each in a mode of its own."""
+    with kd.seeded(3):
+        net = nn.Sequential(
+            nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 3)
+        )
+    net.train()
+    net[3].eval()
+    return net
+
+
+def modes(net):
+    return [module.training for module in net.modules()]
+
+
+def test_evaluating_switches_every_module_to_eval_and_puts_each_mode_back(net):
+    before = modes(net)
+    with evaluating(net):
+        assert not any(modes(net))
+        assert not torch.is_grad_enabled()
+    assert modes(net) == before
+    assert torch.is_grad_enabled()
+
+
+def test_evaluating_puts_the_modes_of_several_networks_back_after_an_error(net):
+    other = copy.deepcopy(net).eval()
+    before = modes(net)
+    with pytest.raises(KeyboardInterrupt), evaluating(net, other):
+        raise KeyboardInterrupt
+    assert modes(net) == before
+    assert not any(modes(other))
+    assert torch.is_grad_enabled()
+
+
+def test_logits_are_those_of_one_pass_in_eval_mode_whatever_the_batch_size(net):
+    inputs = torch.randn(11, 4, generator=torch.Generator().manual_seed(0))
+    reference = copy.deepcopy(net).eval()(inputs).detach()
+    for batch_size in (1, 4, 11, 1000):
+        found = kd.logits(net, inputs, batch_size)
+        assert not found.requires_grad
+        torch.testing.assert_close(found, reference, rtol=1e-6, atol=1e-6)
+
+
+def test_logits_leave_weights_buffers_and_modes_of_the_network_alone(net):
+    state, before = copy.deepcopy(net.state_dict()), modes(net)
+    kd.logits(net, torch.randn(8, 4), 3)
+    assert modes(net) == before
+    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_logits_of_a_split_are_those_of_its_inputs(digits):
+    net = kd.models.mlp(8)
+    assert torch.equal(kd.logits(net, digits.test), kd.logits(net, digits.test.inputs))
+
+
+def test_a_float64_network_takes_float32_inputs(net):
+    inputs = torch.randn(5, 4)
+    found = kd.logits(net.double(), inputs)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, net.eval()(inputs.double()))
+
+
+def test_whole_numbers_such_as_tokens_reach_the_network_as_they_are():
+    net = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
+    tokens = torch.tensor([[1, 2, 3], [4, 5, 9]])
+    torch.testing.assert_close(kd.logits(net, tokens), net(tokens).detach())
+
+
+def test_a_network_without_parameters_can_be_asked_for_its_logits():
+    inputs = torch.randn(5, 4)
+    assert torch.equal(kd.logits(nn.Identity(), inputs, 2), inputs)
+
+
+def test_a_frozen_copy_answers_in_eval_mode_and_shares_nothing_with_the_original(net):
+    state, before = copy.deepcopy(net.state_dict()), modes(net)
+    twin = frozen_copy(net, torch.device("cpu"))
+    assert not any(modes(twin))
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert modes(net) == before
+    for tensor in twin.state_dict().values():
+        tensor.zero_()
+    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_the_hash_changes_with_one_bit_of_one_weight_and_comes_back_with_it(net):
+    before = weights_hash(net)
+    assert weights_hash(copy.deepcopy(net)) == before
+    with torch.no_grad():
+        old = net[0].weight[0, 0].clone()
+        net[0].weight[0, 0] = torch.nextafter(old, old + 1)
+        assert weights_hash(net) != before
+        net[0].weight[0, 0] = old
+    assert weights_hash(net) == before
+
+
+def test_the_hash_sees_buffers(net):
+    before = weights_hash(net)
+    net[1].running_mean += 1
+    assert weights_hash(net) != before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": torch.zeros(4)},
+        {"a": torch.zeros(2, 2)},
+        {"a": torch.zeros(4, dtype=torch.int32)},
+        {"a": torch.zeros(5)},
+        {"a": None},
+        {},
+        {"a": torch.zeros(4), "c": torch.zeros(0)},
+    ],
+    ids=["name", "shape", "dtype", "length", "none", "nothing", "one more"],
+)
+def test_the_hash_tells_names_shapes_dtypes_and_missing_tensors_apart(other):
+    assert tensors_hash({"a": torch.zeros(4)}) != tensors_hash(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.bfloat16, torch.float64, torch.int64])
+def test_the_hash_takes_every_dtype_and_does_not_mind_the_strides(dtype):
+    tensor = torch.arange(6).reshape(2, 3).to(dtype)
+    assert tensors_hash({"a": tensor}) == tensors_hash({"a": tensor.t().contiguous().t()})
+    assert tensors_hash({"a": torch.tensor(1).to(dtype)}) != tensors_hash(
+        {"a": torch.tensor(0).to(dtype)}
+    )

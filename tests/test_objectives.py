@@ -1,0 +1,595 @@
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import kdlib as kd
+from kdlib.losses import cross_entropy, hinton_loss, logit_matching_loss, soft_target_loss
+from kdlib.objectives import Outputs
+
+close = torch.testing.assert_close
+once = kd.Recipe(epochs=1, precision="float32", batch_size=32)
+shifted = kd.Recipe(epochs=1, precision="float32", batch_size=32, augment=kd.data.shift(2))
+
+
+@pytest.fixture(scope="module")
+def few(digits):
+    return digits.limit(100)
+
+
+def small(seed=0):
+    return kd.models.mlp(16, depth=1, seed=seed)
+
+
+def fussy(seed=0):
+    """A teacher whose outputs depend on its mode, and whose buffers move in train mode."""
+    with kd.seeded(seed):
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(784, 32),
+            nn.BatchNorm1d(32),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(32, 10),
+        ).train()
+
+
+@torch.no_grad()
+def fresh(teacher, inputs):
+    """What the teacher says of these inputs in eval mode, its own state put back."""
+    state = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    modes = [(module, module.training) for module in teacher.modules()]
+    rows = teacher.eval()(inputs)
+    for module, mode in modes:
+        module.training = mode
+    teacher.load_state_dict(state)
+    return rows
+
+
+def batch_of(split, rows, progress=0.0, inputs=None):
+    labels = None if split.labels is None else split.labels[rows]
+    inputs = split.inputs[rows] if inputs is None else inputs
+    return kd.Batch(inputs, labels, split.index[rows], progress, torch.Generator())
+
+
+def prepared(objective, data, recipe=once):
+    objective.prepare(small(), data.train, recipe)
+    return objective
+
+
+def student_of(batch, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return Outputs(torch.randn(len(batch.inputs), 10, generator=generator) * 3)
+
+
+class Spy:
+    """An objective that lets another do its work and notes what it saw and said."""
+
+    module = None
+    key = "spy"
+
+    def __init__(self, objective):
+        self.objective, self.seen = objective, []
+        self.prepare = objective.prepare
+
+    def __call__(self, student, batch):
+        terms = self.objective(student, batch)
+        self.seen.append((student.logits.detach(), batch, terms))
+        return terms
+
+
+def assert_taught_by(teacher, spy, T=4):
+    """Every soft term seen is the one with a fresh pass of the teacher over the very inputs."""
+    assert spy.seen
+    for logits, batch, terms in spy.seen:
+        expected = soft_target_loss(logits, fresh(teacher, batch.inputs), T)
+        close(terms["soft"].detach(), spy.objective.alpha * expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.3])
+def test_cross_entropy_logs_the_hard_term(few, smoothing):
+    batch = batch_of(few.train, torch.arange(7))
+    student = student_of(batch)
+    terms = prepared(kd.CrossEntropy(smoothing), few)(student, batch)
+    assert list(terms) == ["hard"]
+    close(terms["hard"], cross_entropy(student.logits, batch.labels, label_smoothing=smoothing))
+
+
+@pytest.mark.parametrize("T, alpha", [(1, 0.5), (4, 0.9), (20, 1), (4, 0)])
+def test_soft_targets_log_the_two_terms_of_the_hinton_loss(few, T, alpha):
+    teacher, batch = small(), batch_of(few.train, torch.arange(7))
+    student, taught = student_of(batch), fresh(teacher, batch.inputs)
+    terms = prepared(kd.SoftTargets(teacher, T, alpha), few)(student, batch)
+    assert list(terms) == ["soft", "hard"]
+    close(terms["soft"], alpha * soft_target_loss(student.logits, taught, T))
+    close(terms["hard"], (1 - alpha) * cross_entropy(student.logits, batch.labels))
+    close(sum(terms.values()), hinton_loss(student.logits, taught, batch.labels, T, alpha))
+
+
+def test_logit_matching_logs_the_logits_term(few):
+    teacher, batch = small(), batch_of(few.train, torch.arange(7))
+    student = student_of(batch)
+    terms = prepared(kd.LogitMatching(teacher), few)(student, batch)
+    assert list(terms) == ["logits"]
+    close(terms["logits"], logit_matching_loss(student.logits, fresh(teacher, batch.inputs)))
+
+
+def test_temperature_and_alpha_may_be_one_an_example(few):
+    teacher, batch = small(), batch_of(few.train, torch.arange(3))
+    student, taught = student_of(batch), fresh(teacher, batch.inputs)
+    T, alpha = torch.tensor([1.0, 4.0, 20.0]), torch.tensor([0.0, 0.5, 1.0])
+    terms = prepared(kd.SoftTargets(teacher, T, alpha), few)(student, batch)
+    expected = [
+        hinton_loss(student.logits[i], taught[i], batch.labels[i], T[i].item(), alpha[i].item())
+        for i in range(3)
+    ]
+    close(sum(terms.values()), sum(expected) / 3)
+
+
+def test_gradient_reaches_the_student_and_is_not_zero(few):
+    batch = batch_of(few.train, torch.arange(7))
+    for objective, name in (
+        (kd.SoftTargets(small(), 4, 1), "soft"),
+        (kd.LogitMatching(small()), "logits"),
+        (kd.CrossEntropy(), "hard"),
+    ):
+        student = student_of(batch)
+        student.logits.requires_grad_()
+        prepared(objective, few)(student, batch)[name].backward()
+        assert student.logits.grad.abs().sum() > 0.01
+
+
+def test_sums_scale_and_add_terms_of_equal_name(few):
+    one, other = small(1), small(2)
+    batch = batch_of(few.train, torch.arange(7))
+    student = student_of(batch)
+    parts = (
+        kd.SoftTargets(one, 4, 0.9),
+        kd.SoftTargets(other, 8, 0.5),
+        kd.LogitMatching(one),
+        kd.CrossEntropy(),
+    )
+    a, b, c, d = (prepared(part, few)(student, batch) for part in parts)
+    total = parts[0] + 0.25 * parts[1] + parts[2] * 3 + (-1) * parts[3]
+    terms = prepared(total, few)(student, batch)
+    assert set(terms) == {"soft", "hard", "logits"}
+    close(terms["soft"], a["soft"] + 0.25 * b["soft"])
+    close(terms["hard"], a["hard"] + 0.25 * b["hard"] - d["hard"])
+    close(terms["logits"], 3 * c["logits"])
+    twice = prepared(2 * (parts[2] + parts[3]), few)(student, batch)
+    close(twice["logits"], 2 * c["logits"])
+    close(twice["hard"], 2 * d["hard"])
+    assert prepared(0 * parts[3], few)(student, batch)["hard"] == 0
+
+
+def test_a_weight_may_be_a_function_of_progress(few):
+    objective = prepared((lambda progress: 4 - 3 * progress) * kd.CrossEntropy(), few)
+    for progress in (0.0, 0.5, 0.9):
+        batch = batch_of(few.train, torch.arange(7), progress)
+        student = student_of(batch)
+        hard = cross_entropy(student.logits, batch.labels)
+        close(objective(student, batch)["hard"], (4 - 3 * progress) * hard)
+
+
+def test_fit_tells_a_weight_how_far_it_is(few):
+    seen = []
+
+    def weight(progress):
+        seen.append(progress)
+        return 1.0
+
+    kd.fit(
+        small(), weight * kd.CrossEntropy(), few, kd.Recipe(epochs=2, batch_size=25), progress=False
+    )
+    assert seen[-8:] == [step / 8 for step in range(8)]
+
+
+def test_a_sum_prepares_and_trains_all_its_parts(few):
+    class WithModule(kd.CrossEntropy):
+        def __init__(self):
+            super().__init__()
+            self.module, self.calls = nn.Linear(2, 2), 0
+
+        def prepare(self, *arguments):
+            self.calls += 1
+
+    one, other = WithModule(), WithModule()
+    total = prepared(one + 2 * (kd.CrossEntropy() + other), few)
+    assert (one.calls, other.calls) == (1, 1)
+    assert {id(p) for p in total.module.parameters()} == {
+        id(p) for part in (one, other) for p in part.module.parameters()
+    }
+    assert (kd.CrossEntropy() + kd.CrossEntropy()).module is None
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_must_be_finite(weight):
+    with pytest.raises(ValueError, match=f"weight must be finite, got {weight}"):
+        weight * kd.CrossEntropy()
+
+
+@pytest.mark.parametrize("weight", ["2", None, torch.tensor(2.0)])
+def test_weights_must_be_numbers_or_functions(weight):
+    with pytest.raises(TypeError, match="weight must be a number or a function of progress, got"):
+        kd.CrossEntropy() * weight
+
+
+def test_only_objectives_can_be_added():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        kd.CrossEntropy() + 1
+
+
+TABLE = torch.arange(20.0).reshape(2, 10)
+
+
+def ramp(progress):
+    return 4 - 3 * progress
+
+
+def test_key_tells_every_number_and_teacher_apart():
+    changed = small()
+    with torch.no_grad():
+        changed[-1].bias[3] += 1e-6
+    counted = fussy()
+    counted[2].running_mean[0] += 1e-3
+    objectives = [
+        kd.CrossEntropy(),
+        kd.CrossEntropy(0.1),
+        kd.SoftTargets(small(), 4, 0.9),
+        kd.SoftTargets(small(), 4.000001, 0.9),
+        kd.SoftTargets(small(), 4, 0.90001),
+        kd.SoftTargets(small(), torch.tensor([4.0, 4.0]), 0.9),
+        kd.SoftTargets(small(), torch.tensor([4.0, 5.0]), 0.9),
+        kd.SoftTargets(small(), 4, torch.tensor([0.9, 0.8])),
+        kd.SoftTargets(small(1), 4, 0.9),
+        kd.SoftTargets(changed, 4, 0.9),
+        kd.SoftTargets(fussy(), 4, 0.9),
+        kd.SoftTargets(counted, 4, 0.9),
+        kd.SoftTargets([small(), small(1)], 4, 0.9),
+        kd.SoftTargets([small(), small(2)], 4, 0.9),
+        kd.SoftTargets(TABLE, 4, 0.9),
+        kd.SoftTargets(TABLE + 1e-3, 4, 0.9),
+        kd.LogitMatching(small()),
+        kd.LogitMatching(small(1)),
+        2 * kd.CrossEntropy(),
+        2.5 * kd.CrossEntropy(),
+        kd.CrossEntropy() + kd.CrossEntropy(),
+        kd.CrossEntropy() + 2 * kd.CrossEntropy(),
+        ramp * kd.CrossEntropy(),
+        (lambda progress: 4 - 2 * progress) * kd.CrossEntropy(),
+        (lambda progress: 4 if progress < 1 else 1) * kd.CrossEntropy(),
+    ]
+    keys = [objective.key for objective in objectives]
+    assert len(set(keys)) == len(keys)
+
+
+def test_key_is_equal_where_the_training_is():
+    pairs = [
+        (kd.SoftTargets(small(), 4, 1), kd.SoftTargets(small(), 4.0, np.float64(1))),
+        (kd.LogitMatching(TABLE), kd.LogitMatching(TABLE.clone())),
+        (2 * kd.CrossEntropy(), np.float32(2) * kd.CrossEntropy()),
+        (ramp * kd.CrossEntropy(), (lambda p: 1 + 3 * (1 - p)) * kd.CrossEntropy()),
+    ]
+    for one, other in pairs:
+        assert one.key == other.key
+    assert repr(pairs[0][0]) == pairs[0][0].key
+
+
+def test_key_sees_a_teacher_change(few):
+    teacher = small()
+    objective = kd.SoftTargets(teacher, 4, 1)
+    before = objective.key
+    prepared(objective, few)
+    assert objective.key == before
+    with torch.no_grad():
+        teacher[-1].weight[0, 0] += 1
+    assert objective.key != before
+
+
+def test_key_is_the_same_in_every_process():
+    code = """
+import kdlib as kd, torch
+teacher = kd.models.mlp(16, depth=1, seed=0)
+print((kd.SoftTargets(teacher, 4, 0.9) + (lambda p: 4 - 3 * p) * kd.LogitMatching(teacher)
+       + 0.1 * kd.CrossEntropy()).key)"""
+    environment = os.environ | {"PYTHONHASHSEED": "123"}
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    here = (
+        kd.SoftTargets(small(), 4, 0.9)
+        + (lambda p: 4 - 3 * p) * kd.LogitMatching(small())
+        + 0.1 * kd.CrossEntropy()
+    )
+    assert other.stdout.strip() == here.key
+
+
+def test_soft_targets_follow_the_sample_not_its_position(few):
+    teacher = small()
+    spy = Spy(kd.SoftTargets(teacher, 4, 0.9))
+    split = few.train
+    assert not torch.equal(split.index, torch.arange(len(split)))  # after limit, rows are no index
+    kd.fit(small(1), spy, few, kd.Recipe(epochs=2, batch_size=32, precision="float32"), seed=1)
+    assert_taught_by(teacher, spy)
+    orders = [batch.index.tolist() for _, batch, _ in spy.seen]
+    assert len(orders) == 6 and orders[0] != orders[3]
+
+
+def test_a_table_of_logits_is_read_by_sample_index(few):
+    split = few.train
+    table = torch.randn(int(split.index.max()) + 1, 10, generator=torch.Generator().manual_seed(0))
+    batch = batch_of(split, torch.tensor([40, 3, 99]))
+    student, rows = student_of(batch), table[split.index[[40, 3, 99]]]
+    soft = prepared(kd.SoftTargets(table, 4, 1), few)(student, batch)["soft"]
+    close(soft, soft_target_loss(student.logits, rows, 4))
+    logits = prepared(kd.LogitMatching(table), few)(student, batch)["logits"]
+    close(logits, logit_matching_loss(student.logits, rows))
+
+
+def test_one_objective_serves_any_number_of_fits_and_splits(few, digits):
+    teacher = small()
+    spy = Spy(kd.SoftTargets(teacher, 4, 0.9))
+    wholly_other = digits.limit(80, seed=9)
+    for data, recipe in ((few, once), (wholly_other, once), (few, shifted), (few, once)):
+        spy.seen.clear()
+        kd.fit(small(1), spy, data, recipe)
+        assert_taught_by(teacher, spy)
+
+
+def test_the_teacher_runs_once_an_image_where_views_are_fixed(few):
+    teacher, rows = small(), []
+    teacher.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    objective = kd.SoftTargets(teacher, 4, 0.9)
+    three = kd.Recipe(epochs=3, batch_size=25)
+    kd.fit(small(1), objective, few, three)
+    assert sum(rows) == 100
+    kd.fit(small(2), objective, few, three)
+    assert sum(rows) == 100
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "two"])
+def test_with_augment_the_teacher_sees_the_very_view_of_the_student(few, several):
+    networks = [fussy(0), fussy(1)] if several else [fussy(0)]
+    teacher = networks if several else networks[0]
+    spy = Spy(kd.LogitMatching(teacher))
+    kd.fit(small(1), spy, few, kd.Recipe(epochs=2, batch_size=32, augment=kd.data.shift(2)))
+    moved = 0
+    for logits, batch, terms in spy.seen:
+        rows = sum(fresh(network, batch.inputs) for network in networks) / len(networks)
+        close(terms["logits"].detach(), logit_matching_loss(logits.float(), rows))
+        unmoved = few.train.inputs[torch.searchsorted(few.train.index, batch.index)]
+        moved += int((unmoved != batch.inputs).flatten(1).any(1).sum())
+    assert moved > 100  # of 192: the views really differ from the images
+
+
+def test_a_table_of_logits_is_refused_where_views_are_random(few):
+    table = torch.zeros(2000, 10)
+    for objective in (kd.SoftTargets(table, 4, 1), kd.LogitMatching(table)):
+        with pytest.raises(ValueError, match="teacher must be a network where augment is set"):
+            kd.fit(small(), objective, few, shifted)
+
+
+def test_a_table_with_too_few_rows_is_refused(few):
+    last = int(few.train.index.max())
+    wording = f"every sample index of the training split, up to {last}: got {last} rows"
+    with pytest.raises(ValueError, match=wording):
+        kd.fit(small(), kd.LogitMatching(torch.zeros(last, 10)), few, once)
+    kd.fit(small(), kd.LogitMatching(torch.zeros(last + 1, 10)), few, once)
+
+
+def test_a_teacher_with_other_classes_is_refused(few):
+    teacher = kd.models.mlp(16, classes=7)
+    with pytest.raises(ValueError, match="it has 7, the student 10"):
+        kd.fit(small(), kd.SoftTargets(teacher, 4, 1), few, once)
+
+
+def test_a_teacher_changed_between_two_fits_is_noticed(few):
+    teacher = fussy()
+    spy = Spy(kd.SoftTargets(teacher, 4, 0.9))
+    for recipe in (once, shifted, once):
+        for change in (lambda: teacher[-1].weight, lambda: teacher[2].running_mean):
+            kd.fit(small(1), spy, few, recipe)
+            with torch.no_grad():
+                change().add_(torch.randn(change().shape))
+            spy.seen.clear()
+            kd.fit(small(1), spy, few, recipe)
+            assert_taught_by(teacher, spy)
+
+
+@pytest.mark.parametrize("recipe", [once, shifted], ids=["cached", "live"])
+def test_a_network_that_teaches_itself_teaches_what_it_was_at_the_start(few, recipe):
+    network = small()
+    start = copy.deepcopy(network)
+    spy = Spy(kd.SoftTargets(network, 4, 0.5))
+    kd.fit(network, spy, few, recipe)
+    assert_taught_by(start, spy)
+    assert spy.seen[-1][2]["soft"] > 1e-4
+
+
+@pytest.mark.parametrize("T", [1, 4, 20])
+@pytest.mark.parametrize("recipe", [once, shifted], ids=["cached", "live"])
+def test_soft_targets_of_several_teachers_are_the_mean_of_their_probabilities(few, T, recipe):
+    teachers = [small(0), small(1), small(2)]
+    for scale, teacher in zip((30, 20, 1), teachers, strict=True):  # they disagree, some strongly
+        with torch.no_grad():
+            teacher[-1].weight.mul_(scale)
+    batch = batch_of(few.train, torch.tensor([40, 3, 99]))
+    student = student_of(batch)
+
+    rows = [fresh(teacher, batch.inputs).double().numpy() for teacher in teachers]
+    members = [np.exp(v / T) / np.exp(v / T).sum(-1, keepdims=True) for v in rows]
+    p = np.mean(members, axis=0)
+    z = student.logits.double().numpy() / T
+    q = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    expected = T**2 * (p * np.log(p / q)).sum(-1).mean()
+
+    soft = prepared(kd.SoftTargets(teachers, T, 1), few, recipe)(student, batch)["soft"]
+    assert soft.item() == pytest.approx(expected, rel=1e-4)
+    of_mean_logits = soft_target_loss(student.logits, torch.tensor(np.mean(rows, axis=0)), T)
+    assert of_mean_logits.item() != pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("recipe", [once, shifted], ids=["cached", "live"])
+def test_logit_matching_of_several_teachers_is_to_the_mean_of_centred_logits(few, recipe):
+    teachers = [small(0), small(1)]
+    with torch.no_grad():
+        teachers[1][-1].bias += 50
+    batch = batch_of(few.train, torch.tensor([40, 3, 99]))
+    student = student_of(batch)
+    rows = [fresh(teacher, batch.inputs).double().numpy() for teacher in teachers]
+    target = np.mean([v - v.mean(-1, keepdims=True) for v in rows], axis=0)
+    z = student.logits.double().numpy()
+    expected = ((z - z.mean(-1, keepdims=True) - target) ** 2).mean() / 2
+    logits = prepared(kd.LogitMatching(teachers), few, recipe)(student, batch)["logits"]
+    assert logits.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_copies_of_one_teacher_teach_like_one(few):
+    batch = batch_of(few.train, torch.arange(7))
+    student = student_of(batch)
+    for one, copies in (
+        (kd.SoftTargets(small(), 4, 1), kd.SoftTargets([small()] * 3, 4, 1)),
+        (kd.LogitMatching(small()), kd.LogitMatching((small(),))),
+    ):
+        expected = sum(prepared(one, few)(student, batch).values())
+        close(sum(prepared(copies, few)(student, batch).values()), expected)
+
+
+@pytest.mark.parametrize("recipe", [once, shifted], ids=["cached", "live"])
+@pytest.mark.parametrize("several", [False, True], ids=["one", "two"])
+def test_the_teacher_is_bit_identical_after_fit_and_the_student_is_not(few, recipe, several):
+    teachers = [fussy(seed) for seed in ((0, 1) if several else (0,))]
+    for teacher in teachers:
+        teacher[1].bias.requires_grad_(False)
+        teacher[3].eval()  # modes may differ from module to module
+        teacher[-1].weight.grad = torch.ones(10, 32)
+
+    def snapshot():
+        return [
+            (
+                {name: t.clone() for name, t in teacher.state_dict().items()},
+                [module.training for module in teacher.modules()],
+                [p.requires_grad for p in teacher.parameters()],
+                [None if p.grad is None else p.grad.clone() for p in teacher.parameters()],
+            )
+            for teacher in teachers
+        ]
+
+    before, student = snapshot(), small(1)
+    start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    taught = teachers if several else teachers[0]
+    kd.fit(student, kd.SoftTargets(taught, 4, 0.9) + kd.LogitMatching(taught), few, recipe)
+    for (state, *rest), (later, *later_rest) in zip(before, snapshot(), strict=True):
+        assert state.keys() == later.keys()
+        assert all(torch.equal(state[name], later[name]) for name in state)
+        for one, other in zip(rest[:2], later_rest[:2], strict=True):
+            assert one == other
+        for one, other in zip(rest[2], later_rest[2], strict=True):
+            assert (one is None and other is None) or torch.equal(one, other)
+    assert not any(torch.equal(start[name], t) for name, t in student.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", [once, shifted], ids=["cached", "live"])
+def test_targets_are_those_of_eval_mode_whatever_mode_the_teacher_is_in(few, recipe):
+    for mode in (True, False):
+        teacher = fussy().train(mode)
+        spy = Spy(kd.SoftTargets(teacher, 4, 0.9))
+        kd.fit(small(1), spy, few, recipe)
+        assert_taught_by(teacher, spy)
+
+
+def test_a_student_comes_to_agree_with_its_teacher_without_any_label(few):
+    teacher = small()
+    with torch.no_grad():
+        teacher[-1].weight.mul_(20)
+        teacher[-1].bias -= fresh(teacher, few.train.inputs).mean(0)  # no class is its favourite
+    images = few.train.inputs
+    favourite = fresh(teacher, images).argmax(-1).bincount().max().item()  # of 100 images
+    assert favourite < 30
+    unlabelled = kd.data.Data(few.train.unlabelled(), None, None, few.classes, few.name)
+
+    def agreement(student):
+        return (fresh(student, images).argmax(-1) == fresh(teacher, images).argmax(-1)).sum().item()
+
+    for objective in (kd.SoftTargets(teacher, 4, 1), kd.LogitMatching(teacher)):
+        student = small(1)
+        assert agreement(student) < 30
+        kd.fit(student, objective, unlabelled, kd.Recipe(epochs=6, batch_size=20), progress=False)
+        assert agreement(student) > 45
+
+
+def test_without_labels_alpha_must_be_one(few):
+    data = kd.data.Data(few.train.unlabelled(), None, None, few.classes, few.name)
+    for alpha in (0.9, 0, torch.tensor([1.0, 0.9])):
+        with pytest.raises(ValueError, match="alpha must be 1 where .* no labels, got"):
+            kd.fit(small(), kd.SoftTargets(small(1), 4, alpha), data, once)
+    for alpha in (1, torch.tensor(1.0)):
+        history = kd.fit(small(), kd.SoftTargets(small(1), 4, alpha), data, once)
+        assert history.frame["soft"].notna().all() and "hard" not in history.frame
+
+
+def test_without_labels_cross_entropy_is_refused_alone_and_in_a_sum(few):
+    data = kd.data.Data(few.train.unlabelled(), None, None, few.classes, few.name)
+    for objective in (kd.CrossEntropy(), kd.LogitMatching(small(1)) + 0.1 * kd.CrossEntropy()):
+        with pytest.raises(ValueError, match="CrossEntropy needs labels"):
+            kd.fit(small(), objective, data, once)
+    kd.fit(small(), kd.LogitMatching(small(1)), data, once)
+
+
+with_teacher = pytest.mark.parametrize(
+    "build", [lambda teacher: kd.SoftTargets(teacher, 4, 0.9), kd.LogitMatching]
+)
+
+
+@with_teacher
+@pytest.mark.parametrize(
+    "teacher, found",
+    [(None, "NoneType"), ("mlp", "str"), ([], "list"), ([None], "NoneType"), (np.eye(3), "ndarray")]
+    + [(kd.models.mlp, "function"), ([kd.models.mlp(2), torch.eye(3)], "Tensor")],
+)
+def test_a_teacher_must_be_networks_or_logits(build, teacher, found):
+    wording = f"teacher must be a network, a list of networks or a tensor of logits .* got {found}"
+    with pytest.raises(TypeError, match=wording):
+        build(teacher)
+
+
+@with_teacher
+@pytest.mark.parametrize("table", [torch.zeros(4), torch.zeros(2, 3, 4), torch.eye(3).long()])
+def test_a_table_must_hold_a_row_of_logits_a_sample(build, table):
+    with pytest.raises(TypeError, match=r"must hold floating-point logits \(rows, C\)"):
+        build(table)
+
+
+def test_temperature_and_alpha_are_checked_where_the_objective_is_built():
+    for T in (0, -1, float("nan"), torch.tensor([4.0, 0.0]), torch.tensor(float("inf"))):
+        with pytest.raises(ValueError, match="temperature must be positive and finite, got"):
+            kd.SoftTargets(TABLE, T, 0.9)
+    for alpha in (-0.1, 1.1, torch.tensor([0.5, 1.5]), torch.tensor(float("nan"))):
+        with pytest.raises(ValueError, match=r"alpha must be in \[0, 1\], got"):
+            kd.SoftTargets(TABLE, 4, alpha)
+    with pytest.raises(TypeError, match="temperature must be a number, got '4'"):
+        kd.SoftTargets(TABLE, "4", 0.9)
+    with pytest.raises(TypeError, match="alpha must be a number, got None"):
+        kd.SoftTargets(TABLE, 4, None)
+
+
+def test_several_teachers_take_one_temperature():
+    with pytest.raises(TypeError, match="temperature must be one number where the teacher is a"):
+        kd.SoftTargets([small(), small(1)], torch.tensor([1.0, 4.0]), 0.9)
+
+
+def test_a_tensor_of_alphas_that_fits_no_batch_is_refused_in_words(few):
+    objective = kd.SoftTargets(small(1), 4, torch.full((5,), 0.5))
+    with pytest.raises(ValueError, match=r"alpha must be a number or broadcast .* \(32,\)"):
+        kd.fit(small(), objective, few, once)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1])
+def test_label_smoothing_must_be_a_fraction(smoothing):
+    with pytest.raises(ValueError, match=rf"label_smoothing must be in \[0, 1\], got {smoothing}"):
+        kd.CrossEntropy(smoothing)
