@@ -479,7 +479,7 @@ def _from_npz(path: Path, classes: int) -> Arrays:
             "put a whole copy there or take it away"
         ) from error
     for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) == 0:
+        if images.dtype != np.uint8 or len(images) == 0 or not _channels_last(images):
             raise ValueError(
                 f"{path}: x_{part} must be uint8 images (N, H, W) or (N, H, W, C), "
                 f"got {images.dtype} of shape {images.shape}"
@@ -627,9 +627,14 @@ def _inputs(
     return tensor.float().sub_(mean).div_(deviation).contiguous()
 
 
+def _channels_last(images: np.ndarray) -> bool:
+    """Whether they can be (N, H, W) or (N, H, W, C)."""
+    return images.ndim == 3 or (images.ndim == 4 and images.shape[3] <= 4)
+
+
 def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype == np.uint8 and array.ndim not in (3, 4):
+    if array.dtype == np.uint8 and not _channels_last(array):
         raise ValueError(
             f"{name} must be images (N, H, W) or (N, H, W, C) where it is uint8, "
             f"got shape {array.shape}"

@@ -322,13 +322,23 @@ class TemperatureFigure:
             f"{temperature:.3g}: {names}; entropy {float(_entropy(probabilities)):.2f} nats."
         )
 
-    def show(self, index: int, temperature: float) -> object:
-        """Show it as an ordinary picture; the handle takes the next ones: see :meth:`refresh`."""
+    def sliders(self, index: int = 0, temperature: float = 4.0):
+        """Show the figure as an ordinary picture, and two sliders that replace it in place."""
+        import ipywidgets
         from IPython.display import display
 
         bundle, metadata = _bundle(self.update(index, temperature), self.alt(index, temperature))
         plt.close(self.figure)
-        return display(bundle, metadata=metadata, raw=True, display_id=True)
+        handle = display(bundle, metadata=metadata, raw=True, display_id=True)
+        low, high = np.log10([self.temperatures[0], self.temperatures[-1]])
+        heat = ipywidgets.FloatLogSlider(
+            temperature, min=low, max=high, step=0.01, description="temperature"
+        )
+        image = ipywidgets.IntSlider(index, min=0, max=len(self.logits) - 1, description="image")
+        for slider in (heat, image):
+            slider.style.description_width = "initial"
+            slider.observe(lambda _: self.refresh(handle, image.value, heat.value), "value")
+        return ipywidgets.HBox([heat, image])
 
     def refresh(self, handle, index: int, temperature: float) -> None:
         """Replace the picture behind the handle, in place."""

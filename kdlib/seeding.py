@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from numbers import Integral
 
 import torch
@@ -22,10 +22,15 @@ def seeded(seed: int) -> Iterator[None]:
     True
     """
     check_seed(seed)
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with forked():
         torch.manual_seed(seed)
         yield
+
+
+def forked() -> AbstractContextManager[None]:
+    """Whatever is drawn inside, the caller's generators come back as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=devices)
 
 
 def key(seed: int, epoch: int, purpose: str) -> int:

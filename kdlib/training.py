@@ -12,6 +12,8 @@ import math
 import os
 import tempfile
 import time
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -27,7 +29,7 @@ from kdlib._networks import logits, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import cross_entropy
 from kdlib.objectives import Batch, Objective, Outputs
-from kdlib.seeding import check_seed, key, stream
+from kdlib.seeding import check_seed, forked, key, stream
 
 __all__ = ["History", "Recipe", "Scores", "evaluate", "fit", "keep"]
 
@@ -92,7 +94,7 @@ class Recipe:
         if self.max_norm is not None:
             positive("max_norm", self.max_norm, "None sets no limit")
         if real("weight_decay", self.weight_decay) < 0 or not math.isfinite(self.weight_decay):
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
+            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
         if fraction("momentum", self.momentum, "0.9 is the default") == 1:
             raise ValueError("momentum must be below 1, got 1; 0.9 is the default")
         if self.augment is not None and not isinstance(self.augment, Augmentation):
@@ -182,35 +184,40 @@ def fit(
         The history, earlier rows included after a resume. Ctrl-C ends training early and is noted
         there.
 
+    Warns:
+        UserWarning: the checkpoint's weights replace others than those it began with.
+
     Raises:
         TypeError: an argument of another kind.
         ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
             another training, or whatever the objective refuses.
         FloatingPointError: the loss stopped being finite.
     """
-    _check_arguments(model, data, recipe, seed)
+    _check_arguments(model, objective, data, recipe, seed)
     split = data.train
     device = split.inputs.device
-    with _fork(device):
+    with forked():
         torch.manual_seed(key(seed, 0, "prepare"))
-        model.to(device, torch.float64 if recipe.precision == "float64" else None)
+        model.to(device, _weights_dtype(recipe))
+        saved = None if checkpoint is None else _Checkpoint(Path(checkpoint), model)
         objective.prepare(model, split, recipe)
         run = _Run(model, objective, data, recipe, seed)
-        identity = run.identity() if checkpoint is not None else {}
-        if checkpoint is not None and Path(checkpoint).exists():
-            run.load(_read_checkpoint(Path(checkpoint), identity))
+        if saved is not None:
+            saved.resume(run)
         interrupted = False
         try:
             with _bar(run.epochs, len(run.rows), progress) as advance:
                 for epoch in range(len(run.rows) + 1, run.epochs + 1):
                     row = run.epoch(epoch)
-                    if checkpoint is not None:
-                        _write_checkpoint(Path(checkpoint), {"identity": identity} | run.state())
+                    if saved is not None:
+                        saved.write(run)
                     advance(row)
                     if on_epoch is not None:
                         on_epoch(dict(row))
         except KeyboardInterrupt:
             interrupted = True
+        finally:
+            model.eval()
         run.finish()
     return History(pd.DataFrame(run.rows), interrupted)
 
@@ -260,37 +267,31 @@ def keep(
     recipe and the seed; says which it was.
 
     Args:
-        build: makes the network, from the seed (``lambda seed: kd.models.mlp(800, seed=seed)``) or
-            from nothing.
+        build: makes the network, from the seed (``lambda seed: kd.models.mlp(800, seed=seed)``, or
+            any function with a parameter ``seed``) or from nothing.
         objective, data, recipe, seed: as for :func:`fit`.
 
     Raises:
         ValueError: the stored file is damaged.
         KeyboardInterrupt: training was stopped by hand; nothing is stored.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model, save_model
+    from safetensors.torch import save_model
 
     model = _built(build, seed)
-    _check_arguments(model, data, recipe, seed)
+    _check_arguments(model, objective, data, recipe, seed)
     identity = _identity(model, objective, data, recipe, seed) | {"start": weights_hash(model)}
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
     device = data.train.inputs.device
     if path.exists():
-        model.to(device, torch.float64 if recipe.precision == "float64" else None)
-        try:
-            load_model(model, path, device=str(device))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); delete it and it is made anew"
-            ) from error
+        _load_kept(model.to(device, _weights_dtype(recipe)), path)
         print(f"loaded a network trained earlier ({name})")
         return model.eval()
     started = time.perf_counter()
     if fit(model, objective, data, recipe, seed=seed).interrupted:
         raise KeyboardInterrupt("training was interrupted; nothing is stored")
-    _write_whole(path, lambda part: save_model(model, str(part)))
+    metadata = {"weights": weights_hash(model)}
+    _write_whole(path, lambda part: save_model(model, str(part), metadata))
     print(f"trained in {time.perf_counter() - started:.0f} s and stored ({name})")
     return model
 
@@ -306,7 +307,7 @@ class _Run:
         self.device = data.train.inputs.device
         self.module = objective.module
         if self.module is not None:
-            self.module.to(self.device)
+            self.module.to(self.device, _weights_dtype(recipe))
         self.optimizer = _optimizer(recipe, self._trained().parameters(), self.device)
         self.autocast = autocast_dtype(recipe.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
@@ -345,7 +346,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(batch.progress)
         self.optimizer.zero_grad(set_to_none=True)
-        inputs = batch.inputs.double() if self.recipe.precision == "float64" else batch.inputs
+        inputs = batch.inputs
+        if inputs.is_floating_point():
+            inputs = inputs.to(_weights_dtype(self.recipe))
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             student = Outputs(self.model(inputs))
         terms = self.objective(student, batch)
@@ -386,7 +389,6 @@ class _Run:
     def finish(self) -> None:
         if self.best is not None:
             self.model.load_state_dict(self.best)
-        self.model.eval()
 
     def identity(self) -> dict[str, str]:
         return _identity(self.model, self.objective, self.data, self.recipe, self.seed)
@@ -505,7 +507,9 @@ def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> flo
     return gap.abs().sum().item() / len(right)
 
 
-def _check_arguments(model: nn.Module, data: Data, recipe: Recipe, seed: int) -> None:
+def _check_arguments(
+    model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+) -> None:
     for name, value, kind in (
         ("model", model, nn.Module),
         ("data", data, Data),
@@ -513,6 +517,10 @@ def _check_arguments(model: nn.Module, data: Data, recipe: Recipe, seed: int) ->
     ):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    if isinstance(objective, type) or not hasattr(objective, "prepare"):
+        raise TypeError(
+            f"objective must be one such as kd.CrossEntropy() or kd.SoftTargets(...), got {objective!r}"
+        )
     check_seed(seed)
     if recipe.keep == "best" and (data.validation is None or data.validation.labels is None):
         raise ValueError(
@@ -548,34 +556,74 @@ def _recipe_text(recipe: Recipe) -> str:
 def _built(build: Callable[..., nn.Module], seed: int) -> nn.Module:
     import inspect
 
+    parameters = inspect.signature(build).parameters
+    if "seed" in parameters:
+        return build(seed=seed)
     required = [
-        parameter
-        for parameter in inspect.signature(build).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        p for p in parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
     ]
     return build(seed) if required else build()
 
 
-def _read_checkpoint(path: Path, identity: dict[str, str]) -> dict:
+def _load_kept(model: nn.Module, path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_model
+
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        found = state["identity"]
+        with safe_open(path, "pt") as file:
+            expected = file.metadata()["weights"]
+        load_model(model, path)
     except Exception as error:  # a damaged file fails in many ways in there
-        raise ValueError(
-            f"checkpoint {path} cannot be read ({error}); delete it to start anew"
-        ) from error
-    for name, value in identity.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f"checkpoint {path} belongs to another training: its {name} is "
-                f"{found.get(name)}, here it is {value}; choose another file or delete it"
+        raise ValueError(f"{path} is damaged ({error}); delete it and it is made anew") from error
+    if weights_hash(model) != expected:
+        raise ValueError(f"{path} is damaged (its weights changed); delete it and it is made anew")
+
+
+class _Checkpoint:
+    """A training on disk: what it is, what it began with, and where it stands."""
+
+    def __init__(self, path: Path, model: nn.Module) -> None:
+        self.path = path
+        self.start = weights_hash(model)
+        self.identity: dict[str, str] = {}
+
+    def write(self, run: _Run) -> None:
+        state = {"identity": self.identity, "start": self.start} | run.state()
+        _write_whole(self.path, lambda part: torch.save(state, part))
+
+    def resume(self, run: _Run) -> None:
+        self.identity = run.identity()
+        if not self.path.exists():
+            return
+        state = self._read()
+        for name, value in self.identity.items():
+            if state["identity"].get(name) != value:
+                raise ValueError(
+                    f"checkpoint {self.path} belongs to another training: its {name} is "
+                    f"{state['identity'].get(name)}, here it is {value}; choose another file or "
+                    "delete it"
+                )
+        if self.start != state["start"]:
+            warnings.warn(
+                f"the network's weights are replaced by those of {self.path.name}, which began with "
+                "other ones; if this is another network, choose another checkpoint",
+                stacklevel=3,
             )
-    return state
+        self.start = state["start"]
+        run.load(state)
 
-
-def _write_checkpoint(path: Path, state: dict) -> None:
-    _write_whole(path, lambda part: torch.save(state, part))
+    def _read(self) -> dict:
+        refusal = f"checkpoint {self.path} is damaged or none of fit's; delete it to start anew"
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                if file.testzip() is not None:  # torch.load checks no sums
+                    raise ValueError(refusal)
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
+        except Exception as error:  # a damaged file fails in many ways in there
+            raise ValueError(refusal) from error
+        if not isinstance(state, dict) or "identity" not in state:
+            raise ValueError(refusal)
+        return state
 
 
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -587,6 +635,5 @@ def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(part, path)
 
 
-def _fork(device: torch.device):
-    """The caller's generators come back as they were."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+def _weights_dtype(recipe: Recipe) -> torch.dtype:
+    return torch.float64 if recipe.precision == "float64" else torch.float32

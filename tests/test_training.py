@@ -1,6 +1,7 @@
 """kdlib/training.py: what shapes a training is in the recipe and the seed, and nothing else."""
 
 import copy
+import functools
 import math
 import os
 import subprocess
@@ -776,7 +777,9 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_with_its_name(small, tmp_pat
     short = whole[: len(whole) // 2]
     for content in (b"", b"no checkpoint", short, foreign.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"(?s)checkpoint .*run\.pt cannot be read.*delete it"):
+        with pytest.raises(
+            ValueError, match=r"checkpoint .*run\.pt is damaged or none of fit's; delete it"
+        ):
             train(net(), small, checkpoint=path)
         assert path.read_bytes() == content
 
@@ -1246,3 +1249,74 @@ def test_a_training_that_does_not_end_stores_nothing(small, error):
     with pytest.raises(error):
         kd.keep(build, Altered(stop), small, TINY)
     assert kept_files() == []
+
+
+def test_a_checkpoint_with_a_few_changed_bytes_is_refused(small, tmp_path):
+    path, model = tmp_path / "run.pt", net()
+    train(model, small, checkpoint=path)
+    whole, expected, refused = path.read_bytes(), weights_hash(model), 0
+    for place in range(0, len(whole) - 50, len(whole) // 20):
+        changed = bytearray(whole)
+        changed[place : place + 50] = bytes(255 - byte for byte in whole[place : place + 50])
+        path.write_bytes(changed)
+        again = net()
+        try:
+            train(again, small, checkpoint=path)
+        except ValueError:
+            refused += 1
+        else:  # padding between the parts of the file: nothing that counts has changed
+            assert weights_hash(again) == expected
+    assert refused > 10
+
+
+def test_going_on_with_a_network_of_another_start_is_said(small, tmp_path, recwarn):
+    path = tmp_path / "run.pt"
+    train(kd.models.mlp(16, seed=1), small, checkpoint=path)
+    train(kd.models.mlp(16, seed=1), small, checkpoint=path)
+    assert not [w for w in recwarn if "replaced" in str(w.message)]
+    with pytest.warns(UserWarning, match=r"replaced by those of run\.pt"):
+        train(kd.models.mlp(16, seed=2), small, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda seed: kd.models.mlp(8, seed=seed),
+        lambda s: kd.models.mlp(8, seed=s),
+        functools.partial(kd.models.mlp, 8),
+        lambda width=8, seed=0: kd.models.mlp(width, seed=seed),
+    ],
+)
+def test_keep_gives_its_seed_to_the_builder(small, build, capsys):
+    recipe = kd.Recipe(epochs=1, precision="float32")
+    kept = kd.keep(build, kd.CrossEntropy(), small, recipe, seed=3)
+    alone = kd.models.mlp(8, seed=3)
+    kd.fit(alone, kd.CrossEntropy(), small, recipe, seed=3, progress=False)
+    assert torch.equal(kept[1].weight, alone[1].weight)
+
+
+@pytest.mark.parametrize("objective", [nn.CrossEntropyLoss(), kd.CrossEntropy, None])
+def test_what_is_no_objective_is_refused(small, objective):
+    with pytest.raises(TypeError, match="objective must be one such as"):
+        kd.fit(net(), objective, small, kd.Recipe(epochs=1), progress=False)
+
+
+def test_a_network_of_float64_can_be_trained_in_float32_afterwards(small):
+    model = net()
+    for precision, dtype in (("float64", torch.float64), ("float32", torch.float32)):
+        recipe = kd.Recipe(epochs=1, precision=precision)
+        kd.fit(model, kd.CrossEntropy(), small, recipe, progress=False)
+        assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+def test_a_training_that_blew_up_leaves_the_network_in_eval_mode(small):
+    model = net()
+    with pytest.raises(FloatingPointError):
+        recipe = kd.Recipe(epochs=9, learning_rate=1e9, schedule="constant")
+        kd.fit(model, kd.CrossEntropy(), small, recipe, progress=False)
+    assert not model.training
+
+
+def test_a_network_with_too_few_classes_cannot_be_scored(small):
+    with pytest.raises(ValueError, match="labels must be class numbers from 0 to 2, got 9"):
+        kd.evaluate(kd.models.mlp(4, classes=3), small.test)

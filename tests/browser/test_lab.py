@@ -129,10 +129,12 @@ def test_the_slider_of_notebook_02_replaces_its_picture_in_place(run_all):
     cell = page.locator(".jp-CodeCell", has=page.locator(".widget-hslider"))
     picture = cell.locator("img")
     before, pictures = picture.first.get_attribute("src"), picture.count()
-    handle = slider.locator(".noUi-handle")
-    handle.focus()
-    for _ in range(10):
-        handle.press("ArrowRight")
+    track, handle = slider.bounding_box(), slider.locator(".noUi-handle").bounding_box()
+    grip = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    page.mouse.move(*grip)
+    page.mouse.down()
+    page.mouse.move(track["x"] + 0.8 * track["width"], grip[1], steps=8)
+    page.mouse.up()
     page.wait_for_function(
         "([cell, before]) => cell.querySelector('img').src !== before",
         arg=[cell.element_handle(), before],
