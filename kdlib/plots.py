@@ -11,6 +11,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from kdlib.losses import soften
@@ -58,21 +59,18 @@ def style() -> None:
     )
 
 
-def show(figure: Figure, alt: str) -> object:
+def show(figure: Figure, alt: str) -> None:
     """Show a finished figure once, with a text that says what it shows.
 
     Args:
         figure: closed afterwards, so that it is not shown a second time.
         alt: for readers who cannot see it, and for pages made from the notebook.
-
-    Returns:
-        A handle; ``handle.update(...)`` replaces the picture in place.
     """
     from IPython.display import display
 
     bundle, metadata = _bundle(figure, alt)
     plt.close(figure)
-    return display(bundle, metadata=metadata, raw=True, display_id=True)
+    display(bundle, metadata=metadata, raw=True)
 
 
 def learning_curves(
@@ -99,9 +97,10 @@ def learning_curves(
                 f"column must be one of {', '.join(history.frame.columns)}, got {column!r}"
             )
         colour = (colours or COLOURS).get(name, COLOURS["ink"])
-        labelled_line(ax, history.frame["epoch"], history.frame[column], name, colour, marker=".")
+        ax.plot(history.frame["epoch"], history.frame[column], color=colour, marker=".", label=name)
     ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
-    ax.margins(x=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _label_ends(ax)
     return ax
 
 
@@ -344,6 +343,17 @@ class TemperatureFigure:
         """Replace the picture behind the handle, in place."""
         bundle, metadata = _bundle(self.update(index, temperature), self.alt(index, temperature))
         handle.update(bundle, metadata=metadata, raw=True)
+
+
+def _label_ends(ax: Axes) -> None:
+    """Write each line's label at its end, far enough from its neighbour's to be read."""
+    low, high = ax.get_ylim()
+    height = -np.inf
+    for line in sorted(ax.lines, key=lambda line: line.get_ydata()[-1]):
+        x, y = line.get_xdata()[-1], line.get_ydata()[-1]
+        height = max(y, height + 0.06 * (high - low))
+        text = ax.annotate(line.get_label(), (x, height), (6, 0), textcoords="offset points")
+        text.set(color=line.get_color(), va="center", annotation_clip=False)
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

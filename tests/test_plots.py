@@ -121,10 +121,17 @@ def test_learning_curves_follow_the_frames_and_carry_their_names():
     axes = plots.learning_curves({"hard": history(0.5, 0.8), "mine": history(0.4, 0.9)})
     drawn = [line.get_ydata() for line in axes.lines]
     assert [list(y) for y in drawn] == [[0.5, 0.8], [0.4, 0.9]]
-    assert [text.get_text() for text in axes.texts] == ["hard", "mine"]
+    assert {text.get_text() for text in axes.texts} == {"hard", "mine"}
     assert axes.lines[0].get_color() == plots.COLOURS["hard"]
     with pytest.raises(ValueError, match="column must be one of epoch, validation_accuracy"):
         plots.learning_curves({"hard": history(0.5)}, column="accuracy")
+
+
+def test_the_names_of_curves_that_end_alike_can_be_read():
+    axes = plots.learning_curves({name: history(0.5, 0.8) for name in ("a", "b", "c")})
+    heights = sorted(text.xy[1] for text in axes.texts)
+    low, high = axes.get_ylim()
+    assert min(np.diff(heights)) > 0.05 * (high - low)
 
 
 def test_paired_dots_join_the_seeds_and_mark_the_means():
