@@ -40,6 +40,10 @@ def logits(model: nn.Module, inputs, batch_size: int = 1000) -> Tensor:
     torch.Size([5, 2])
     """
     inputs = getattr(inputs, "inputs", inputs)
+    if not isinstance(inputs, Tensor):
+        raise TypeError(
+            f"inputs must be a tensor or a split such as data.test, got {type(inputs).__name__}"
+        )
     parameter = next(model.parameters(), inputs)
     dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype  # tokens stay whole
     with evaluating(model):

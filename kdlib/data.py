@@ -78,6 +78,8 @@ class Split:
     index: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Tensor):
+            raise TypeError(f"inputs must be a tensor, got {type(self.inputs).__name__}")
         if len(self.inputs) == 0:
             raise ValueError("inputs must hold at least one sample, got an empty split")
         for name in ("labels", "index"):
@@ -117,7 +119,9 @@ class Split:
         """One epoch in random order: inputs, labels and index of each batch."""
         device = self.inputs.device
         # Drawn on the CPU, so that the order is the same on every device.
-        shuffled = torch.randperm(len(self), generator=order).to(device, non_blocking=True)
+        shuffled = torch.randperm(len(self), generator=order).to(
+            device, non_blocking=device.type == "cuda"
+        )
         for step in range(self.steps(batch_size)):
             rows = shuffled[step * batch_size : (step + 1) * batch_size]
             inputs = self.inputs[rows]
@@ -151,6 +155,7 @@ class Split:
     def _of(self, classes: int | Iterable[int]) -> Tensor:
         if self.labels is None:
             raise ValueError("classes cannot be selected: this split has no labels")
+        classes = classes.tolist() if isinstance(classes, Tensor) else classes
         wanted = [classes] if isinstance(classes, Integral) else list(classes)
         present = set(self.labels.unique().tolist())
         for name in wanted:
@@ -279,7 +284,7 @@ def from_arrays(
 
     Args:
         x_train, x_test: uint8 images ``(N, H, W)`` or ``(N, H, W, C)``, normalised here by the
-            training images; or floating-point inputs ``(N, ...)``, taken as they are.
+            training images; or floating-point inputs ``(N, ...)``, taken as they are, in float32.
         y_train, y_test: class numbers ``(N,)``, or None where there are none.
         classes: names by label; the numbers themselves if not given.
         name: what to call it.
@@ -334,9 +339,10 @@ def from_folder(
         FileNotFoundError: there is no ``train`` folder with classes and images in it.
         ValueError: images of several sizes and no ``size``, or a test class that train has not.
     """
-    from PIL import Image
     from torchvision.datasets import ImageFolder
 
+    if size is not None:
+        _checked_pixels(size, "size")
     folder = Path(folder)
     parts = {part: ImageFolder(str(folder / part)) for part in _parts(folder)}
     classes = parts["train"].classes
@@ -344,7 +350,7 @@ def from_folder(
         if unknown := sorted(set(part.classes) - set(classes)):
             raise ValueError(f"classes of test must occur in train, got {unknown[0]!r}")
     paths = [path for files in parts.values() for path, _ in files.samples]
-    mode = "L" if all(Image.open(path).mode in ("1", "L") for path in paths) else "RGB"
+    mode = "L" if {_picture_mode(path) for path in paths} <= {"1", "L"} else "RGB"
     arrays = {}
     for part, files in parts.items():
         pictures = [_picture(path, mode, size) for path, _ in files.samples]
@@ -434,9 +440,9 @@ def _flipped(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(heads[:, None, None, None], images.flip(-1), images)
 
 
-def _checked_pixels(pixels: int) -> int:
+def _checked_pixels(pixels: int, name: str = "pixels") -> int:
     if not isinstance(pixels, Integral) or pixels < 1:
-        raise ValueError(f"pixels must be a whole number of at least 1, got {pixels!r}")
+        raise ValueError(f"{name} must be a whole number of at least 1, got {pixels!r}")
     return int(pixels)
 
 
@@ -544,8 +550,11 @@ def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
             ) from error
         finally:
             socket.setdefaulttimeout(patience)
-        if not target.exists():  # another process may have been faster
+        try:
             part.rename(target)
+        except OSError:
+            if not target.exists():  # else another process was faster
+                raise
     return target
 
 
@@ -587,7 +596,7 @@ def _assemble(
     def split(images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray) -> Split:
         inputs = _inputs(images[rows], statistics, device)
         numbers = None if labels is None else torch.from_numpy(labels[rows]).to(device)
-        return Split(inputs, numbers, torch.from_numpy(rows).to(device))
+        return Split(inputs, numbers, torch.from_numpy(rows.astype(np.int64)).to(device))
 
     kept = np.setdiff1d(np.arange(len(x_train)), held_out)
     return Data(
@@ -619,9 +628,10 @@ def _mean_and_deviation(images: np.ndarray) -> tuple[Tensor, Tensor]:
 def _inputs(
     images: np.ndarray, statistics: tuple[Tensor, Tensor] | None, device: torch.device
 ) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
     if statistics is None:
-        return tensor.float()
+        return tensor.float().to(device)
+    tensor = tensor.to(device)
     mean, deviation = (value.to(device).view(-1, 1, 1) for value in statistics)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
     return tensor.float().sub_(mean).div_(deviation).contiguous()
@@ -660,11 +670,23 @@ def _labels(values: np.ndarray | Tensor | None, name: str, inputs: object) -> np
 
 
 def _picture(path: str, mode: str, size: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as picture:
+        picture = ImageOps.exif_transpose(picture).convert(mode)
+        return np.asarray(picture if size is None else picture.resize((size, size)))
+
+
+def _picture_mode(path: str) -> str:
     from PIL import Image
 
     with Image.open(path) as picture:
-        picture = picture.convert(mode)
-        return np.asarray(picture.resize((size, size)) if size else picture)
+        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+            raise ValueError(
+                f"{path} has pixels of kind {picture.mode!r}, which would be cut short; save it as "
+                "8-bit grey or RGB"
+            )
+        return picture.mode
 
 
 def _flat(labels: np.ndarray) -> np.ndarray:

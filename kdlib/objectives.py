@@ -1,7 +1,7 @@
 """What a student is trained on: a loss bound to a teacher. ``fit`` knows nothing else.
 
 Objectives add and scale: ``SoftTargets(teacher, 4, 0.9) + 0.1 * LogitMatching(teacher)``; a weight
-may be a function of progress in [0, 1).
+may be a function of progress in [0, 1].
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Objective(Protocol):
     module: nn.Module | None
 
     def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
-        """Called once per fit, also on resume: cache a teacher, refuse what cannot work."""
+        """Called once per fit, also on resume: cache a teacher, refuse what cannot work.
+
+        An objective serves any number of fits, one after the other.
+        """
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Named terms, weighted; ``fit`` minimises their sum and logs each."""
@@ -80,9 +83,14 @@ class _Arithmetic:
     module: nn.Module | None = None
 
     def __add__(self, other: Objective) -> Sum:
-        if not isinstance(other, _Arithmetic):
+        if not hasattr(other, "prepare"):
             return NotImplemented
         return Sum(((1.0, self), (1.0, other)))
+
+    def __radd__(self, other: Objective) -> Sum:
+        if not hasattr(other, "prepare"):
+            return NotImplemented
+        return Sum(((1.0, other), (1.0, self)))
 
     def __mul__(self, weight: Weight) -> Sum:
         return Sum(((weight, self),))
@@ -172,6 +180,11 @@ class SoftTargets(_Arithmetic):
                 f"alpha must be 1 where the training split has no labels, got {_text(self.alpha)}"
             )
         self._source.prepare(split, recipe)
+        device = split.inputs.device  # moved once, not in every step
+        self.temperature, self.alpha = (
+            value.to(device) if isinstance(value, Tensor) else value
+            for value in (self.temperature, self.alpha)
+        )
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         teacher = self._source(batch)
@@ -267,6 +280,10 @@ class _TeacherLogits:
     """
 
     def __init__(self, teacher: Teacher, average: Callable[[Tensor], Tensor]) -> None:
+        if isinstance(teacher, nn.ModuleList):
+            raise TypeError(
+                "teacher must be a network or a list, got ModuleList; list(...) of it does"
+            )
         if isinstance(teacher, nn.Module):
             self.networks: list[nn.Module] = [teacher]
         elif isinstance(teacher, Tensor):
@@ -276,7 +293,9 @@ class _TeacherLogits:
                     f"index, got {teacher.dtype} of shape {tuple(teacher.shape)}"
                 )
             self.networks = []
-        elif isinstance(teacher, Sequence) and teacher:
+        elif isinstance(teacher, Sequence):
+            if not teacher:
+                raise ValueError("teacher must be at least one network, got an empty list")
             self.networks = list(teacher)
         else:
             self.networks = [teacher]
@@ -305,12 +324,12 @@ class _TeacherLogits:
                     "teacher must be a network where augment is set: a tensor holds one row of "
                     f"logits an image, and {recipe.augment} shows another view in every epoch"
                 )
-            self.live = [frozen_copy(network, device) for network in self.networks]
+            self.live = [frozen_copy(network, device).float() for network in self.networks]
             self.table = self.table_of = None
             return
         self.live = []
         if isinstance(self.teacher, Tensor):
-            self.table = _rows_for(split, self.teacher)
+            self.table = _finite(_rows_for(split, self.teacher), split)
             return
         source = (self.hash(), split.fingerprint())
         if self.table_of == source and self.table.device == device:
@@ -319,12 +338,13 @@ class _TeacherLogits:
         # A row that was not computed is never read, and would show as nan if it were.
         table = rows.new_full((int(split.index.max()) + 1, rows.shape[-1]), math.nan)
         table[split.index] = rows
-        self.table, self.table_of = table, source
+        self.table, self.table_of = _finite(table, split), source
 
     def __call__(self, batch: Batch) -> Tensor:
         if not self.live:
             return self.table[batch.index]
-        return self._combine([logits(network, batch.inputs) for network in self.live])
+        with torch.no_grad():
+            return self._combine([network(batch.inputs) for network in self.live])
 
     def _combine(self, members: list[Tensor]) -> Tensor:
         if not isinstance(self.teacher, Sequence):
@@ -340,6 +360,16 @@ def _rows_for(split: Split, table: Tensor) -> Tensor:
             f"got {len(table)} rows"
         )
     return table.detach().to(split.inputs.device)
+
+
+def _finite(table: Tensor, split: Split) -> Tensor:
+    rows = table[split.index].isfinite().all(-1)
+    if not rows.all():
+        raise ValueError(
+            f"teacher must give finite logits, got others for {int((~rows).sum())} samples, the first "
+            f"of index {int(split.index[~rows][0])}"
+        )
+    return table
 
 
 def _mean_centred(members: Tensor) -> Tensor:

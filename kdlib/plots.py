@@ -142,7 +142,7 @@ def soft_target_bars(
     Raises:
         ValueError: other than one probability a class.
     """
-    probabilities = np.asarray(probabilities, dtype=float)
+    probabilities = torch.as_tensor(probabilities, dtype=torch.float64).detach().cpu().numpy()
     if probabilities.shape != (len(classes),):
         raise ValueError(
             f"probabilities must be one for each of the {len(classes)} classes, "
@@ -235,7 +235,7 @@ def paired_dots(
         ax.plot([place] * len(values), values, "o", color=colour, alpha=0.8)
         ax.hlines(values.mean(), place - 0.18, place + 0.18, color=colour, linewidth=3)
         ax.annotate(
-            f"{values.mean():.3g}",
+            f"{values.mean():,.0f}" if values.mean() >= 100 else f"{values.mean():.3g}",
             (place + 0.22, values.mean()),
             color=colour,
             va="center",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from numbers import Integral
 
 import torch
@@ -23,14 +23,32 @@ def seeded(seed: int) -> Iterator[None]:
     """
     check_seed(seed)
     with forked():
-        torch.manual_seed(seed)
+        reseed(seed)
         yield
 
 
-def forked() -> AbstractContextManager[None]:
+@contextmanager
+def forked() -> Iterator[None]:
     """Whatever is drawn inside, the caller's generators come back as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    return torch.random.fork_rng(devices=devices)
+    # Asking a GPU that is not in use yet for its state would take it into use.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
+
+
+def reseed(seed: int) -> None:
+    """Seed the generators that :func:`forked` gives back, and no other."""
+    seed = int(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def key(seed: int, epoch: int, purpose: str) -> int:

@@ -74,6 +74,8 @@ def paired(
     if not 0 < real("confidence", confidence) < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual")
     d = a - b
+    rounding = 4 * np.finfo(float).eps * np.maximum(np.abs(a), np.abs(b))
+    d[np.abs(d) <= rounding] = 0  # the same score, computed in two ways
     n = len(d)
     margin = t.ppf((1 + confidence) / 2, n - 1) * d.std(ddof=1) / np.sqrt(n)
     low, high = float(d.mean() - margin), float(d.mean() + margin)

@@ -14,25 +14,26 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from kdlib._checks import fraction, positive, real
+from kdlib._checks import fraction, positive, real, wide
 from kdlib._networks import logits, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import cross_entropy
 from kdlib.objectives import Batch, Objective, Outputs
-from kdlib.seeding import check_seed, forked, key, stream
+from kdlib.seeding import check_seed, forked, key, reseed, seeded, stream
 
 __all__ = ["History", "Recipe", "Scores", "evaluate", "fit", "keep"]
 
+_VALIDATION = ("validation_loss", "validation_accuracy")
 _CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("one_cycle", "step", "constant"),
@@ -59,7 +60,8 @@ class Recipe:
         max_norm: the longest that a unit's incoming weights may be after a step; None for no limit.
         augment: random views of the training images, such as ``kd.data.shift(2)``.
         precision: of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
-            float16 on older GPUs, else float32. ``float64`` turns the network into float64.
+            float16 on older GPUs, else float32. The network's weights are turned into float32, or
+            into float64 for ``float64``, and stay so.
         keep: the weights to end with: those of the ``last`` epoch, or of the ``best`` by validation
             loss.
     """
@@ -97,6 +99,12 @@ class Recipe:
             raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
         if fraction("momentum", self.momentum, "0.9 is the default") == 1:
             raise ValueError("momentum must be below 1, got 1; 0.9 is the default")
+        for field in fields(self):  # numpy's numbers as plain ones: a checkpoint holds no others
+            value = getattr(self, field.name)
+            if isinstance(value, Integral) and field.name in ("epochs", "iterations", "batch_size"):
+                object.__setattr__(self, field.name, int(value))
+            elif isinstance(value, Real):
+                object.__setattr__(self, field.name, float(value))
         if self.augment is not None and not isinstance(self.augment, Augmentation):
             raise TypeError(
                 f"augment must be made by kd.data.shift, crop or flip, got {self.augment!r}"
@@ -127,7 +135,8 @@ class History:
     Attributes:
         frame: one row an epoch, counted from 1: epoch, step, seconds (training only), the mean of
             every term, validation_loss and validation_accuracy (nan without labelled validation).
-        interrupted: whether it was stopped by hand before its end.
+        interrupted: whether it was stopped by hand before its end; the network is then as the
+            last step left it, or with ``keep="best"`` as the best epoch did.
     """
 
     frame: pd.DataFrame
@@ -196,8 +205,8 @@ def fit(
     _check_arguments(model, objective, data, recipe, seed)
     split = data.train
     device = split.inputs.device
-    with forked():
-        torch.manual_seed(key(seed, 0, "prepare"))
+    with forked(), torch.enable_grad(), _autocast(device, None):
+        reseed(key(seed, 0, "prepare"))
         model.to(device, _weights_dtype(recipe))
         saved = None if checkpoint is None else _Checkpoint(Path(checkpoint), model)
         objective.prepare(model, split, recipe)
@@ -219,7 +228,8 @@ def fit(
         finally:
             model.eval()
         run.finish()
-    return History(pd.DataFrame(run.rows), interrupted)
+    columns = None if run.rows else ["epoch", "step", "seconds", *_VALIDATION]
+    return History(pd.DataFrame(run.rows, columns=columns), interrupted)
 
 
 def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
@@ -237,14 +247,19 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
         )
     if split.labels is None:
         raise ValueError("split must have labels to be scored against, and it has none")
-    models = [model] if isinstance(model, nn.Module) else list(model)
+    alone = isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList)
+    models = [model] if alone or not isinstance(model, Iterable) else list(model)
     if not models:
         raise ValueError("model must be a network or a list of at least one, got an empty list")
-    log_p = torch.stack([logits(member, split).log_softmax(-1) for member in models])  # (K, N, C)
-    log_p = log_p.logsumexp(0) - math.log(len(models))  # (N, C)
-    loss = cross_entropy(log_p, split.labels).item()
+    for member in models:
+        if not isinstance(member, nn.Module):
+            raise TypeError(f"model must be a network or a list of networks, got {member!r}")
+    members = [wide("logits", logits(member, split)).log_softmax(-1) for member in models]
+    log_p = torch.stack(members).cpu().logsumexp(0) - math.log(len(models))  # (N, C)
+    labels = split.labels.cpu()
+    loss = cross_entropy(log_p, labels).item()
     confidence, predicted = log_p.exp().max(-1)
-    right = predicted == split.labels
+    right = predicted == labels
     errors = int((~right).sum())
     return Scores(
         errors=errors,
@@ -277,7 +292,9 @@ def keep(
     """
     from safetensors.torch import save_model
 
-    model = _built(build, seed)
+    check_seed(seed)
+    with seeded(seed):
+        model = _built(build, seed)
     _check_arguments(model, objective, data, recipe, seed)
     identity = _identity(model, objective, data, recipe, seed) | {"start": weights_hash(model)}
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
@@ -320,7 +337,7 @@ class _Run:
     def epoch(self, epoch: int) -> dict:
         started = time.perf_counter()
         self._trained().train()
-        torch.manual_seed(key(self.seed, epoch, "dropout"))
+        reseed(key(self.seed, epoch, "dropout"))
         draws = stream(self.seed, epoch, "objective", self.device)
         first = (epoch - 1) * self.steps
         steps = min(self.steps, self.total - first)
@@ -349,8 +366,9 @@ class _Run:
         inputs = batch.inputs
         if inputs.is_floating_point():
             inputs = inputs.to(_weights_dtype(self.recipe))
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+        with _autocast(self.device, self.autocast):
             student = Outputs(self.model(inputs))
+        self._check_classes(student.logits, batch)
         terms = self.objective(student, batch)
         self.scaler.scale(sum(terms.values())).backward()
         self.scaler.step(self.optimizer)
@@ -359,22 +377,31 @@ class _Run:
             _limit_norms(self.model, self.recipe.max_norm)
         return {name: term.detach() for name, term in terms.items()}
 
+    def _check_classes(self, logits: Tensor, batch: Batch) -> None:
+        classes = len(self.data.classes)
+        if logits.ndim < 2 or (batch.labels is not None and logits.shape[-1] < classes):
+            raise ValueError(
+                f"model must give logits (N, {classes}), one for each class of the data, "
+                f"got shape {tuple(logits.shape)}"
+            )
+
     def _validation(self) -> dict:
         split = self.data.validation
         if split is None or split.labels is None:
-            return {"validation_loss": math.nan, "validation_accuracy": math.nan}
+            return dict.fromkeys(_VALIDATION, math.nan)
         scores = evaluate(self.model, split)
-        return {"validation_loss": scores.loss, "validation_accuracy": scores.accuracy}
+        return dict(zip(_VALIDATION, (scores.loss, scores.accuracy), strict=True))
 
     def _check_finite(self, row: dict, terms: dict[str, float]) -> None:
         labelled = self.data.validation is not None and self.data.validation.labels is not None
         if labelled:
             terms = terms | {"validation_loss": row["validation_loss"]}
-        if all(math.isfinite(value) for value in terms.values()):
+        sums = torch.stack([weights.detach().mean() for weights in self._trained().parameters()])
+        if all(math.isfinite(value) for value in terms.values()) and sums.isfinite().all():
             return
         found = ", ".join(f"{name} = {value}" for name, value in terms.items())
         raise FloatingPointError(
-            f"the loss stopped being finite in epoch {row['epoch']} ({found}); learning_rate "
+            f"the loss or the weights stopped being finite in epoch {row['epoch']} ({found}); learning_rate "
             f"{self.recipe.peak_rate} may be too high: a tenth of it is a good next try"
         )
 
@@ -405,7 +432,8 @@ class _Run:
     def load(self, state: dict) -> None:
         self._trained().load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
         self.rows, self.best = state["rows"], state["best"]
 
     def _trained(self) -> nn.ModuleList:
@@ -490,7 +518,7 @@ def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.
 def _limit_norms(model: nn.Module, max_norm: float) -> None:
     """Shorten every unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.requires_grad:
             module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=max_norm))
 
 
@@ -499,10 +527,8 @@ def _rise(x: float) -> float:
 
 
 def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    place = (
-        (confidence * bins).long().clamp(0, bins - 1)
-    )  # a nan confidence counts in some bin, as nan
-    gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    place = (confidence * bins).long().clamp(0, bins - 1)  # nan falls into some bin and stays nan
+    gap = torch.zeros(bins, dtype=torch.float64)
     gap.index_add_(0, place, right.double() - confidence.double())
     return gap.abs().sum().item() / len(right)
 
@@ -593,6 +619,8 @@ class _Checkpoint:
 
     def resume(self, run: _Run) -> None:
         self.identity = run.identity()
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint must be a file, and {self.path} is a folder")
         if not self.path.exists():
             return
         state = self._read()
@@ -633,6 +661,14 @@ def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
         part = Path(folder) / path.name
         write(part)
         os.replace(part, path)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None):
+    """Matrix products in dtype; None leaves them as the weights are, whatever the caller set."""
+    if dtype is None and device.type == "mps":
+        return nullcontext()  # older torch knows no autocast there
+    # Cast weights are cached until the outermost autocast ends, which would hide every step but one.
+    return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
 
 
 def _weights_dtype(recipe: Recipe) -> torch.dtype:

@@ -1032,3 +1032,14 @@ def test_real_mnist_is_the_same_under_another_order_of_its_rows(real_data, tmp_p
     second = load(written(tmp_path, shuffled(original)), validation=5000)
     assert first.fingerprint() == second.fingerprint()
     assert same(first.test, second.test)
+
+
+def test_images_that_would_be_cut_short_and_a_size_of_zero_are_refused(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
+    Image.fromarray(deep).save(folder / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has pixels of kind"):
+        kd.data.from_folder(tmp_path)
+    with pytest.raises(ValueError, match="size must be a whole number of at least 1, got 0"):
+        kd.data.from_folder(tmp_path, size=0)

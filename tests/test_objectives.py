@@ -1,4 +1,5 @@
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -549,7 +550,7 @@ with_teacher = pytest.mark.parametrize(
 @with_teacher
 @pytest.mark.parametrize(
     "teacher, found",
-    [(None, "NoneType"), ("mlp", "str"), ([], "list"), ([None], "NoneType"), (np.eye(3), "ndarray")]
+    [(None, "NoneType"), ("mlp", "str"), ([None], "NoneType"), (np.eye(3), "ndarray")]
     + [(kd.models.mlp, "function"), ([kd.models.mlp(2), torch.eye(3)], "Tensor")],
 )
 def test_a_teacher_must_be_networks_or_logits(build, teacher, found):
@@ -593,3 +594,36 @@ def test_a_tensor_of_alphas_that_fits_no_batch_is_refused_in_words(few):
 def test_label_smoothing_must_be_a_fraction(smoothing):
     with pytest.raises(ValueError, match=rf"label_smoothing must be in \[0, 1\], got {smoothing}"):
         kd.CrossEntropy(smoothing)
+
+
+@pytest.mark.parametrize("build", [lambda t: kd.SoftTargets(t, 4, 0.9), kd.LogitMatching])
+def test_an_empty_list_and_a_module_list_are_no_teachers(build):
+    with pytest.raises(ValueError, match="at least one network, got an empty list"):
+        build([])
+    with pytest.raises(TypeError, match="got ModuleList"):
+        build(torch.nn.ModuleList([kd.models.mlp(4)]))
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_teacher_that_gives_no_finite_logits_is_refused_before_training(digits, value):
+    few = digits.limit(20)
+    table = torch.zeros(int(few.train.index.max()) + 1, 10)
+    table[few.train.index[3], 5] = value
+    with pytest.raises(ValueError, match=rf"finite logits.*1 samples.*{int(few.train.index[3])}"):
+        kd.fit(kd.models.mlp(4), kd.SoftTargets(table, 4, 0.9), few, kd.Recipe(1), progress=False)
+
+
+def test_an_objective_of_ones_own_can_be_added_on_either_side(digits):
+    class Mine:
+        key, module = "Mine", None
+
+        def prepare(self, student, split, recipe):
+            pass
+
+        def __call__(self, student, batch):
+            return {"mine": student.logits.square().mean()}
+
+    for both in (Mine() + kd.CrossEntropy(), kd.CrossEntropy() + Mine()):
+        recipe = kd.Recipe(epochs=1)
+        history = kd.fit(kd.models.mlp(4), both, digits.limit(64), recipe, progress=False)
+        assert {"mine", "hard"} <= set(history.frame)

@@ -85,3 +85,7 @@ def test_confidence_must_lie_between_zero_and_one(confidence):
 def test_confidence_must_be_a_number():
     with pytest.raises(TypeError, match="confidence must be a number, got '95 %'"):
         kd.paired([1.0, 2.0], [1.0, 3.0], "95 %")
+
+
+def test_the_same_score_computed_in_two_ways_is_no_difference():
+    assert kd.paired([0.3] * 5, [0.1 + 0.2] * 5).verdict == "no difference seen"

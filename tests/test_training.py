@@ -1,5 +1,6 @@
 """kdlib/training.py: what shapes a training is in the recipe and the seed, and nothing else."""
 
+import contextlib
 import copy
 import functools
 import math
@@ -1320,3 +1321,100 @@ def test_a_training_that_blew_up_leaves_the_network_in_eval_mode(small):
 def test_a_network_with_too_few_classes_cannot_be_scored(small):
     with pytest.raises(ValueError, match="labels must be class numbers from 0 to 2, got 9"):
         kd.evaluate(kd.models.mlp(4, classes=3), small.test)
+
+
+def test_numbers_of_numpy_make_the_same_recipe_and_a_checkpoint_that_can_be_read(small, tmp_path):
+    numpys = kd.Recipe(
+        epochs=np.int64(2),
+        batch_size=np.int64(64),
+        learning_rate=np.float64(0.01),
+        momentum=np.float32(0.5),
+        weight_decay=np.float32(0.25),
+        max_norm=np.int64(3),
+    )
+    plain = kd.Recipe(
+        epochs=2, batch_size=64, learning_rate=0.01, momentum=0.5, weight_decay=0.25, max_norm=3
+    )
+    assert repr(numpys) == repr(plain)
+    first, again = net(), net()
+    for model in (first, again):
+        kd.fit(
+            model, kd.CrossEntropy(), small, numpys, progress=False, checkpoint=tmp_path / "run.pt"
+        )
+    assert weights_hash(first) == weights_hash(again)
+
+
+class Plain(nn.Sequential):
+    """A network that knows no seed."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+
+
+def test_keep_finds_again_what_a_builder_without_a_seed_made(small, capsys):
+    for _ in range(2):
+        torch.rand(3)
+        kd.keep(Plain, kd.CrossEntropy(), small, kd.Recipe(epochs=1), seed=5)
+    trained, loaded = capsys.readouterr().out.splitlines()
+    assert trained.startswith("trained in")
+    assert loaded.startswith("loaded")
+
+
+def test_max_norm_leaves_frozen_layers_alone(small):
+    model = net()
+    model[1].requires_grad_(False)
+    before = model[1].weight.clone()
+    recipe = kd.Recipe(epochs=1, max_norm=0.1)
+    kd.fit(model, kd.CrossEntropy(), small, recipe, progress=False)
+    assert torch.equal(model[1].weight, before)
+    assert (model[-1].weight.norm(dim=1) <= 0.1 + 1e-6).all()
+
+
+def test_a_training_interrupted_in_its_first_epoch_has_a_table_with_columns(small):
+    class Impatient(kd.CrossEntropy):
+        def __call__(self, student, batch):
+            raise KeyboardInterrupt
+
+    history = kd.fit(net(), Impatient(), small, kd.Recipe(epochs=1), progress=False)
+    assert history.interrupted
+    assert len(history.frame) == 0
+    assert list(history.frame["epoch"]) == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_the_caller_has_switched_on_does_not_reach_the_training(small, precision):
+    recipe, hashes = kd.Recipe(epochs=20, precision=precision), set()
+    for switch in (
+        contextlib.nullcontext(),
+        torch.no_grad(),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        model = net()
+        with switch:
+            history = kd.fit(model, kd.CrossEntropy(), small, recipe, progress=False)
+        hashes.add(weights_hash(model))
+        assert history.frame["hard"].iloc[-1] < 0.9 * history.frame["hard"].iloc[0]
+    assert len(hashes) == 1
+
+
+def test_a_network_with_too_few_classes_is_refused_at_the_first_step(small):
+    short = kd.models.mlp(4, classes=3)
+    with pytest.raises(ValueError, match=r"logits \(N, 10\), one for each class"):
+        kd.fit(short, kd.LogitMatching(short), small, kd.Recipe(epochs=1), progress=False)
+
+
+def test_weights_that_stop_being_finite_in_the_last_step_are_noticed(small):
+    class Poison(kd.CrossEntropy):
+        def __call__(self, student, batch):
+            student.logits.register_hook(lambda gradient: gradient * math.nan)
+            return super().__call__(student, batch)
+
+    data = replace(small, validation=None)
+    recipe = kd.Recipe(iterations=1)
+    with pytest.raises(FloatingPointError, match="weights stopped being finite"):
+        kd.fit(net(), Poison(), data, recipe, progress=False)
+
+
+def test_a_folder_is_no_checkpoint(small, tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        train(net(), small, checkpoint=tmp_path)
