@@ -200,7 +200,7 @@ def fit(
         TypeError: an argument of another kind.
         ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
             another training, or whatever the objective refuses.
-        FloatingPointError: the loss stopped being finite.
+        FloatingPointError: the loss or the weights stopped being finite.
     """
     _check_arguments(model, objective, data, recipe, seed)
     split = data.train
@@ -396,13 +396,13 @@ class _Run:
         labelled = self.data.validation is not None and self.data.validation.labels is not None
         if labelled:
             terms = terms | {"validation_loss": row["validation_loss"]}
-        sums = torch.stack([weights.detach().mean() for weights in self._trained().parameters()])
-        if all(math.isfinite(value) for value in terms.values()) and sums.isfinite().all():
+        whole = [weights.isfinite().all() for weights in self._trained().parameters()]
+        if all(math.isfinite(value) for value in terms.values()) and torch.stack(whole).all():
             return
         found = ", ".join(f"{name} = {value}" for name, value in terms.items())
         raise FloatingPointError(
-            f"the loss or the weights stopped being finite in epoch {row['epoch']} ({found}); learning_rate "
-            f"{self.recipe.peak_rate} may be too high: a tenth of it is a good next try"
+            f"the loss or the weights stopped being finite in epoch {row['epoch']} ({found}); "
+            f"learning_rate {self.recipe.peak_rate} may be too high: a tenth of it is a good next try"
         )
 
     def _note_best(self, row: dict) -> None:
