@@ -671,6 +671,7 @@ def test_a_finished_training_is_not_trained_again(small, tmp_path):
     assert not any(modes(second))
 
 
+@pytest.mark.filterwarnings("ignore:the network's weights are replaced")
 def test_the_same_network_can_go_on_after_ctrl_c(small, tmp_path):
     path, model, one_go = tmp_path / "run.pt", net(dropout=0.3), net(dropout=0.3)
     recipe = replace(TINY, epochs=5)
@@ -680,6 +681,7 @@ def test_the_same_network_can_go_on_after_ctrl_c(small, tmp_path):
     assert same(model, one_go)
 
 
+@pytest.mark.filterwarnings("ignore:the network's weights are replaced")
 def test_ctrl_c_in_the_middle_of_an_epoch_keeps_the_whole_epochs_before_it(small, tmp_path):
     def stop(self, terms, student, batch):
         if self.calls == 7:
