@@ -147,6 +147,13 @@ class SoftTargets(_Arithmetic):
         TypeError: the teacher is none of these, or a list beside a tensor of temperatures.
         ValueError: temperature or alpha out of range; a tensor of logits together with random views
             of the images; an unlabelled split with alpha below 1.
+
+    >>> import kdlib as kd
+    >>> teacher, student = kd.models.mlp(40, seed=0), kd.models.mlp(20, seed=1)
+    >>> soft = SoftTargets(teacher, temperature=4, alpha=0.9)
+    >>> data = kd.data.load("digits", device="cpu").limit(200)
+    >>> list(kd.fit(student, soft, data, kd.Recipe(epochs=1), progress=False).frame)[3:5]
+    ['soft', 'hard']
     """
 
     def __init__(

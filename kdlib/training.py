@@ -64,6 +64,12 @@ class Recipe:
             into float64 for ``float64``, and stay so.
         keep: the weights to end with: those of the ``last`` epoch, or of the ``best`` by validation
             loss.
+
+    Raises:
+        TypeError, ValueError: a value that cannot be meant, named with what would do.
+
+    >>> Recipe(schedule="step", learning_rate=1).rate(0.6)
+    0.1
     """
 
     epochs: int = 10
@@ -201,6 +207,13 @@ def fit(
         ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
             another training, or whatever the objective refuses.
         FloatingPointError: the loss or the weights stopped being finite.
+
+    >>> import kdlib as kd
+    >>> data = kd.data.load("digits", device="cpu")
+    >>> student = kd.models.mlp(30)
+    >>> history = kd.fit(student, kd.CrossEntropy(), data, kd.Recipe(epochs=2), progress=False)
+    >>> list(history.frame["epoch"]), history.interrupted
+    ([1, 2], False)
     """
     _check_arguments(model, objective, data, recipe, seed)
     split = data.train
@@ -240,6 +253,11 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
     Raises:
         TypeError: split is no Split.
         ValueError: it has no labels, or there is no model.
+
+    >>> import kdlib as kd
+    >>> scores = kd.evaluate(kd.models.mlp(30), kd.data.load("digits", device="cpu").test)
+    >>> scores.errors == round((1 - scores.accuracy) * 360)
+    True
     """
     if not isinstance(split, Split):
         raise TypeError(
