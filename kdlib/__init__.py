@@ -5,6 +5,7 @@
 
 from kdlib import data, losses, models, objectives, stats
 from kdlib._networks import logits
+from kdlib.cohort import Cohort, fit_cohort
 from kdlib.losses import hinton_loss, logit_matching_loss, soft_target_loss, soften
 from kdlib.objectives import Batch, CrossEntropy, LogitMatching, SoftTargets
 from kdlib.profiles import pick
@@ -17,15 +18,20 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str):
     """matplotlib and its friends are loaded when first used, not by ``import kdlib``."""
-    if name in ("mistakes", "plots"):
-        import importlib
+    import importlib
 
+    if name in ("mistakes", "plots", "widgets"):
         return importlib.import_module(f"kdlib.{name}")
+    if name == "predict":
+        return importlib.import_module("kdlib.widgets").predict
+    if name == "results":
+        return importlib.import_module("kdlib.reproduce").results
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
 
 
 __all__ = [
     "Batch",
+    "Cohort",
     "Comparison",
     "CrossEntropy",
     "History",
@@ -36,6 +42,7 @@ __all__ = [
     "data",
     "evaluate",
     "fit",
+    "fit_cohort",
     "hinton_loss",
     "keep",
     "logit_matching_loss",
@@ -47,8 +54,11 @@ __all__ = [
     "paired",
     "pick",
     "plots",
+    "predict",
+    "results",
     "seeded",
     "soft_target_loss",
     "soften",
     "stats",
+    "widgets",
 ]

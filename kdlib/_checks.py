@@ -28,7 +28,7 @@ def wide(name: str, logits: Tensor) -> Tensor:
 
 
 def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The student's logits and the teacher's as constants, of one shape."""
+    """The student's logits and the teacher's as constants, of one shape and the wider dtype."""
     z, v = wide("student", student), wide("teacher", teacher).detach()
     if z.shape[-1] != v.shape[-1]:
         raise ValueError(
@@ -40,7 +40,8 @@ def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"teacher must have the student's shape {tuple(z.shape)}, got {tuple(v.shape)}; "
             "each row of logits belongs to the same example in both"
         )
-    return z, v
+    dtype = torch.promote_types(z.dtype, v.dtype)
+    return z.to(dtype), v.to(dtype)
 
 
 def temperature_of(temperature: float | Tensor, logits: Tensor) -> float | Tensor:

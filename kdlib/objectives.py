@@ -101,7 +101,18 @@ class _Arithmetic:
         return self.key
 
 
-class CrossEntropy(_Arithmetic):
+class _ByExample(_Arithmetic):
+    """Terms that are means over the examples of a batch."""
+
+    def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """The terms before the mean: logits ``(..., C)`` give ``(...)``."""
+        raise NotImplementedError
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {name: term.mean() for name, term in self.each(student, batch).items()}
+
+
+class CrossEntropy(_ByExample):
     """Learning from labels: the cross entropy at T = 1, logged as ``hard``.
 
     Args:
@@ -123,12 +134,14 @@ class CrossEntropy(_Arithmetic):
         if split.labels is None:
             raise ValueError("CrossEntropy needs labels and the training split has none")
 
-    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        smoothing = self.label_smoothing
-        return {"hard": cross_entropy(student.logits, batch.labels, label_smoothing=smoothing)}
+    def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        loss = cross_entropy(
+            student.logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return {"hard": loss}
 
 
-class SoftTargets(_Arithmetic):
+class SoftTargets(_ByExample):
     """Distillation: a teacher's soft targets, and the labels beside them.
 
     ``soft = alpha * T^2 * KL(teacher || student)`` at temperature T and
@@ -193,14 +206,14 @@ class SoftTargets(_Arithmetic):
             for value in (self.temperature, self.alpha)
         )
 
-    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+    def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         teacher = self._source(batch)
         soft = soft_target_loss(student.logits, teacher, self.temperature, reduction="none")
         alpha = alpha_of(self.alpha, wide("student", student.logits))
-        terms = {"soft": (alpha * soft).mean()}
+        terms = {"soft": alpha * soft}
         if batch.labels is not None:
             hard = cross_entropy(student.logits, batch.labels, reduction="none")
-            terms["hard"] = ((1 - alpha) * hard).mean()
+            terms["hard"] = (1 - alpha) * hard
         return terms
 
     def _average(self, members: Tensor) -> Tensor:
@@ -209,7 +222,7 @@ class SoftTargets(_Arithmetic):
         return self.temperature * (log_p.logsumexp(0) - math.log(len(members)))
 
 
-class LogitMatching(_Arithmetic):
+class LogitMatching(_ByExample):
     """Matching the teacher's logits, zero-meaned over the classes; logged as ``logits``.
 
     ``1/2 * mean over classes of the squared difference``: see
@@ -236,8 +249,9 @@ class LogitMatching(_Arithmetic):
     def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
         self._source.prepare(split, recipe)
 
-    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return {"logits": logit_matching_loss(student.logits, self._source(batch))}
+    def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        loss = logit_matching_loss(student.logits, self._source(batch), reduction="none")
+        return {"logits": loss}
 
 
 class Sum(_Arithmetic):
@@ -277,6 +291,17 @@ class Sum(_Arithmetic):
             for name, term in part(student, batch).items():
                 total[name] = total.get(name, 0) + factor * term
         return total
+
+
+def share_teachers(objectives: Sequence[Objective]) -> None:
+    """Let objectives on one and the same teacher look its outputs up in one table."""
+    sources: dict[int, _TeacherLogits] = {}
+    for objective in objectives:
+        # A list's average depends on the objective, so that each has a table of its own.
+        if isinstance(objective, (SoftTargets, LogitMatching)) and not isinstance(
+            objective.teacher, Sequence
+        ):
+            objective._source = sources.setdefault(id(objective.teacher), objective._source)
 
 
 class _TeacherLogits:

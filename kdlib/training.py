@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import tempfile
 import time
 import warnings
 import zipfile
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import fraction, positive, real, wide
+from kdlib._files import write_whole
 from kdlib._networks import logits, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import cross_entropy
@@ -326,7 +326,7 @@ def keep(
     if fit(model, objective, data, recipe, seed=seed).interrupted:
         raise KeyboardInterrupt("training was interrupted; nothing is stored")
     metadata = {"weights": weights_hash(model)}
-    _write_whole(path, lambda part: save_model(model, str(part), metadata))
+    write_whole(path, lambda part: save_model(model, str(part), metadata))
     print(f"trained in {time.perf_counter() - started:.0f} s and stored ({name})")
     return model
 
@@ -459,14 +459,16 @@ class _Run:
 
 
 @contextmanager
-def _bar(total: int, done: int, shown: bool) -> Iterator[Callable[[dict], None]]:
+def _bar(
+    total: int, done: int, shown: bool, what: str = "epochs"
+) -> Iterator[Callable[[dict], None]]:
     """A progress bar that is gone when it is done, from a saved notebook too."""
     from tqdm.auto import tqdm
     from tqdm.notebook import tqdm_notebook
 
     in_notebook = issubclass(tqdm, tqdm_notebook)
     options = {"display": False} if in_notebook else {}
-    bar = tqdm(total=total, initial=done, desc="epochs", leave=False, disable=not shown, **options)
+    bar = tqdm(total=total, initial=done, desc=what, leave=False, disable=not shown, **options)
     place = None
     if in_notebook and shown:
         from IPython.display import display
@@ -523,7 +525,8 @@ def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.
     shared = {
         "lr": recipe.peak_rate,
         "weight_decay": recipe.weight_decay,
-        "fused": device.type == "cuda" or None,  # fused, a float16 scaler need not wait for the GPU
+        # One pass over the weights; and fused, a float16 scaler need not wait for the GPU.
+        "fused": device.type in ("cuda", "cpu") or None,
     }
     if recipe.optimizer == "sgd":
         momentum = recipe.momentum
@@ -633,7 +636,7 @@ class _Checkpoint:
 
     def write(self, run: _Run) -> None:
         state = {"identity": self.identity, "start": self.start} | run.state()
-        _write_whole(self.path, lambda part: torch.save(state, part))
+        write_whole(self.path, lambda part: torch.save(state, part))
 
     def resume(self, run: _Run) -> None:
         self.identity = run.identity()
@@ -670,15 +673,6 @@ class _Checkpoint:
         if not isinstance(state, dict) or "identity" not in state:
             raise ValueError(refusal)
         return state
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Written beside its place and moved there in one go: whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        part = Path(folder) / path.name
-        write(part)
-        os.replace(part, path)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None):

@@ -632,3 +632,11 @@ def test_label_smoothing_must_be_a_fraction(smoothing):
 def test_an_unknown_reduction_is_refused(name, reduction):
     with pytest.raises(ValueError, match=f'"mean" or "none", got {reduction!r}'):
         LOSSES[name](Z, Z, Y, reduction=reduction)
+
+
+def test_a_wide_student_is_compared_with_a_narrow_teacher_in_the_wider_dtype():
+    student, teacher = pair(5, 4)
+    narrow = teacher.float()
+    narrow_loss = soft_target_loss(student, narrow, 3)
+    close(narrow_loss, soft_target_loss(student, narrow.double(), 3), rtol=1e-14, atol=0)
+    assert soft_target_loss(student.float(), narrow.double(), 3).dtype == torch.float64

@@ -120,6 +120,25 @@ def test_logit_matching_logs_the_logits_term(few):
     close(terms["logits"], logit_matching_loss(student.logits, fresh(teacher, batch.inputs)))
 
 
+def test_each_gives_the_terms_of_single_examples(few):
+    teacher, batch = small(), batch_of(few.train, torch.arange(7))
+    student = student_of(batch)
+    for objective in (
+        kd.CrossEntropy(0.1),
+        kd.SoftTargets(teacher, 4, 0.9),
+        kd.LogitMatching(teacher),
+    ):
+        prepared(objective, few)
+        terms, each = objective(student, batch), objective.each(student, batch)
+        assert list(terms) == list(each)
+        for name, values in each.items():
+            assert values.shape == (7,)
+            close(values.sum() / 7, terms[name])
+            for k in range(7):
+                alone = batch_of(few.train, torch.tensor([k]))
+                close(values[k], objective(Outputs(student.logits[k : k + 1]), alone)[name])
+
+
 def test_temperature_and_alpha_may_be_one_an_example(few):
     teacher, batch = small(), batch_of(few.train, torch.arange(3))
     student, taught = student_of(batch), fresh(teacher, batch.inputs)

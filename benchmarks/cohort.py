@@ -1,0 +1,83 @@
+"""How much faster is a cohort than its students one by one?
+
+12 temperatures x 10 seeds of 2 x 100 and of 2 x 30 units, 10,000 images of noise (their values do not
+matter here), a teacher of 2 x 1200. One by one means: an objective of its own for every student, so a
+teacher pass each, then fit and evaluate. Both sides take turns in one process on one thread; medians
+of processor time. The last line is the ratio for 2 x 30.
+
+``python benchmarks/cohort.py [ROUNDS]``
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+import kdlib as kd
+
+TEMPERATURES = np.geomspace(1, 20, 12)
+SEEDS = range(10)
+
+
+def noise(images: int = 10_000, held_out: int = 1_000) -> kd.data.Data:
+    draws = np.random.default_rng(0)
+    x = draws.standard_normal((images + 2 * held_out, 1, 28, 28), dtype=np.float32)
+    y = draws.integers(0, 10, len(x))
+    test = slice(images + held_out, None)
+    rest = slice(0, images + held_out)
+    return kd.data.from_arrays(
+        x[rest], y[rest], x[test], y[test], validation=held_out, device="cpu"
+    )
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def compared(width: int, data: kd.data.Data, rounds: int) -> float:
+    teacher, recipe = kd.models.mlp(1200), kd.Recipe(epochs=2)
+
+    def build(seed: int):
+        return kd.models.mlp(width, seed=seed)
+
+    def objectives():
+        return [kd.SoftTargets(teacher, T, alpha=0.9) for T in TEMPERATURES]
+
+    def one_by_one():
+        for place in range(len(TEMPERATURES)):
+            for seed in SEEDS:
+                student, objective = build(seed), objectives()[place]
+                kd.fit(student, objective, data, recipe, seed=seed, progress=False)
+                for split in (data.validation, data.test):
+                    kd.evaluate(student, split)
+
+    def together():
+        kd.fit_cohort(build, objectives(), data, recipe, SEEDS, progress=False)
+
+    pairs = [(seconds(together), seconds(one_by_one)) for _ in range(rounds)]
+    cohort, alone = (statistics.median(side) for side in zip(*pairs, strict=True))
+    students = len(TEMPERATURES) * len(SEEDS)
+    print(
+        f"2 x {width:<4} {students} students: cohort {cohort:6.1f} s, one by one {alone:6.1f} s, "
+        f"{alone / cohort:.1f} times"
+    )
+    return alone / cohort
+
+
+def main(rounds: int = 3) -> None:
+    torch.set_num_threads(1)
+    data = noise()
+    kd.fit(kd.models.mlp(30), kd.CrossEntropy(), data, kd.Recipe(epochs=1), progress=False)  # warm
+    ratios = {width: compared(width, data, rounds) for width in (100, 30)}
+    print(f"ratio: {ratios[30]:.1f}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,409 @@
+"""Many students at once: every objective with every seed, as ``fit`` would train them one by one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from kdlib.data import Data, Split
+from kdlib.objectives import (
+    Batch,
+    CrossEntropy,
+    LogitMatching,
+    Objective,
+    Outputs,
+    SoftTargets,
+    share_teachers,
+)
+from kdlib.seeding import check_seed, forked, seeded, stream
+from kdlib.training import (
+    Recipe,
+    _autocast,
+    _bar,
+    _built,
+    _check_arguments,
+    _optimizer,
+    _weights_dtype,
+    autocast_dtype,
+    evaluate,
+    fit,
+)
+
+__all__ = ["Cohort", "fit_cohort"]
+
+_STACK_WEIGHTS = 40_000_000  # in one stack; with gradients and momentum half a gigabyte
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Trained students and how they did.
+
+    Attributes:
+        frame: one row a student: objective (its key), seed, temperature, alpha (nan where the
+            objective has none), soft, hard (the last epoch's terms, nan likewise),
+            validation_errors, test_errors (counts, nan without such a labelled split).
+        models: the students, in the order of the rows.
+    """
+
+    frame: pd.DataFrame
+    models: list[nn.Module]
+
+
+def fit_cohort(
+    build: Callable[..., nn.Module],
+    objectives: Sequence[Objective],
+    data: Data,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    progress: bool = True,
+) -> Cohort:
+    """Train a student for every objective and seed.
+
+    Student (objective, seed) is what ``fit(build(seed), objective, data, recipe, seed=seed)`` gives:
+    the same start, the same order of images, equal within 1e-9 in float64. In float32 rounding drives
+    the two apart after an epoch or so: do not mix both in one table.
+
+    Plain MLPs (Flatten, Linear and ReLU only) are trained by batched products, all objectives on one
+    teacher together, unless images are moved, norms limited, the best epoch kept, or float16 scaled;
+    everything else one after the other. A teacher's outputs are computed once for all. Measured on
+    two processor cores, batched products won at every width: 12 students of 2 x 30 units by a factor
+    of 4, of 2 x 100 by 3, of 2 x 300 by 2, of 2 x 800 by 1.3; ``benchmarks/cohort.py`` has more.
+
+    Args:
+        build: makes a student, from the seed (``lambda seed: kd.models.mlp(30, seed=seed)``).
+        objectives: what they are trained on.
+        data: its training split; validation and test are only scored, after the training.
+        recipe: how they are trained; one for all.
+        seeds: of each student's start, order, views and dropout.
+        progress: show a bar that leaves nothing behind.
+
+    Returns:
+        The students, objective by objective and within it seed by seed.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: no objective, no seed or a seed twice, or whatever ``fit`` refuses.
+        FloatingPointError: a student's loss or weights stopped being finite.
+        KeyboardInterrupt: stopped by hand; nothing is returned.
+
+    >>> import kdlib as kd
+    >>> data = kd.data.load("digits", device="cpu")
+    >>> teacher = kd.models.mlp(40)
+    >>> objectives = [kd.SoftTargets(teacher, T, alpha=0.9) for T in (1, 4, 20)]
+    >>> build = lambda seed: kd.models.mlp(20, seed=seed)
+    >>> cohort = kd.fit_cohort(build, objectives, data, kd.Recipe(epochs=1), range(2), progress=False)
+    >>> cohort.frame[["temperature", "alpha", "seed"]].values.tolist()[:3]
+    [[1.0, 0.9, 0.0], [1.0, 0.9, 1.0], [4.0, 0.9, 0.0]]
+    """
+    objectives, seeds = _several("objectives", objectives), _several("seeds", seeds)
+    starts = {}
+    for seed in seeds:
+        check_seed(seed)
+        with seeded(seed):
+            starts[seed] = _built(build, seed)
+        for objective in objectives:
+            _check_arguments(starts[seed], objective, data, recipe, seed)
+    if len(starts) < len(seeds):
+        raise ValueError(f"seeds must differ, got {seeds}: students of one seed are one student")
+    share_teachers(objectives)
+    if _can_be_stacked(list(starts.values()), objectives, data, recipe):
+        trained = _stacked(starts, objectives, data, recipe, progress)
+    else:
+        trained = _one_by_one(starts, objectives, data, recipe, progress)
+    rows, models = [], []
+    for place, objective in enumerate(objectives):
+        for seed in seeds:
+            row, model = trained[place, seed]
+            rows.append({"objective": objective.key, "seed": seed} | _knobs(objective) | row)
+            models.append(model)
+    columns = ["objective", "seed", "temperature", "alpha", "soft", "hard"]
+    columns += ["validation_errors", "test_errors"]
+    frame = pd.DataFrame(rows)
+    more = [name for name in frame if name not in columns]  # terms of other names
+    return Cohort(frame.reindex(columns=columns + more), models)
+
+
+def _several(name: str, values: Iterable) -> list:
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, got {values!r}; one alone is [{values!r}]")
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} must be at least one, got none")
+    return values
+
+
+Trained = dict[tuple[int, int], tuple[dict, nn.Module]]  # row and student by (objective, seed)
+
+
+def _one_by_one(
+    starts: dict[int, nn.Module],
+    objectives: list[Objective],
+    data: Data,
+    recipe: Recipe,
+    progress: bool,
+) -> Trained:
+    trained: Trained = {}
+    with _bar(len(objectives) * len(starts), 0, progress, "students") as advance:
+        for place, objective in enumerate(objectives):
+            for seed, start in starts.items():
+                model = copy.deepcopy(start)
+                history = fit(model, objective, data, recipe, seed=seed, progress=False)
+                if history.interrupted:
+                    raise KeyboardInterrupt("stopped by hand; a cohort is whole or not at all")
+                last = history.frame.iloc[-1].to_dict()
+                terms = {n: v for n, v in last.items() if n not in _NO_TERMS}
+                trained[place, seed] = terms | _errors(model, data), model
+                advance({})
+    return trained
+
+
+_NO_TERMS = ("epoch", "step", "seconds", "validation_loss", "validation_accuracy")
+
+
+def _errors(model: nn.Module, data: Data) -> dict[str, float]:
+    return {
+        f"{name}_errors": evaluate(model, split).errors if _labelled(split) else math.nan
+        for name, split in (("validation", data.validation), ("test", data.test))
+    }
+
+
+def _stacked(
+    starts: dict[int, nn.Module],
+    objectives: list[Objective],
+    data: Data,
+    recipe: Recipe,
+    progress: bool,
+) -> Trained:
+    groups: dict[int, list[int]] = {}
+    for place, objective in enumerate(objectives):
+        groups.setdefault(_group(objective), []).append(place)
+    most = max(1, _STACK_WEIGHTS // _weights(starts.values()))  # objectives in a stack
+    parts = [
+        places[first : first + most]
+        for places in groups.values()
+        for first in range(0, len(places), most)
+    ]
+    trained: Trained = {}
+    device = data.train.inputs.device
+    with (
+        forked(),
+        torch.enable_grad(),
+        _autocast(device, None),
+        _bar(len(parts) * _epochs(data, recipe), 0, progress) as advance,
+    ):
+        for places in parts:
+            stack = _Stack(starts, len(places), device, _weights_dtype(recipe))
+            objective = _together([objectives[place] for place in places], stack)
+            for row in _train(stack, objective, data, recipe):
+                advance(row)
+            scores, models = stack.errors(data), stack.students()
+            for (s, o), row, model in zip(stack.members, scores, models, strict=True):
+                row |= {name: term[s, o].item() for name, term in stack.terms.items()}
+                trained[places[o], stack.seeds[s]] = row, model
+    return trained
+
+
+def _train(stack: _Stack, objective: Objective, data: Data, recipe: Recipe) -> Iterator[dict]:
+    """What ``fit`` does, on logits (members, N, C); yields after every epoch."""
+    split, device = data.train, data.train.inputs.device
+    objective.prepare(stack.starts[0], split, recipe)
+    optimizer = _optimizer(recipe, stack.parameters, device)
+    dtype = autocast_dtype(recipe.precision, device)
+    steps = split.steps(recipe.batch_size)
+    total = recipe.iterations or recipe.epochs * steps
+    for epoch in range(1, _epochs(data, recipe) + 1):
+        first = (epoch - 1) * steps
+        sums: dict[str, Tensor] = {}
+        draws = stream(0, epoch, "objective", device)  # these objectives draw nothing
+        orders = [stream(seed, epoch, "order") for seed in stack.seeds]
+        batches = zip(
+            *(split.batches(recipe.batch_size, order, None, draws) for order in orders), strict=True
+        )
+        here = min(steps, total - first)
+        for step, samples in zip(range(first, first + here), batches, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step / total)
+            inputs, labels, index = (
+                None if part[0] is None else torch.stack(part)  # (seeds, N, ...)
+                for part in zip(*samples, strict=True)
+            )
+            with _autocast(device, dtype):
+                logits = stack.logits(inputs.flatten(2))
+            batch = Batch(inputs, stack.each(labels), stack.each(index), step / total, draws)
+            terms = {n: t.mean(-1) for n, t in objective.each(Outputs(logits), batch).items()}
+            optimizer.zero_grad(set_to_none=True)
+            sum(terms.values()).sum().backward()
+            optimizer.step()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+        stack.note({name: term / here for name, term in sums.items()}, epoch, recipe)
+        yield {}
+
+
+class _Stack:
+    """Students of one shape as one network of batched products; members go seed by seed.
+
+    Features stand before images, ``(members, units, N)``, so that no product needs a copy.
+    """
+
+    def __init__(
+        self,
+        starts: dict[int, nn.Module],
+        objectives: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.seeds, self.starts = list(starts), list(starts.values())
+        self.objectives = objectives
+        self.members = [(s, o) for s in range(len(starts)) for o in range(objectives)]
+        self.terms: dict[str, Tensor] = {}
+        self.weights, self.biases = [], []  # (members, out, in) and (members, out, 1)
+        for layers in zip(*map(_linear_layers, self.starts), strict=True):
+            weight = torch.stack([layer.weight.detach() for layer in layers])
+            bias = torch.stack([layer.bias.detach() for layer in layers])[..., None]
+            for tensor, into in ((weight, self.weights), (bias, self.biases)):
+                into.append(nn.Parameter(self.each(tensor).to(device, dtype)))
+        self.parameters = self.weights + self.biases
+
+    def each(self, values: Tensor | None) -> Tensor | None:
+        """One row a member of one row a seed."""
+        return None if values is None else values.repeat_interleave(self.objectives, 0)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """``(members, N, C)`` of inputs ``(seeds, N, D)``, or ``(1, N, D)`` for all alike."""
+        weight, bias = self.weights[0], self.biases[0]
+        # Members of one seed see the same images: one product for all of them.
+        shared = weight.view(len(inputs), -1, weight.shape[-1])
+        x = (shared @ inputs.mT.to(weight.dtype)).view(len(weight), weight.shape[1], -1) + bias
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            x = torch.baddbmm(bias, weight, x.relu())
+        return x.mT
+
+    def note(self, terms: dict[str, Tensor], epoch: int, recipe: Recipe) -> None:
+        """Keep an epoch's terms, ``(seeds, objectives)`` each, if everything is finite."""
+        self.terms = {n: t.view(-1, self.objectives).cpu() for n, t in terms.items()}
+        whole = [p.detach().isfinite().flatten(1).all(1) for p in self.parameters]
+        finite = torch.stack(whole).all(0).cpu() & sum(terms.values()).isfinite().cpu()
+        if not finite.all():
+            raise FloatingPointError(
+                f"the loss or the weights of {int((~finite).sum())} of {len(finite)} students stopped "
+                f"being finite in epoch {epoch}; learning_rate {recipe.peak_rate} may be too high: a "
+                "tenth of it is a good next try"
+            )
+
+    @torch.no_grad()
+    def errors(self, data: Data) -> list[dict[str, float]]:
+        columns = {}
+        for name, split in (("validation", data.validation), ("test", data.test)):
+            wrong = torch.full((len(self.members),), math.nan)
+            if _labelled(split):
+                wrong = 0
+                parts = zip(split.inputs.split(1000), split.labels.split(1000), strict=True)
+                for inputs, labels in parts:
+                    answers = self.logits(inputs.flatten(1)[None]).argmax(-1)
+                    wrong = wrong + (answers != labels).sum(-1).cpu()
+            columns[f"{name}_errors"] = wrong.tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @torch.no_grad()
+    def students(self) -> list[nn.Module]:
+        students = []
+        for member, (s, _) in enumerate(self.members):
+            model = copy.deepcopy(self.starts[s]).to(self.weights[0])
+            for layer, weight, bias in zip(
+                _linear_layers(model), self.weights, self.biases, strict=True
+            ):
+                layer.weight.copy_(weight[member])
+                layer.bias.copy_(bias[member, :, 0])
+            students.append(model.eval())
+        return students
+
+
+def _can_be_stacked(
+    starts: list[nn.Module], objectives: list[Objective], data: Data, recipe: Recipe
+) -> bool:
+    if recipe.augment is not None or recipe.max_norm is not None or recipe.keep == "best":
+        return False
+    # A float16 scaler skips a step where a gradient overflows: one student's, not everybody's.
+    if autocast_dtype(recipe.precision, data.train.inputs.device) == torch.float16:
+        return False
+    if not data.train.inputs.is_floating_point():
+        return False
+    if not all(type(o) in (CrossEntropy, SoftTargets, LogitMatching) for o in objectives):
+        return False
+    if _weights(starts) > _STACK_WEIGHTS:
+        return False
+    return len({_shape(model, data) for model in starts} | {None}) == 2
+
+
+def _weights(models: Iterable[nn.Module]) -> int:
+    return sum(p.numel() for model in models for p in model.parameters())
+
+
+def _shape(model: nn.Module, data: Data) -> tuple[int, ...] | None:
+    """The widths of a plain MLP that fits the data; None for any other network."""
+    if type(model) is not nn.Sequential:
+        return None
+    kinds, layers = [type(module) for module in model], _linear_layers(model)
+    if not layers or kinds != [nn.Flatten, *[nn.Linear, nn.ReLU] * len(layers)][:-1]:
+        return None
+    # All there is to train, each once: no layer or weight is shared, frozen or computed.
+    own = [id(p) for layer in layers for p in (layer.weight, layer.bias)]
+    if own != [id(p) for p in model.parameters() if p.requires_grad]:
+        return None
+    widths = (layers[0].in_features, *(layer.out_features for layer in layers))
+    fits = widths[0] == data.train.inputs[0].numel() and widths[-1] >= len(data.classes)
+    return widths if fits else None
+
+
+def _linear_layers(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model if type(module) is nn.Linear]
+
+
+def _group(objective: Objective) -> int:
+    """Objectives that differ in their numbers only are trained in one stack."""
+    if _has_numbers(objective) and not isinstance(objective.teacher, Sequence):
+        return id(objective.teacher)
+    return id(objective)
+
+
+def _together(objectives: list[Objective], stack: _Stack) -> Objective:
+    """One objective for all members, temperatures and alphas as tensors (members, 1)."""
+    if len(set(map(id, objectives))) == 1:
+        return objectives[0]
+    numbers = torch.tensor([[o.temperature, o.alpha] for o in objectives], dtype=torch.float64)
+    temperature, alpha = numbers.to(stack.weights[0]).repeat(len(stack.seeds), 1).split(1, dim=1)
+    together = SoftTargets(objectives[0].teacher, temperature, alpha)
+    share_teachers([objectives[0], together])
+    return together
+
+
+def _has_numbers(objective: Objective) -> bool:
+    return type(objective) is SoftTargets and all(
+        isinstance(value, Real) for value in (objective.temperature, objective.alpha)
+    )
+
+
+def _knobs(objective: Objective) -> dict[str, float]:
+    return {
+        name: value if isinstance(value := getattr(objective, name, math.nan), Real) else math.nan
+        for name in ("temperature", "alpha")
+    }
+
+
+def _labelled(split: Split | None) -> bool:
+    return split is not None and split.labels is not None
+
+
+def _epochs(data: Data, recipe: Recipe) -> int:
+    if recipe.iterations is None:
+        return recipe.epochs
+    return math.ceil(recipe.iterations / data.train.steps(recipe.batch_size))
