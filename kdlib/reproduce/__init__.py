@@ -1,0 +1,252 @@
+"""Protocols as lists of settings: ``python -m kdlib.reproduce NAME`` runs one and can be resumed.
+
+A setting is one line of a table: a way of teaching, the rates it is tried with on validation, and
+its seeds. Its rows are appended whole to a tidy CSV file, and a finished setting is not run again.
+The tables that travel with the package are read by :func:`results`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from kdlib._files import write_whole
+
+__all__ = ["COLUMNS", "PROTOCOLS", "Row", "Setting", "recipe_hash", "results", "run", "settings"]
+
+PROTOCOLS = ("student",)
+SHIPPED = Path(__file__).parent.parent / "results"
+_WHAT = ["experiment", "setting", "protocol", "recipe"]
+COLUMNS = [
+    *_WHAT,
+    "teacher_seed",
+    "student_seed",
+    "metric",
+    "value",
+    "seconds",
+    "hardware",
+    "versions",
+    "commit",
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    Attributes:
+        metric: what was measured, with its unit in the protocol's docstring.
+        value: the number.
+        student_seed, teacher_seed: of the networks; None where there is none.
+        seconds: it took to train and score the network.
+    """
+
+    metric: str
+    value: float
+    student_seed: int | None = None
+    teacher_seed: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of a protocol.
+
+    Attributes:
+        experiment: which question it belongs to.
+        setting: its name within the experiment.
+        protocol: ``short``, ``paper``, or ``smoke`` for tests.
+        recipe: a text with everything that shapes its numbers; its hash is in every row.
+        run: measures it.
+    """
+
+    experiment: str
+    setting: str
+    protocol: str
+    recipe: str
+    run: Callable[[], Iterable[Row]]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.experiment, self.setting, self.protocol, recipe_hash(self.recipe)
+
+
+def recipe_hash(recipe: str) -> str:
+    return hashlib.sha256(recipe.encode()).hexdigest()[:12]
+
+
+def settings(name: str) -> list[Setting]:
+    """The settings of a protocol, in the order in which they are run.
+
+    Raises:
+        ValueError: there is no such protocol.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"name must be one of {', '.join(PROTOCOLS)}, got {name!r}")
+    return import_module(f"kdlib.reproduce.{name}").settings()
+
+
+def results(name: str) -> pd.DataFrame:
+    """A table that travels with the package, made by ``python -m kdlib.reproduce NAME``.
+
+    Columns: experiment, setting, protocol, recipe (a hash), teacher_seed, student_seed, metric,
+    value, seconds, hardware, versions, commit.
+
+    Raises:
+        ValueError: there is no such table.
+
+    >>> list(results("student").columns)[:4]
+    ['experiment', 'setting', 'protocol', 'recipe']
+    """
+    there = sorted(path.stem for path in SHIPPED.glob("*.csv"))
+    if name not in there:
+        raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
+    return _read(SHIPPED / f"{name}.csv")
+
+
+def run(name: str, out: Path, *, workers: int = 1, only: Sequence[str] = ()) -> Iterator[str]:
+    """Run every setting that ``out/NAME.csv`` does not hold yet; yields a line for each.
+
+    Args:
+        name: of the protocol.
+        out: the folder of the table.
+        workers: processes that run settings side by side; 1 is this one.
+        only: experiments to run; all if empty.
+
+    Raises:
+        ValueError: an unknown protocol or experiment, no worker, or a table of other columns.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}; 1 is this process")
+    path = out / f"{name}.csv"
+    todo = [s for s in settings(name) if not only or s.experiment in only]
+    if unknown := set(only) - {s.experiment for s in todo}:
+        known = dict.fromkeys(s.experiment for s in settings(name))
+        raise ValueError(f"only must name some of {', '.join(known)}, got {unknown.pop()!r}")
+    finished = _finished(path)
+    todo = [s for s in todo if s.key not in finished]
+    yield f"{path}: {len(finished)} settings are there, {len(todo)} to do"
+    for setting, rows in _measured(name, todo, workers):
+        _append(path, rows)
+        yield f"{setting.experiment}: {setting.setting}"
+
+
+def ship(name: str, out: Path) -> Path:
+    """Copy a table into the package, the rows of this code's settings in their order.
+
+    Raises:
+        ValueError: a setting is missing, or was run at smoke size.
+    """
+    table, parts = _read(out / f"{name}.csv"), []
+    for setting in settings(name):
+        if setting.protocol == "smoke":
+            raise ValueError("KDLIB_PROFILE must not be smoke: its numbers mean nothing")
+        rows = table[(table[_WHAT] == list(setting.key)).all(axis=1)]
+        if rows.empty:
+            raise ValueError(
+                f"{setting.experiment}: {setting.setting} is not in {out}; run it first"
+            )
+        parts.append(rows)
+    target = SHIPPED / f"{name}.csv"
+    write_whole(target, lambda part: pd.concat(parts).to_csv(part, index=False))
+    return target
+
+
+def _measured(
+    name: str, todo: Sequence[Setting], workers: int
+) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    if workers == 1:
+        for setting in todo:
+            yield setting, _measure(setting)
+        return
+    threads = max(1, torch.get_num_threads() // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _use_threads, (threads,)) as pool:
+        tasks = {pool.submit(_measure_by_key, name, setting.key): setting for setting in todo}
+        try:
+            for task in as_completed(tasks):
+                yield tasks[task], task.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _use_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def _measure_by_key(name: str, key: tuple[str, str, str, str]) -> pd.DataFrame:
+    return _measure(next(s for s in settings(name) if s.key == key))
+
+
+def _measure(setting: Setting) -> pd.DataFrame:
+    rows = pd.DataFrame([vars(row) for row in setting.run()])
+    facts = dict(zip(_WHAT, setting.key, strict=True))
+    facts |= {"hardware": _hardware(), "versions": _versions(), "commit": _commit()}
+    return _typed(rows.assign(**facts))
+
+
+def _append(path: Path, rows: pd.DataFrame) -> None:
+    table = pd.concat([_read(path), rows]) if path.exists() else rows
+    write_whole(path, lambda part: table.to_csv(part, index=False))
+
+
+def _finished(path: Path) -> set[tuple[str, ...]]:
+    if not path.exists():
+        return set()
+    return set(_read(path)[_WHAT].drop_duplicates().itertuples(index=False, name=None))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    # As texts first: older pandas rounds what it parses, and a commit may look like a number.
+    table = pd.read_csv(path, dtype=str)
+    if list(table.columns) != COLUMNS:
+        raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}; it is another table")
+    return _typed(table)
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    seeds = {"teacher_seed": "Int64", "student_seed": "Int64"}
+    return table[COLUMNS].astype(seeds | {"value": float, "seconds": float})
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def _versions() -> str:
+    from kdlib import __version__
+
+    return f"kdlib {__version__}, torch {torch.__version__}, python {platform.python_version()}"
+
+
+def _commit() -> str:
+    """Of the checkout this code lies in, when measured; with ``-dirty`` where its files differ."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
