@@ -1,5 +1,7 @@
 """Pictures: what is drawn is what was given. Sliders' callbacks are swept over their whole range."""
 
+from itertools import pairwise
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -10,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from kdlib import plots
+from kdlib import evaluate, paired, plots, soften
+from kdlib.data import Split
 from kdlib.training import History
 
 CLASSES = tuple("0123456789")
@@ -134,6 +137,37 @@ def test_the_names_of_curves_that_end_alike_can_be_read():
     assert min(np.diff(heights)) > 0.05 * (high - low)
 
 
+def test_several_seeds_are_their_mean_on_a_band_from_the_smallest_to_the_largest():
+    seeds = [history(0.5, 0.8, 0.9), history(0.1, 0.9, 0.9), history(0.0, 0.7, 0.9)]
+    axes = plots.learning_curves({"soft": seeds, "hard": history(0.2, 0.4, 0.6)})
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2, 3]] * 2
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.2, 0.8, 0.9])
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), [0.2, 0.4, 0.6])
+    (band,) = axes.collections  # none for a single history
+    corners = band.get_paths()[0].vertices
+    for epoch, low, high in [(1, 0.0, 0.5), (2, 0.7, 0.9), (3, 0.9, 0.9)]:
+        heights = corners[corners[:, 0] == epoch, 1]
+        assert (heights.min(), heights.max()) == (low, high)
+    assert matplotlib.colors.to_hex(band.get_facecolor()[0]) == plots.COLOURS["soft"]
+
+
+def test_a_seed_without_a_value_is_not_averaged_away():
+    axes = plots.learning_curves({"soft": [history(0.5, 0.8), history(0.1, np.nan)]})
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.3, np.nan])
+
+
+def test_seeds_of_a_curve_must_be_equally_long():
+    runs = {"fine": history(0.5), "mine": [history(0.5, 0.8), history(0.4, 0.6, 0.7)]}
+    with pytest.raises(
+        ValueError, match=r"histories of 'mine' .* equally long .* got \[2, 3\] epoch"
+    ):
+        plots.learning_curves(runs)
+    with pytest.raises(ValueError, match="at least one history of 'mine', got none"):
+        plots.learning_curves({"mine": []})
+    with pytest.raises(ValueError, match="column must be one of epoch, validation_accuracy, got"):
+        plots.learning_curves({"mine": [history(0.5), history(0.4)]}, column="accuracy")
+
+
 def test_paired_dots_join_the_seeds_and_mark_the_means():
     axes = plots.paired_dots({"hard": [3, 5], "soft": [1, 2]}, "errors")
     joined = [list(line.get_ydata()) for line in axes.lines[:2]]
@@ -141,6 +175,267 @@ def test_paired_dots_join_the_seeds_and_mark_the_means():
     assert [text.get_text() for text in axes.texts] == ["4", "1.5"]
     with pytest.raises(ValueError, match=r"equally many in every treatment, got \[1, 2\]"):
         plots.paired_dots({"hard": [3, 5], "soft": [1]}, "errors")
+
+
+@pytest.fixture
+def comparisons():
+    return {
+        "soft": paired([5, 9, 4], [30, 27, 29]),
+        "control": paired([33, 26, 30], [30, 27, 29]),
+        "mine": paired([35, 39, 41], [30, 27, 29]),
+    }
+
+
+def interval_by_hand(differences):
+    """Of three, by Student's t: its 97.5 % quantile at 2 degrees of freedom is 4.303."""
+    mean = sum(differences) / 3
+    deviation = (sum((d - mean) ** 2 for d in differences) / 2) ** 0.5
+    return mean, mean - 4.3026527 * deviation / 3**0.5, mean + 4.3026527 * deviation / 3**0.5
+
+
+def test_paired_differences_are_drawn_and_written_from_top_to_bottom(comparisons):
+    axes = plots.paired_differences(comparisons, "errors")
+    expected = [interval_by_hand(d) for d in ([-25, -18, -25], [3, -1, 1], [5, 12, 12])]
+    zero, *dots = axes.lines
+    assert list(zero.get_xdata()) == [0, 0]
+    for place, (mean, low, high) in enumerate(expected):
+        (x,), (y,) = dots[place].get_data()
+        assert (x, y) == (pytest.approx(mean), place)
+        ((start, end),) = axes.collections[place].get_segments()
+        np.testing.assert_allclose([*start, *end], [low, place, high, place], rtol=1e-6)
+        text = axes.texts[place]
+        assert text.get_text() == f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        assert text.get_position()[1] == place
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["soft", "control", "mine"]
+    assert axes.get_xlabel() == "errors"
+    bottom, top = axes.get_ylim()
+    assert bottom > top  # the first entry is the highest
+
+
+def test_paired_differences_have_the_colours_of_their_names(comparisons):
+    names = ("soft", "control", "mine")
+    dots = plots.paired_differences(comparisons, "errors").lines[1:]
+    assert [dot.get_color() for dot in dots] == [
+        plots.COLOURS[name] for name in ("soft", "control", "ink")
+    ]
+    axes = plots.paired_differences(comparisons, "errors", colours=dict.fromkeys(names, "#123456"))
+    assert {text.get_color() for text in axes.texts} == {"#123456"}
+
+
+@pytest.mark.parametrize(
+    ("scale", "text"),
+    [
+        (1, "+22.0 [+15.3, +28.8]"),
+        (100, "+2,204 [+1,526, +2,882]"),
+        (0.01, "+0.220 [+0.153, +0.288]"),
+        (0, "+0.00 [+0.00, +0.00]"),
+    ],
+)
+def test_differences_are_written_as_exactly_as_their_intervals_tell(scale, text):
+    comparison = paired(scale * np.array([19.04, 24.38, 22.70]), [0, 0, 0])
+    axes = plots.paired_differences({"soft": comparison}, "errors")
+    assert [written.get_text() for written in axes.texts] == [text]
+
+
+def test_no_number_of_differences_is_too_many_to_read(comparisons):
+    for n in (2, 15):
+        many = {f"treatment {k}": comparisons["soft"] for k in range(n)}
+        axes = plots.paired_differences(many, "errors more than with labels")
+        axes.figure.draw_without_rendering()
+        page = axes.figure.bbox
+        for texts in (axes.texts, axes.get_yticklabels()):
+            boxes = [text.get_window_extent() for text in texts]
+            assert all(page.x0 <= box.x0 and box.x1 <= page.x1 for box in boxes)
+            assert all(page.y0 <= box.y0 and box.y1 <= page.y1 for box in boxes)
+            assert all(a.y0 > b.y1 for a, b in pairwise(boxes))
+
+
+def test_only_comparisons_can_be_differences():
+    with pytest.raises(TypeError, match=r"made by kd.paired\(a, b\), got \[1, 2\] for 'soft'"):
+        plots.paired_differences({"soft": [1, 2]}, "errors")
+    with pytest.raises(ValueError, match="at least one entry, got none"):
+        plots.paired_differences({}, "errors")
+
+
+def cells(axes):
+    """What is written in each cell, by (row, column)."""
+    written = {}
+    for text in axes.texts:
+        x, y = text.get_position()
+        assert (round(y - 0.5), round(x - 0.5)) not in written
+        written[round(y - 0.5), round(x - 0.5)] = text
+    return written
+
+
+def test_a_confusion_matrix_counts_labels_by_row_and_answers_by_column():
+    draw = torch.Generator().manual_seed(0)
+    names = ["hen", "cat", "dog", "cow", "horse"]  # no hen occurs
+    labels, predicted = torch.randint(1, 5, (2, 60), generator=draw)
+    predicted[labels == 2] = 1
+    axes = plots.confusion_matrix(predicted, labels, names)
+    expected = {}
+    for pair in zip(labels.tolist(), predicted.tolist(), strict=True):
+        expected[pair] = expected.get(pair, 0) + 1
+    assert {cell: int(text.get_text()) for cell, text in cells(axes).items()} == expected
+    assert (2, 2) not in expected
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == names
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "label")
+    bottom, top = axes.get_ylim()
+    assert bottom > top  # the first row is the highest
+
+
+def test_only_the_errors_of_a_confusion_matrix_are_coloured():
+    labels = torch.tensor([0] * 50 + [1] * 40 + [2] * 30)
+    predicted = labels.clone()
+    predicted[:36], predicted[60] = 2, 0
+    axes = plots.confusion_matrix(predicted, labels, "012")
+    mesh = axes.collections[0]
+    axes.figure.draw_without_rendering()
+    inks = mesh.get_facecolors().reshape(3, 3, 4)
+    coloured = {(int(row), int(column)) for row, column in np.argwhere(inks[..., 3] > 0)}
+    assert coloured == {(0, 2), (1, 0)}
+    assert inks[0, 2, :3].sum() < inks[1, 0, :3].sum() < 2.85  # more is darker, one is no white
+    assert {cells(axes)[k, k].get_color() for k in range(3)} == {"#777777"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_confusion_matrix_without_errors_is_a_diagonal_of_counts():
+    axes = plots.confusion_matrix(torch.arange(10), torch.arange(10), CLASSES)
+    assert {cell: text.get_text() for cell, text in cells(axes).items()} == {
+        (k, k): "1" for k in range(10)
+    }
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "error", "message"),
+    [
+        (
+            torch.rand(3, 10),
+            [0, 1, 2],
+            TypeError,
+            "predicted must be an int64 .* got torch.float32",
+        ),
+        ([0, 1, 2], [0.0, 1.0, 2.0], TypeError, "labels must be an int64 .* got torch.float32"),
+        ([[0], [1]], [0, 1], ValueError, r"predicted must be one class .* got shape \(2, 1\)"),
+        ([0, 1], [0, 10], ValueError, "labels must be class numbers from 0 to 9, got 10"),
+        ([0, -1], [0, 1], ValueError, "predicted must be class numbers from 0 to 9, got -1"),
+        ([0, 1], [0, 1, 2], ValueError, "predicted and labels must be equally many, got 2 and 3"),
+    ],
+)
+def test_a_confusion_matrix_needs_class_numbers(predicted, labels, error, message):
+    with pytest.raises(error, match=message):
+        plots.confusion_matrix(torch.as_tensor(predicted), torch.as_tensor(labels), CLASSES)
+
+
+@pytest.fixture
+def answers():
+    """Logits that are often right and often too sure of it, and the labels: a split."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (2000,), generator=draw)
+    logits = torch.randn(2000, 10, generator=draw)
+    logits[torch.arange(2000), labels] += 2.5
+    return Split(2 * logits, labels, torch.arange(2000))
+
+
+def bins_by_hand(split, bins):
+    """{bin: (confidence, accuracy, n)} of the bins that have samples."""
+    members = {}
+    for z, label in zip(split.inputs.double().numpy(), split.labels.tolist(), strict=True):
+        p = softmax_by_hand(z, 1)
+        sample = p.max(), p.argmax() == label
+        members.setdefault(min(int(p.max() * bins), bins - 1), []).append(sample)
+    return {k: (*np.mean(samples, 0), len(samples)) for k, samples in sorted(members.items())}
+
+
+def wilson_by_hand(share, n, z=1.959964):
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    margin = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return middle - margin, middle + margin
+
+
+@pytest.mark.parametrize("bins", [15, 4])
+def test_a_reliability_diagram_shows_each_bin_with_its_interval_and_count(answers, bins):
+    axes = plots.reliability_diagram(soften(answers.inputs), answers.labels, bins=bins)
+    expected = bins_by_hand(answers, bins)
+    diagonal, dots = sorted(axes.lines, key=lambda line: line.get_linestyle() == "None")
+    np.testing.assert_array_equal(diagonal.get_data(), [[0, 1], [0, 1]])
+    drawn = np.transpose(dots.get_data())
+    np.testing.assert_allclose(drawn, [(c, a) for c, a, _ in expected.values()], atol=1e-5)
+    for bar, (confidence, accuracy, n) in zip(
+        axes.collections[0].get_segments(), expected.values(), strict=True
+    ):
+        np.testing.assert_allclose(bar[:, 0], confidence, atol=1e-5)
+        np.testing.assert_allclose(bar[:, 1], wilson_by_hand(accuracy, n), atol=1e-5)
+    (strip,) = axes.child_axes
+    (steps,) = strip.patches
+    counts, edges, _ = steps.get_data()
+    assert list(counts) == [expected.get(k, (0, 0, 0))[2] for k in range(bins)]
+    np.testing.assert_allclose(edges, np.arange(bins + 1) / bins)
+    assert strip.get_yscale() == "log"
+    assert strip.get_ylim()[1] > 2000
+
+
+def test_bins_without_samples_are_left_out():
+    probabilities = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.55, 0.45]])
+    axes = plots.reliability_diagram(probabilities, torch.tensor([0, 0, 0]))
+    (dots,) = [line for line in axes.lines if line.get_linestyle() == "None"]
+    np.testing.assert_allclose(dots.get_xdata(), [0.55, 1])
+    np.testing.assert_allclose(dots.get_ydata(), [1, 0.5])
+    (steps,) = axes.child_axes[0].patches
+    assert {k: n for k, n in enumerate(steps.get_data().values) if n} == {8: 1, 14: 2}
+
+
+def test_a_reliability_diagram_states_the_error_that_evaluate_finds(answers):
+    scores = evaluate(torch.nn.Identity(), answers)
+    axes = plots.reliability_diagram(soften(answers.inputs), answers.labels, name="teacher")
+    assert scores.ece > 0.01
+    assert axes.texts[-1].get_text() == f"teacher\nECE {scores.ece:.4f}"
+    (dots,) = [line for line in axes.lines if line.get_linestyle() == "None"]
+    (steps,) = axes.child_axes[0].patches
+    counts = steps.get_data().values
+    gaps = np.abs(dots.get_ydata() - dots.get_xdata())
+    assert (counts[counts > 0] * gaps).sum() / 2000 == pytest.approx(scores.ece, abs=1e-7)
+
+
+def test_two_networks_share_a_reliability_diagram(answers):
+    axes = plots.reliability_diagram(soften(answers.inputs), answers.labels, name="teacher")
+    again = plots.reliability_diagram(
+        soften(answers.inputs, 4), answers.labels, axes, colour="#123456", name="cooler"
+    )
+    assert again is axes
+    (strip,) = axes.child_axes
+    assert len(strip.patches) == 2
+    assert [text.get_text().split("\n")[0] for text in axes.texts] == [
+        "calibrated",
+        "teacher",
+        "cooler",
+    ]
+    assert [text.get_color() for text in axes.texts[1:]] == [plots.COLOURS["teacher"], "#123456"]
+    assert len(axes.lines) == 3  # one diagonal
+    axes.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert all(a.y0 > b.y1 for a, b in pairwise(boxes))
+    assert max(box.x1 for box in boxes) <= axes.figure.bbox.x1
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "bins", "error", "message"),
+    [
+        ([[3.0, 1.0]], [0], 15, ValueError, r"got a sum of 4 .* row 0; kd.soften\(logits\)"),
+        ([[0.5, 0.5], [1.5, -0.5]], [0, 1], 15, ValueError, "a smallest of -0.5 in row 1"),
+        ([[0.5, float("nan")]], [0], 15, ValueError, "got a sum of nan"),
+        ([0.5, 0.5], [0], 15, ValueError, r"must be \(N, C\).* got shape \(2,\)"),
+        ([[0.5, 0.5]], [2], 15, ValueError, "labels must be class numbers from 0 to 1, got 2"),
+        ([[0.5, 0.5]], [0.0], 15, TypeError, "labels must be an int64"),
+        ([[0.5, 0.5]], [0, 1], 15, ValueError, "probabilities and labels must be equally many"),
+        ([[0.5, 0.5]], [0], 0, ValueError, "bins must be a whole number of at least 1, got 0"),
+        ([[0.5, 0.5]], [0], 1.5, ValueError, "bins must be a whole number .* got 1.5"),
+    ],
+)
+def test_a_reliability_diagram_needs_probabilities(probabilities, labels, bins, error, message):
+    with pytest.raises(error, match=message):
+        plots.reliability_diagram(torch.tensor(probabilities), torch.tensor(labels), bins=bins)
 
 
 def test_every_meaning_has_a_colour_of_its_own():
