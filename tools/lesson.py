@@ -86,7 +86,10 @@ def run(path: Path, cache: str) -> nbformat.NotebookNode:
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without what only a kernel can show: widget views, their state, emptied progress bars."""
+    """Without what only a kernel can show: widget views, their state, emptied progress bars.
+
+    Of a widget that says the same in Markdown, the Markdown stays.
+    """
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {
         "display_name": "Python 3",
@@ -98,6 +101,9 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
+        for output in cell.outputs:
+            if "text/markdown" in output.get("data", {}):
+                output.data.pop(WIDGET, None)
         cell.outputs = [output for output in cell.outputs if not _transient(output)]
     return notebook
 

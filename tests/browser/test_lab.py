@@ -1,4 +1,4 @@
-"""What a newcomer does after ``make lab``, in a real browser: Run All, then drag the slider."""
+"""What a newcomer does after ``make lab``, in a real browser: Run All, drag a slider, make a guess."""
 
 import os
 import shutil
@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +22,12 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="needs an installed Chromium"),
 ]
+
+PREDICTION = (
+    'import kdlib as kd\nguess = kd.predict("Will it make more errors?", ["more", "fewer"])',
+    'count = kd.predict("How many errors will it make?", range(0, 101))',
+    'guess.reveal("fewer")\ncount.reveal(41)',
+)
 
 
 def free_port():
@@ -34,6 +41,9 @@ def lab(tmp_path_factory):
     """JupyterLab on a copy of the notebooks, without their outputs being touched."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
+    planted = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, PREDICTION)])
+    planted.metadata.kernelspec = {"display_name": "Python 3", "name": "python3"}
+    nbformat.write(planted, home / "notebooks" / "prediction.ipynb")
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += [
@@ -81,11 +91,11 @@ def browser():
 
 
 @pytest.fixture
-def run_all(lab, browser):
-    """Opens a notebook, clicks Run All Cells and waits until the last cell has its number."""
+def opened(lab, browser):
+    """Opens a notebook and waits until its kernel is ready."""
     pages = []
 
-    def open_and_run(name):
+    def open_it(name):
         page = browser.new_page(viewport={"width": 1280, "height": 2000})
         pages.append(page)
         page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
@@ -94,13 +104,24 @@ def run_all(lab, browser):
             timeout=120_000, state="attached"
         )
         page.wait_for_timeout(1000)
+        return page
+
+    yield open_it
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def run_all(opened):
+    """Opens a notebook and clicks Run All Cells."""
+
+    def open_and_run(name):
+        page = opened(name)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         return page
 
-    yield open_and_run
-    for page in pages:
-        page.close()
+    return open_and_run
 
 
 def outputs_settle(page, seconds=240):
@@ -144,3 +165,28 @@ def test_the_slider_of_notebook_02_replaces_its_picture_in_place(run_all):
     assert picture.count() == pictures == 1
     readout = cell.locator(".widget-readout").first.inner_text()
     assert float(readout) > 4.0
+
+
+def test_a_guess_made_by_mouse_and_keyboard_is_shown_beside_the_answer_and_stays(opened):
+    page = opened("prediction")
+    cells = page.locator(".jp-CodeCell")
+    for place in (0, 1):
+        cells.nth(place).locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+    fewer = cells.nth(0).get_by_role("radio", name="fewer")
+    fewer.wait_for(timeout=120_000)
+    assert page.get_by_role("radio", checked=True).count() == 0
+    fewer.click()
+    cells.nth(0).get_by_text("Noted.").wait_for()
+    slider = cells.nth(1).get_by_role("slider")
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    cells.nth(1).get_by_text("Noted.").wait_for()
+    cells.nth(2).locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    page.get_by_text("Your guess: fewer. Measured: fewer.").wait_for()
+    page.get_by_text("Your guess: 5. Measured: 41.").wait_for()
+    outputs_settle(page)
+    assert fewer.is_checked() and fewer.is_disabled()
+    assert cells.nth(0).locator(".jp-OutputArea-output").count() == 1  # no text beside the widget

@@ -124,6 +124,20 @@ def test_cleaning_takes_widgets_away_and_leaves_the_rest():
     assert "widgets" not in notebook.metadata
 
 
+def test_cleaning_keeps_what_a_widget_says_in_markdown_and_nothing_of_its_view(tmp_path):
+    source = """
+import kdlib as kd
+guess = kd.predict("More or fewer?", ["more", "fewer"])
+"""
+    notebook = executed(nbformat.read(notebook_of(tmp_path, source), as_version=4), tmp_path)
+    (before,) = [dict(output.data) for output in notebook.cells[0].outputs]
+    (after,) = lesson.cleaned(notebook).cells[0].outputs
+    assert WIDGET in before
+    assert after.data == {mime: text for mime, text in before.items() if mime != WIDGET}
+    assert after.data["text/markdown"].startswith("**Predict first.** More or fewer?")
+    nbformat.validate(notebook)
+
+
 def test_a_notebook_that_is_not_there_is_named():
     with pytest.raises(SystemExit, match="NB must name a notebook"):
         lesson.chosen(["02_temprature"])
@@ -161,7 +175,7 @@ def test_the_notebook_is_a_lesson(path):
     assert re.match(r"# .*\?$", notebook.cells[0].source.splitlines()[0])  # the title asks
     assert "kd.pick(" in notebook.cells[1].source  # budgets where the reader sees them
     text = "\n".join(cell.source for cell in notebook.cells)
-    for part in ("Predict first", "Try it yourself", "What the paper measured"):
+    for part in ("kd.predict(", ".reveal(", "Try it yourself", "What the paper measured"):
         assert part in text
     for cell in code_cells(path):
         lines = [line for line in cell.source.splitlines() if line.strip()]
@@ -199,13 +213,13 @@ def test_the_first_lesson_of_the_readme_runs_as_written(tmp_path, real_data):
     assert len(shared["history"].frame) == 1
 
 
-def test_notebook_03_finds_the_teacher_that_notebook_02_has_trained():
-    """Both make it in the same words, so that ``keep`` trains it once."""
+def test_notebooks_02_and_03_find_the_teacher_that_notebook_01_has_trained():
+    """All make it in the same words, so that ``keep`` trains it once."""
     made = []
-    for name in ("02_temperature", "03_student"):
+    for name in ("01_teacher", "02_temperature", "03_student"):
         source = "\n".join(cell.source for cell in code_cells(ROOT / "notebooks" / f"{name}.ipynb"))
         epochs = re.search(r"teacher_epochs = .*", source).group()
         recipe = re.search(r"recipe = kd\.Recipe\(epochs=teacher_epochs.*", source).group()
         keep = re.search(r"teacher = kd\.keep\((.*?)\n\)", source, re.DOTALL).group(1)
         made.append((epochs, recipe, keep))
-    assert made[0] == made[1]
+    assert made[0] == made[1] == made[2]
