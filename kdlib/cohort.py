@@ -73,7 +73,8 @@ def fit_cohort(
 
     Plain MLPs (Flatten, Linear and ReLU only) are trained by batched products, all objectives on one
     teacher together, unless images are moved, norms limited, the best epoch kept, or float16 scaled;
-    everything else one after the other. A teacher's outputs are computed once for all. Measured on
+    everything else one after the other. The outputs of a teacher that is one network are computed
+    once for all objectives. Measured on
     two processor cores, batched products won at every width: 12 students of 2 x 30 units by a factor
     of 4, of 2 x 100 by 3, of 2 x 300 by 2, of 2 x 800 by 1.3; ``benchmarks/cohort.py`` has more.
 
@@ -122,7 +123,7 @@ def fit_cohort(
     for place, objective in enumerate(objectives):
         for seed in seeds:
             row, model = trained[place, seed]
-            rows.append({"objective": objective.key, "seed": seed} | _knobs(objective) | row)
+            rows.append(row | {"objective": objective.key, "seed": seed} | _knobs(objective))
             models.append(model)
     columns = ["objective", "seed", "temperature", "alpha", "soft", "hard"]
     columns += ["validation_errors", "test_errors"]
@@ -204,7 +205,7 @@ def _stacked(
             objective = _together([objectives[place] for place in places], stack)
             for row in _train(stack, objective, data, recipe):
                 advance(row)
-            scores, models = stack.errors(data), stack.students()
+            scores, models = stack.errors(data, recipe), stack.students()
             for (s, o), row, model in zip(stack.members, scores, models, strict=True):
                 row |= {name: term[s, o].item() for name, term in stack.terms.items()}
                 trained[places[o], stack.seeds[s]] = row, model
@@ -291,25 +292,23 @@ class _Stack:
         """Keep an epoch's terms, ``(seeds, objectives)`` each, if everything is finite."""
         self.terms = {n: t.view(-1, self.objectives).cpu() for n, t in terms.items()}
         whole = [p.detach().isfinite().flatten(1).all(1) for p in self.parameters]
-        finite = torch.stack(whole).all(0).cpu() & sum(terms.values()).isfinite().cpu()
-        if not finite.all():
-            raise FloatingPointError(
-                f"the loss or the weights of {int((~finite).sum())} of {len(finite)} students stopped "
-                f"being finite in epoch {epoch}; learning_rate {recipe.peak_rate} may be too high: a "
-                "tenth of it is a good next try"
-            )
+        finite = torch.stack(whole).all(0) & sum(terms.values()).isfinite()
+        _check_finite(finite, "the loss or the weights", epoch, recipe)
 
     @torch.no_grad()
-    def errors(self, data: Data) -> list[dict[str, float]]:
-        columns = {}
+    def errors(self, data: Data, recipe: Recipe) -> list[dict[str, float]]:
+        columns, last = {}, _epochs(data, recipe)
         for name, split in (("validation", data.validation), ("test", data.test)):
             wrong = torch.full((len(self.members),), math.nan)
             if _labelled(split):
-                wrong = 0
+                wrong, finite = 0, True
                 parts = zip(split.inputs.split(1000), split.labels.split(1000), strict=True)
                 for inputs, labels in parts:
-                    answers = self.logits(inputs.flatten(1)[None]).argmax(-1)
-                    wrong = wrong + (answers != labels).sum(-1).cpu()
+                    z = self.logits(inputs.flatten(1)[None])
+                    finite = finite & z.isfinite().flatten(1).all(1)
+                    wrong = wrong + (z.argmax(-1) != labels).sum(-1).cpu()
+                if name == "validation":  # as fit does
+                    _check_finite(finite, "the validation logits", last, recipe)
             columns[f"{name}_errors"] = wrong.tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -327,6 +326,16 @@ class _Stack:
         return students
 
 
+def _check_finite(finite: Tensor, what: str, epoch: int, recipe: Recipe) -> None:
+    """Of each member."""
+    if not finite.all():
+        raise FloatingPointError(
+            f"{what} of {int((~finite).sum())} of {len(finite)} students stopped being finite in "
+            f"epoch {epoch}; learning_rate {recipe.peak_rate} may be too high: a tenth of it is a "
+            "good next try"
+        )
+
+
 def _can_be_stacked(
     starts: list[nn.Module], objectives: list[Objective], data: Data, recipe: Recipe
 ) -> bool:
@@ -338,6 +347,9 @@ def _can_be_stacked(
     if not data.train.inputs.is_floating_point():
         return False
     if not all(type(o) in (CrossEntropy, SoftTargets, LogitMatching) for o in objectives):
+        return False
+    # More dimensions than a batch has: against many students' batches they would mean another thing.
+    if any(isinstance(v, Tensor) and v.ndim > 1 for o in objectives for v in _numbers(o)):
         return False
     if _weights(starts) > _STACK_WEIGHTS:
         return False
@@ -355,6 +367,8 @@ def _shape(model: nn.Module, data: Data) -> tuple[int, ...] | None:
     kinds, layers = [type(module) for module in model], _linear_layers(model)
     if not layers or kinds != [nn.Flatten, *[nn.Linear, nn.ReLU] * len(layers)][:-1]:
         return None
+    if (model[0].start_dim, model[0].end_dim) != (1, -1) or _hooked(model):
+        return None
     # All there is to train, each once: no layer or weight is shared, frozen or computed.
     own = [id(p) for layer in layers for p in (layer.weight, layer.bias)]
     if own != [id(p) for p in model.parameters() if p.requires_grad]:
@@ -362,6 +376,11 @@ def _shape(model: nn.Module, data: Data) -> tuple[int, ...] | None:
     widths = (layers[0].in_features, *(layer.out_features for layer in layers))
     fits = widths[0] == data.train.inputs[0].numel() and widths[-1] >= len(data.classes)
     return widths if fits else None
+
+
+def _hooked(model: nn.Module) -> bool:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in model.modules() for kind in kinds)
 
 
 def _linear_layers(model: nn.Module) -> list[nn.Linear]:
@@ -388,15 +407,18 @@ def _together(objectives: list[Objective], stack: _Stack) -> Objective:
 
 def _has_numbers(objective: Objective) -> bool:
     return type(objective) is SoftTargets and all(
-        isinstance(value, Real) for value in (objective.temperature, objective.alpha)
+        isinstance(value, Real) for value in _numbers(objective)
     )
 
 
 def _knobs(objective: Objective) -> dict[str, float]:
-    return {
-        name: value if isinstance(value := getattr(objective, name, math.nan), Real) else math.nan
-        for name in ("temperature", "alpha")
-    }
+    values = (value if isinstance(value, Real) else math.nan for value in _numbers(objective))
+    return dict(zip(("temperature", "alpha"), values, strict=True))
+
+
+def _numbers(objective: Objective) -> tuple[float | Tensor, float | Tensor]:
+    """Temperature and alpha, nan where there is none."""
+    return getattr(objective, "temperature", math.nan), getattr(objective, "alpha", math.nan)
 
 
 def _labelled(split: Split | None) -> bool:

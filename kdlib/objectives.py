@@ -296,12 +296,19 @@ class Sum(_Arithmetic):
 def share_teachers(objectives: Sequence[Objective]) -> None:
     """Let objectives on one and the same teacher look its outputs up in one table."""
     sources: dict[int, _TeacherLogits] = {}
-    for objective in objectives:
+
+    def share(objective: Objective) -> None:
+        if isinstance(objective, Sum):
+            for _, part in objective.parts:
+                share(part)
         # A list's average depends on the objective, so that each has a table of its own.
-        if isinstance(objective, (SoftTargets, LogitMatching)) and not isinstance(
+        elif isinstance(objective, (SoftTargets, LogitMatching)) and not isinstance(
             objective.teacher, Sequence
         ):
             objective._source = sources.setdefault(id(objective.teacher), objective._source)
+
+    for objective in objectives:
+        share(objective)
 
 
 class _TeacherLogits:

@@ -98,8 +98,8 @@ def learning_curves(
         colours: by name; names of ``COLOURS`` have theirs.
 
     Raises:
-        ValueError: a history without that column, or under one name none at all or several of
-            unequal length.
+        ValueError: a history without that column or any epoch, or under one name none at all or
+            several of unequal length.
     """
     ax = ax or plt.subplots(figsize=(7, 4))[1]
     for name, runs in histories.items():
@@ -316,7 +316,7 @@ def confusion_matrix(
         ax: where to draw; new ones, the larger the more classes, if not given.
 
     Raises:
-        TypeError: predicted or labels are no int64 numbers.
+        TypeError: predicted or labels are no int64 tensor.
         ValueError: they are not one class number a sample, or differ in length.
     """
     from sklearn import metrics
@@ -386,7 +386,7 @@ def reliability_diagram(
         name: written in front of the ECE.
 
     Raises:
-        TypeError: labels are no int64 numbers.
+        TypeError: probabilities are no tensor, or labels no int64 one.
         ValueError: probabilities that are none, labels that are not one class a sample, or no bins.
     """
     probabilities = _distributions(probabilities)
@@ -536,17 +536,20 @@ def _by_epoch(name: str, runs: Sequence[History], column: str) -> pd.DataFrame:
             f"histories of {name!r} must be equally long to have a mean at each epoch, got {lengths} "
             "epochs; give those that differ names of their own"
         )
+    if lengths[0] == 0:
+        raise ValueError(f"histories of {name!r} must have at least one finished epoch, got none")
     return pd.concat([frame.set_index("epoch", drop=False)[column] for frame in frames], axis=1)
 
 
 def _class_numbers(name: str, values: Tensor, classes: int) -> Tensor:
     """(N,) on the CPU, each from 0 to classes - 1."""
-    values = torch.as_tensor(values).detach().cpu()
-    if values.dtype != torch.int64:
+    if not isinstance(values, Tensor) or values.dtype != torch.int64:
+        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(
-            f"{name} must be an int64 tensor (N,) of class numbers, got {values.dtype}; "
+            f"{name} must be an int64 tensor (N,) of class numbers, got {kind}; "
             "probabilities.argmax(-1) are some"
         )
+    values = values.detach().cpu()
     if values.ndim != 1 or not len(values):
         raise ValueError(
             f"{name} must be one class number for each of at least one sample, "
@@ -562,7 +565,12 @@ def _class_numbers(name: str, values: Tensor, classes: int) -> Tensor:
 
 def _distributions(probabilities: Tensor) -> Tensor:
     """(N, C) on the CPU in float32 or wider, each row a distribution."""
-    probabilities = torch.as_tensor(probabilities).detach().cpu()
+    if not isinstance(probabilities, Tensor):
+        raise TypeError(
+            f"probabilities must be a tensor (N, C), got {type(probabilities).__name__}; "
+            "kd.soften(logits) gives one"
+        )
+    probabilities = probabilities.detach().cpu()
     probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
     if probabilities.ndim != 2 or not probabilities.numel():
         raise ValueError(

@@ -323,7 +323,14 @@ def convolutional(seed):
         return nn.Sequential(nn.Conv2d(1, 2, 5, stride=4), nn.Flatten(), nn.Linear(72, 10))
 
 
+def hooked(seed):
+    model = net(seed)
+    model[1].register_forward_hook(lambda module, inputs, output: 0.5 * output)
+    return model
+
+
 OTHERS = {
+    "forward hook": hooked,
     "dropout": functools.partial(net, dropout=0.3),
     "convolution": convolutional,
     "batch norm": lambda seed: head(first, lambda: nn.BatchNorm1d(8), nn.ReLU, seed=seed),
@@ -365,6 +372,21 @@ def test_recipes_that_batched_products_do_not_know_are_left_to_fit(small, fits, 
     without = trained(softs()[:2], small, replace(recipe, augment=None, max_norm=None, keep="last"))
     cohort = trained(softs()[:2], small, recipe)
     assert weights_hash(without.models[0]) != weights_hash(cohort.models[0])
+
+
+def test_inputs_that_fit_cannot_flatten_are_refused_like_there(small, fits):
+    def unflattened(seed):
+        return nn.Sequential(nn.Flatten(2), *net(seed)[1:])
+
+    with pytest.raises((RuntimeError, ValueError)):
+        trained([kd.CrossEntropy()], small, build=unflattened)
+    assert len(fits) == 1
+
+
+def test_a_table_of_temperatures_means_what_it_means_to_fit(small, fits):
+    taught, hot = teacher(), torch.tensor([[1.0], [20.0]])  # as many rows as there are seeds
+    assert_as_fit_alone(lambda: [kd.SoftTargets(taught, hot, 0.5)], small)
+    assert len(fits) == 2
 
 
 def test_a_float16_scaler_is_left_to_fit(small, fits, monkeypatch):
@@ -508,6 +530,10 @@ def test_a_teacher_runs_once_for_all_students_and_objectives(small, dropout, mon
     monkeypatch.setattr(cohorts, "_STACK_WEIGHTS", 2 * weights)  # the first three in two parts
     trained(objectives, small, build=functools.partial(net, dropout=dropout))
     assert rows == [len(small.train)]
+    rows.clear()
+    taught[-1].bias.data += 1  # so that nothing is remembered
+    trained([kd.SoftTargets(taught, T, 0.5) + kd.LogitMatching(taught) for T in (1, 4)], small)
+    assert rows == [len(small.train)]
 
 
 # What comes back
@@ -608,6 +634,23 @@ def test_a_loss_that_diverges_over_finite_weights_stops_the_cohort(small):
     recipe = replace(EXACT, iterations=1, precision="float32")
     with pytest.raises(FloatingPointError, match="of 2 of 2 students stopped being finite in ep"):
         trained([far], small, recipe)
+
+
+def test_a_divergence_in_the_last_step_stops_the_cohort_as_it_does_fit(small):
+    steep = {"learning_rate": 1e20, "schedule": "constant", "precision": "float32"}
+    recipe = replace(EXACT, iterations=1, **steep)
+    with pytest.raises(FloatingPointError):
+        kd.fit(net(3), kd.CrossEntropy(), small, recipe, progress=False)
+    with pytest.raises(FloatingPointError, match="logits of 2 of 2 students stopped .* epoch 1;"):
+        trained([kd.CrossEntropy()], small, recipe)
+
+
+def test_a_term_of_the_name_of_a_column_does_not_take_its_place(small):
+    class Seeded(Own):
+        def __call__(self, student, batch):
+            return super().__call__(student, batch) | {"seed": student.logits.square().mean()}
+
+    assert trained([Seeded()], small).frame["seed"].tolist() == list(SEEDS)
 
 
 def test_ctrl_c_in_the_loop_stops_the_cohort(small, fits):

@@ -398,6 +398,24 @@ def test_a_reliability_diagram_states_the_error_that_evaluate_finds(answers):
     assert (counts[counts > 0] * gaps).sum() / 2000 == pytest.approx(scores.ece, abs=1e-7)
 
 
+def test_a_history_of_no_finished_epoch_has_no_curve():
+    empty = History(pd.DataFrame(columns=["epoch", "validation_accuracy"]), interrupted=True)
+    with pytest.raises(
+        ValueError, match="'labels' must have at least one finished epoch, got none"
+    ):
+        plots.learning_curves({"labels": empty})
+
+
+@pytest.mark.parametrize("given", [[[0.5, 0.5]], None, "0.5"])
+def test_what_is_no_tensor_is_named(given):
+    labels = torch.tensor([0])
+    kind = type(given).__name__
+    with pytest.raises(TypeError, match=rf"probabilities must be a tensor .* got {kind}"):
+        plots.reliability_diagram(given, labels)
+    with pytest.raises(TypeError, match=rf"labels must be an int64 tensor .* got {kind}"):
+        plots.confusion_matrix(labels, given, CLASSES)
+
+
 def test_two_networks_share_a_reliability_diagram(answers):
     axes = plots.reliability_diagram(soften(answers.inputs), answers.labels, name="teacher")
     again = plots.reliability_diagram(

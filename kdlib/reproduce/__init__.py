@@ -49,7 +49,7 @@ class Row:
         metric: what was measured, with its unit in the protocol's docstring.
         value: the number.
         student_seed, teacher_seed: of the networks; None where there is none.
-        seconds: it took to train and score the network.
+        seconds: it took to train the network.
     """
 
     metric: str
@@ -67,7 +67,8 @@ class Setting:
         experiment: which question it belongs to.
         setting: its name within the experiment.
         protocol: ``short``, ``paper``, or ``smoke`` for tests.
-        recipe: a text with everything that shapes its numbers; its hash is in every row.
+        recipe: a text with the protocol's version and what tells its numbers from others; its hash
+            is in every row. What a text cannot tell, such as changed code, raises the version.
         run: measures it.
     """
 
@@ -136,7 +137,8 @@ def run(name: str, out: Path, *, workers: int = 1, only: Sequence[str] = ()) -> 
         raise ValueError(f"only must name some of {', '.join(known)}, got {unknown.pop()!r}")
     finished = _finished(path)
     todo = [s for s in todo if s.key not in finished]
-    yield f"{path}: {len(finished)} settings are there, {len(todo)} to do"
+    there = len({s.key for s in settings(name)} & finished)
+    yield f"{path}: {there} settings are there, {len(todo)} to do"
     for setting, rows in _measured(name, todo, workers):
         _append(path, rows)
         yield f"{setting.experiment}: {setting.setting}"
@@ -146,9 +148,12 @@ def ship(name: str, out: Path) -> Path:
     """Copy a table into the package, the rows of this code's settings in their order.
 
     Raises:
-        ValueError: a setting is missing, or was run at smoke size.
+        ValueError: a setting is missing, is there twice, or was run at smoke size.
     """
-    table, parts = _read(out / f"{name}.csv"), []
+    path, parts = out / f"{name}.csv", []
+    if not path.exists():
+        raise ValueError(f"out must hold {name}.csv, got {out}; run the protocol first")
+    table = _read(path)
     for setting in settings(name):
         if setting.protocol == "smoke":
             raise ValueError("KDLIB_PROFILE must not be smoke: its numbers mean nothing")
@@ -156,6 +161,11 @@ def ship(name: str, out: Path) -> Path:
         if rows.empty:
             raise ValueError(
                 f"{setting.experiment}: {setting.setting} is not in {out}; run it first"
+            )
+        if rows.duplicated(["teacher_seed", "student_seed", "metric"]).any():
+            raise ValueError(
+                f"{setting.experiment}: {setting.setting} is in {path} more than once; keep the rows "
+                "of one run"
             )
         parts.append(rows)
     target = SHIPPED / f"{name}.csv"
@@ -166,36 +176,45 @@ def ship(name: str, out: Path) -> Path:
 def _measured(
     name: str, todo: Sequence[Setting], workers: int
 ) -> Iterator[tuple[Setting, pd.DataFrame]]:
+    facts = {"hardware": _hardware(), "versions": _versions(), "commit": _commit()}
     if workers == 1:
         for setting in todo:
-            yield setting, _measure(setting)
+            yield setting, _measure(setting, facts)
         return
     threads = max(1, torch.get_num_threads() // workers)
+    failures = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _use_threads, (threads,)) as pool:
-        tasks = {pool.submit(_measure_by_key, name, setting.key): setting for setting in todo}
+        tasks = {pool.submit(_measure_by_key, name, s.key, facts): s for s in todo}
         try:
             for task in as_completed(tasks):
-                yield tasks[task], task.result()
+                if task.exception() is None:
+                    yield tasks[task], task.result()
+                else:  # what the others measure meanwhile is kept
+                    failures.append(task.exception())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    if failures:
+        raise failures[0]
 
 
 def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _measure_by_key(name: str, key: tuple[str, str, str, str]) -> pd.DataFrame:
-    return _measure(next(s for s in settings(name) if s.key == key))
+def _measure_by_key(
+    name: str, key: tuple[str, str, str, str], facts: dict[str, str]
+) -> pd.DataFrame:
+    return _measure(next(s for s in settings(name) if s.key == key), facts)
 
 
-def _measure(setting: Setting) -> pd.DataFrame:
+def _measure(setting: Setting, facts: dict[str, str]) -> pd.DataFrame:
     rows = pd.DataFrame([vars(row) for row in setting.run()])
-    facts = dict(zip(_WHAT, setting.key, strict=True))
-    facts |= {"hardware": _hardware(), "versions": _versions(), "commit": _commit()}
-    return _typed(rows.assign(**facts))
+    return _typed(rows.assign(**dict(zip(_WHAT, setting.key, strict=True)), **facts))
 
 
 def _append(path: Path, rows: pd.DataFrame) -> None:
+    if tuple(rows[_WHAT].iloc[0]) in _finished(path):  # another run on this folder was faster
+        return
     table = pd.concat([_read(path), rows]) if path.exists() else rows
     write_whole(path, lambda part: table.to_csv(part, index=False))
 
@@ -237,7 +256,7 @@ def _versions() -> str:
 
 
 def _commit() -> str:
-    """Of the checkout this code lies in, when measured; with ``-dirty`` where its files differ."""
+    """Of the checkout this code lies in, when the run began; ``-dirty`` where its files differ."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 
 import torch
@@ -104,9 +104,16 @@ def _line(experiment: str, way: str, student: Student, note: str = "") -> Settin
         experiment,
         f"{way}; {note}" if note else way,
         pick(smoke="smoke", lesson="short"),
-        f"version {VERSION}, {experiment}, {way}, alpha {ALPHA}, {student}, {_teacher_text(student.teacher)}",
+        f"version {VERSION}, {experiment}, {way}, alpha {ALPHA}, trial {TRIAL_SEED}, "
+        f"{_student_text(student)}, {_teacher_text(student.teacher)}",
         partial(_measure, (WAYS | ANNET_WAYS | GRID)[way], student, experiment.startswith("grid")),
     )
+
+
+def _student_text(student: Student) -> str:
+    """What differs from the defaults, so that a new field leaves finished lines as they are."""
+    values = {field.name: getattr(student, field.name) for field in fields(student)}
+    return f"student { ({n: v for n, v in values.items() if v != getattr(Student(), n)}) }"
 
 
 def _measure(
@@ -126,6 +133,8 @@ def _measure(
             continue
         trials[rate] = evaluate(model, few.validation).errors
         yield Row(f"validation_errors at {rate:g}", trials[rate], TRIAL_SEED)
+    if not trials:
+        raise FloatingPointError(f"all rates diverged, got {student.rates}; smaller ones would do")
     best = min(trials, key=trials.get)
     yield Row("learning_rate", best)
     taught_by = None if isinstance(objective, CrossEntropy) else 0

@@ -245,7 +245,8 @@ def _readable(answer: float | str) -> str:
         )
     if isinstance(answer, Integral):
         return str(int(answer))
-    return f"{answer:.0f}" if abs(answer) >= 100 else f"{answer:.3g}"
+    number = float(answer)
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _escaped(text: str) -> str:

@@ -130,19 +130,37 @@ def test_the_commit_is_that_of_the_library_or_unknown(tmp_path, monkeypatch):
     called = []
 
     def git(arguments, cwd, **options):
-        called.append((arguments[:2], cwd))
+        called.append((arguments, cwd))
         return subprocess.CompletedProcess(arguments, 0, "0123456789ab-dirty\n")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, "run", git)
     assert reproduce._commit() == "0123456789ab-dirty"
-    assert called == [(["git", "describe"], reproduce.SHIPPED.parent / "reproduce")]
+    (arguments, cwd), *_ = called
+    assert arguments[:2] == ["git", "describe"] and "--dirty" in arguments
+    assert cwd == reproduce.SHIPPED.parent / "reproduce"
 
     def no_git(*arguments, **options):
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", no_git)
     assert reproduce._commit() == "unknown"
+
+
+def test_the_commit_is_that_of_the_start_for_the_code_was_loaded_then(toy, tmp_path, monkeypatch):
+    commits = iter(["at the start", "made meanwhile", "and another"])
+    monkeypatch.setattr(reproduce, "_commit", lambda: next(commits))
+    finish(tmp_path)
+    assert table(tmp_path)["commit"].unique().tolist() == ["at the start"]
+
+
+def test_two_runs_on_one_folder_count_nothing_twice(toy, tmp_path):
+    one, other = run("toy", tmp_path), run("toy", tmp_path)
+    for lines in (one, other, one, other):
+        next(lines)
+    list(one), list(other)
+    finish(tmp_path / "alone")
+    pd.testing.assert_frame_equal(table(tmp_path), table(tmp_path / "alone"))
 
 
 def test_a_finished_setting_is_not_run_again(toy, tmp_path):
@@ -206,7 +224,7 @@ def test_a_setting_whose_recipe_changed_is_run_again(toy, tmp_path):
     finish(tmp_path)
     ran(toy)
     toy.lines["two"] = "recipe 2, longer"
-    assert "3 settings are there, 1 to do" in finish(tmp_path)[0]
+    assert "2 settings are there, 1 to do" in finish(tmp_path)[0]
     assert ran(toy) == ["two"]
     found = table(tmp_path)
     assert found["setting"].value_counts().to_dict() == {"one": 5, "two": 10, "three": 5}
@@ -311,8 +329,17 @@ def test_ship_refuses_a_table_that_lacks_a_setting(toy, tmp_path, shipped):
     with pytest.raises(ValueError, match="even: three is not in"):
         ship("toy", tmp_path)
     assert list(shipped.iterdir()) == []
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ValueError, match="out must hold toy.csv, got .*elsewhere"):
         ship("toy", tmp_path / "elsewhere")
+
+
+def test_ship_refuses_a_setting_that_is_there_twice(toy, tmp_path, shipped):
+    finish(tmp_path)
+    lines = (tmp_path / "toy.csv").read_text().splitlines()
+    (tmp_path / "toy.csv").write_text("\n".join([*lines, *lines[-5:], ""]))
+    with pytest.raises(ValueError, match="even: three is in .* more than once"):
+        ship("toy", tmp_path)
+    assert list(shipped.iterdir()) == []
 
 
 def test_ship_refuses_smoke(toy, tmp_path, shipped):
@@ -448,3 +475,14 @@ def test_two_workers_measure_what_one_does_and_may_be_stopped_midway(tmp_path, s
         for which in ("two", "alone")
     )
     pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+
+
+def test_a_worker_that_fails_takes_nothing_away_from_the_others(tmp_path, smoke, monkeypatch):
+    """A worker of the pool does not know what is planted here: settings of no known key fail there."""
+    known = student.settings()
+    planted = [known[0].__class__("broken", "none", "smoke", "unknown", list)]
+    some = [s for s in known if s.experiment == "all images"]
+    monkeypatch.setattr(student, "settings", lambda: planted + some)
+    with pytest.raises(RuntimeError):
+        list(run("student", tmp_path, workers=2))
+    assert table(tmp_path, "student")["setting"].nunique() == len(some) == 3

@@ -154,7 +154,7 @@ def test_soft_targets_are_of_the_teacher_and_temperature_named(
 ):
     line = next(s for s in protocol.settings() if s.setting == name)
     student = line.run.args[1]
-    assert student.teacher == teacher and f"teacher='{teacher}'" in line.recipe
+    assert student.teacher == teacher and str(TEACHERS[teacher]) in line.recipe
     objective, found = WAYS[name](few, student)
     assert type(objective) is kd.SoftTargets
     assert objective.teacher is protocol._teacher(teacher)
@@ -473,6 +473,9 @@ def test_lines_have_the_images_steps_network_and_teacher_that_they_name(lesson):
         assert size.network == network
         teachers = {"weak teacher": "small", "annet": "anNet_deep"}
         teachers["teacher"] = setting.setting.split("; ")[-1]
+        if setting.experiment == "controls":
+            others = {"teacher of the same images": "same images", "untrained teacher": "untrained"}
+            teachers["controls"] = others.get(setting.setting, "24 epochs")
         assert size.teacher == teachers.get(setting.experiment, "24 epochs")
 
 
