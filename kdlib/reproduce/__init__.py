@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from kdlib._files import write_whole
+from kdlib.training import autocast_dtype
 
 __all__ = ["COLUMNS", "PROTOCOLS", "Row", "Setting", "recipe_hash", "results", "run", "settings"]
 
@@ -239,14 +240,16 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hardware() -> str:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    products = str(autocast_dtype("auto", device) or torch.float32).removeprefix("torch.")
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        return f"{torch.cuda.get_device_name()}, {products}"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
+    return f"{model}, {os.cpu_count()} cores, {products}"
 
 
 def _versions() -> str:
