@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import kdlib as kd
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -223,3 +225,41 @@ def test_notebooks_02_and_03_find_the_teacher_that_notebook_01_has_trained():
         keep = re.search(r"teacher = kd\.keep\((.*?)\n\)", source, re.DOTALL).group(1)
         made.append((epochs, recipe, keep))
     assert made[0] == made[1] == made[2]
+
+
+def test_the_numbers_that_notebook_03_quotes_are_those_of_the_table():
+    table = kd.results("student").groupby(["experiment", "setting", "metric"])["value"].mean()
+
+    def errors(experiment, setting):
+        return table[experiment, setting, "test_errors"]
+
+    labels, moved, soft, means = (
+        errors("controls", way) for way in ("labels", "labels, moved", "T = 20", "class means")
+    )
+    by_teacher = [
+        errors("teacher", f"class means; {who}") for who in ("same images", "8 epochs", "12 epochs")
+    ]
+    part = {
+        n: errors("images", f"class means; {n} images") - errors("images", f"T = 20; {n} images")
+        for n in ("1,000", "30,000")
+    }
+    whole = {way: errors("all images", way) for way in ("labels", "labels, moved", "T = 20")}
+    quoted = [
+        f"labels make {labels:.0f} errors, T = 20 makes {soft:.0f}",
+        f"moved labels alone take {labels - moved:.0f} of the {labels - soft:.0f} errors",
+        f"{min(means, *by_teacher):.0f} to {max(means, *by_teacher):.0f} errors",
+        f"label smoothing stands ({errors('controls', 'label smoothing 0.1'):.0f})",
+        f"from {part['1,000']:.0f} with 1,000 images to {part['30,000']:.0f} with 30,000",
+        f"With this teacher ({errors('teachers', '24 epochs'):.0f} errors)",
+        f"weaker teacher, too ({errors('teachers', 'same images'):.0f} errors)",
+        f"A teacher with {errors('teachers', 'small'):.0f} errors",
+        f"comes out at {errors('weak teacher', 'T = 20'):.0f}:",
+        f"save {whole['labels'] - whole['T = 20']:.0f} errors against labels",
+        f"they saved {labels - soft:.0f};",
+        f"against moved labels, {whole['labels, moved'] - whole['T = 20']:.0f}.",
+        f"on the same images were {errors('teachers', 'anNet_deep'):.0f}.",
+    ]
+    cells = nbformat.read(ROOT / "notebooks" / "03_student.ipynb", as_version=4).cells
+    text = " ".join(" ".join(cell.source for cell in cells).replace('"', " ").split())
+    for phrase in quoted:
+        assert phrase in text, phrase
