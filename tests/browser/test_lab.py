@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="needs an installed Chromium"),
 ]
 
+KERNEL = ".jp-Notebook-ExecutionIndicator"
 PREDICTION = (
     'import kdlib as kd\nguess = kd.predict("Will it make more errors?", ["more", "fewer"])',
     'count = kd.predict("How many errors will it make?", range(0, 101))',
@@ -100,9 +101,7 @@ def opened(lab, browser):
         pages.append(page)
         page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset", timeout=120_000)
         page.locator(".jp-Notebook").wait_for(timeout=120_000)
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(
-            timeout=120_000, state="attached"
-        )
+        page.locator(f"{KERNEL}[data-status=idle]").wait_for(timeout=120_000, state="attached")
         page.wait_for_timeout(1000)
         return page
 
@@ -119,17 +118,26 @@ def run_all(opened):
         page = opened(name)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        # What was saved looks like a finished run until this one has begun.
+        page.locator(f"{KERNEL}:not([data-status=idle])").wait_for(
+            timeout=120_000, state="attached"
+        )
         return page
 
     return open_and_run
 
 
 def outputs_settle(page, seconds=240):
-    """No cell is waiting or running: every prompt that was a star has a number again."""
-    page.wait_for_timeout(2000)
+    """No cell is waiting or running: for three seconds the kernel was idle and no prompt a star."""
     page.wait_for_function(
-        "() => ![...document.querySelectorAll('.jp-InputPrompt')]"
-        ".some(prompt => prompt.textContent.includes('*'))",
+        """kernel => {
+            const idle = document.querySelector(kernel).dataset.status === "idle";
+            const stars = [...document.querySelectorAll(".jp-InputPrompt")]
+                .some(prompt => prompt.textContent.includes("*"));
+            if (!idle || stars || !window.idleSince) window.idleSince = Date.now();
+            return Date.now() - window.idleSince > 3000;
+        }""",
+        arg=KERNEL,
         timeout=seconds * 1000,
     )
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
@@ -140,7 +148,9 @@ def test_run_all_finishes_in_the_first_notebook(run_all):
     page = run_all("00_start_here")
     outputs_settle(page)
     page.get_by_text("soft targets against labels, errors:").first.wait_for()
-    assert page.locator(".jp-OutputArea img").count() >= 4
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-OutputArea img').length >= 4", timeout=30_000
+    )
 
 
 def test_the_slider_of_notebook_02_replaces_its_picture_in_place(run_all):
