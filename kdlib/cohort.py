@@ -74,9 +74,9 @@ def fit_cohort(
     Plain MLPs (Flatten, Linear and ReLU only) are trained by batched products, all objectives on one
     teacher together, unless images are moved, norms limited, the best epoch kept, or float16 scaled;
     everything else one after the other. The outputs of a teacher that is one network are computed
-    once for all objectives. Measured on
-    two processor cores, batched products won at every width: 12 students of 2 x 30 units by a factor
-    of 4, of 2 x 100 by 3, of 2 x 300 by 2, of 2 x 800 by 1.3; ``benchmarks/cohort.py`` has more.
+    once for all objectives. Measured on two processor cores, batched products won at every width: 12
+    students of 2 x 30 units by a factor of about 5, of 2 x 100 by 2.6, of 2 x 300 by 1.9, of 2 x 800
+    by 1.3; ``benchmarks/cohort.py`` has more.
 
     Args:
         build: makes a student, from the seed (``lambda seed: kd.models.mlp(30, seed=seed)``).

@@ -113,7 +113,8 @@ def _line(experiment: str, way: str, student: Student, note: str = "") -> Settin
 def _student_text(student: Student) -> str:
     """What differs from the defaults, so that a new field leaves finished lines as they are."""
     values = {field.name: getattr(student, field.name) for field in fields(student)}
-    return f"student { ({n: v for n, v in values.items() if v != getattr(Student(), n)}) }"
+    different = {n: v for n, v in values.items() if v != getattr(Student(), n)}
+    return f"student {different}"
 
 
 def _measure(
