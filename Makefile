@@ -2,6 +2,10 @@
 # make test     run every test, and every notebook at smoke size
 # make lint     check format and style
 # make lesson   run the notebooks at lesson size and save their outputs (NB=02_temperature for one)
+# make badges   write the notebooks' Colab badges and install cells, from project.urls
+# make gpu      the tests that need a GPU, then the benchmarks; PYTHON=python3 takes the Python that is
+#               there and installs nothing
+# make test-floors   every test on the lowest versions that pyproject.toml allows (Python 3.10 to 3.12)
 # make clean    remove what make made
 
 PYTHON ?= python3
@@ -11,7 +15,10 @@ ARGS ?=
 # JupyterLab asks for this in a container, where one is root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test lint lesson clean
+# Whoever names a Python for the GPU has torch in it.
+GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
+
+.PHONY: lab test lint lesson badges gpu test-floors clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
@@ -25,6 +32,23 @@ lint: .venv/ready
 
 lesson: .venv/ready
 	$(BIN)/python tools/lesson.py $(NB)
+
+badges: .venv/ready
+	$(BIN)/python tools/badges.py
+
+gpu: $(if $(filter file,$(origin PYTHON)),.venv/ready)
+	$(GPU_PYTHON) -m pytest -rs tests/gpu $(ARGS)
+	$(GPU_PYTHON) benchmarks/training.py
+
+test-floors: build/floors/ready
+	build/floors/bin/python -m pytest $(ARGS)
+
+build/floors/ready: pyproject.toml tools/floors.py
+	$(PYTHON) -m venv build/floors
+	@build/floors/bin/python -m pip install --quiet --upgrade pip
+	build/floors/bin/python tools/floors.py > build/floors/constraints.txt
+	@build/floors/bin/python -m pip install --quiet --editable '.[test]' --constraint build/floors/constraints.txt
+	@touch $@
 
 .venv/ready: pyproject.toml
 	@echo "Installing into .venv; the first time this takes a few minutes."

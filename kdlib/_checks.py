@@ -1,7 +1,7 @@
 """What the losses ask of their arguments: the right kind, shape and range, or an error that helps.
 
-No check reads a value from a GPU: shapes, dtypes and Python numbers are looked at on every call,
-labels only on a CPU outside vmap and compile.
+No check reads a tensor's values, which would make a GPU wait: shapes, dtypes and Python numbers are
+looked at on every call, the range of labels by torch itself, on a CPU.
 """
 
 from __future__ import annotations
@@ -87,18 +87,15 @@ def labels_of(labels: Tensor, logits: Tensor) -> Tensor:
             f"labels must have the leading dimensions {tuple(logits.shape[:-1])} of the logits, "
             f"got shape {tuple(labels.shape)}"
         )
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
-        return labels  # reading values would make a GPU wait, or break a graph
-    try:
-        low, high = int(labels.min()), int(labels.max())
-    except RuntimeError:
-        return labels  # inside vmap values cannot be read
-    classes = logits.shape[-1]
-    if low < 0 or high >= classes:
-        raise ValueError(
-            f"labels must be class numbers from 0 to {classes - 1}, got {low if low < 0 else high}"
-        )
     return labels
+
+
+def no_class(labels: Tensor, logits: Tensor) -> ValueError:
+    """What to raise where a label is none of the classes."""
+    low, high, classes = int(labels.min()), int(labels.max()), logits.shape[-1]
+    return ValueError(
+        f"labels must be class numbers from 0 to {classes - 1}, got {low if low < 0 else high}"
+    )
 
 
 def _leading(name: str, value: Tensor, logits: Tensor) -> Tensor:

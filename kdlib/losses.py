@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib._checks import alpha_of, fraction, labels_of, pair_of, temperature_of, wide
+from kdlib._checks import alpha_of, fraction, labels_of, no_class, pair_of, temperature_of, wide
 
 __all__ = ["cross_entropy", "hinton_loss", "logit_matching_loss", "soft_target_loss", "soften"]
+
+_NO_LABEL = torch.iinfo(torch.int32).min  # torch's own, -100, would be passed over in silence
 
 
 def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -184,12 +186,16 @@ def cross_entropy(
     z = wide("logits", logits)
     labels = labels_of(labels, z)
     fraction("label_smoothing", label_smoothing, "0 leaves the labels as they are")
-    loss = F.cross_entropy(
-        z.reshape(-1, z.shape[-1]),
-        labels.reshape(-1),
-        label_smoothing=label_smoothing,
-        reduction="none",
-    )
+    try:
+        loss = F.cross_entropy(
+            z.reshape(-1, z.shape[-1]),
+            labels.reshape(-1),
+            ignore_index=_NO_LABEL,
+            label_smoothing=label_smoothing,
+            reduction="none",
+        )
+    except IndexError as error:  # torch looks at every label on a CPU, and nowhere else
+        raise no_class(labels, z) from error
     return _reduce(loss.reshape(labels.shape), reduction)
 
 

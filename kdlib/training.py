@@ -463,14 +463,17 @@ def _bar(
     total: int, done: int, shown: bool, what: str = "epochs"
 ) -> Iterator[Callable[[dict], None]]:
     """A progress bar that is gone when it is done, from a saved notebook too."""
+    if not shown:
+        yield lambda row: None
+        return
     from tqdm.auto import tqdm
     from tqdm.notebook import tqdm_notebook
 
     in_notebook = issubclass(tqdm, tqdm_notebook)
     options = {"display": False} if in_notebook else {}
-    bar = tqdm(total=total, initial=done, desc=what, leave=False, disable=not shown, **options)
+    bar = tqdm(total=total, initial=done, desc=what, leave=False, **options)
     place = None
-    if in_notebook and shown:
+    if in_notebook:
         from IPython.display import display
 
         place = display(bar.container, display_id=True)

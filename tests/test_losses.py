@@ -606,10 +606,16 @@ def test_empty_logits_are_refused(shape):
 
 
 @pytest.mark.parametrize(
-    "loss", [cross_entropy, lambda z, y: hinton_loss(z, z, y, 4, 0.5)], ids=["hard", "hinton"]
+    "loss",
+    [
+        cross_entropy,
+        lambda z, y: cross_entropy(z, y, label_smoothing=0.1),
+        lambda z, y: hinton_loss(z, z, y, 4, 0.5),
+    ],
+    ids=["hard", "smoothed", "hinton"],
 )
 def test_labels_must_be_class_numbers_one_a_row(loss):
-    for label in (3, -1, -100):
+    for label in (3, -1, -100, -(2**31) - 1):
         with pytest.raises(ValueError, match=f"class numbers from 0 to 2, got {label}"):
             loss(Z, torch.tensor([0, label]))
     for labels, found in ((Y.float(), "torch.float32"), (Y.int(), "torch.int32"), ([0, 1], "list")):

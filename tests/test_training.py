@@ -14,11 +14,13 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 import kdlib as kd
 from kdlib._networks import weights_hash
 from kdlib.data import Split
 from kdlib.objectives import Outputs
+from kdlib.training import autocast_dtype
 
 TINY = kd.Recipe(epochs=3, batch_size=50, precision="float32")
 RICH = {  # everything that has a state or a draw of its own
@@ -552,6 +554,22 @@ def test_the_test_split_is_not_looked_at(small):
         pd.testing.assert_frame_equal(frame, found[0][1])
 
 
+@pytest.mark.parametrize("augment", [None, kd.data.shift(2)], ids=["as they are", "moved"])
+def test_the_steps_of_an_epoch_read_no_value_back(small, augment):
+    """What reads a value makes a GPU wait; it is seen on a CPU as well."""
+    objective = kd.SoftTargets(net(0), 4, 0.9) + 0.1 * kd.LogitMatching(net(0))
+    data, once = replace(small, validation=None), replace(TINY, epochs=1, augment=augment)
+
+    def values_read(batch_size):
+        recipe = replace(once, batch_size=batch_size)
+        with profile(activities=[ProfilerActivity.CPU]) as record:
+            train(net(), data, recipe, objective)
+        return sum(e.count for e in record.key_averages() if e.key == "aten::_local_scalar_dense")
+
+    values_read(100)
+    assert values_read(10) == values_read(100) > 0  # 20 steps, and 2
+
+
 def test_on_epoch_gets_a_row_of_its_own(small):
     rows = []
 
@@ -1011,6 +1029,62 @@ def test_precision_is_that_of_the_matrix_products(small, precision, products, we
     assert {parameter.dtype for parameter in model.parameters()} == {weights}
     assert frame["hard"].iloc[-1] < frame["hard"].iloc[0]
     assert kd.evaluate(model, small.test).accuracy > 0.2
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "expected"),
+    [
+        ("cuda", (12, 0), torch.bfloat16),
+        ("cuda", (9, 0), torch.bfloat16),
+        ("cuda", (8, 6), torch.bfloat16),
+        ("cuda", (8, 0), torch.bfloat16),
+        ("cuda", (7, 5), torch.float16),  # a T4
+        ("cuda", (7, 0), torch.float16),
+        ("cuda", (6, 1), None),
+        ("mps", None, None),
+    ],
+)
+def test_auto_is_what_a_gpu_multiplies_natively(monkeypatch, kind, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert autocast_dtype("auto", torch.device(kind)) == expected
+
+
+@pytest.mark.parametrize(
+    ("allowed", "flags", "expected"),
+    [
+        ("", "avx2 avx512f avx512_bf16 amx_bf16", torch.bfloat16),
+        ("ALL", "avx2 avx512f avx512_bf16", torch.bfloat16),
+        ("AVX512_CORE_BF16", "avx2 avx512f avx512_bf16", torch.bfloat16),
+        ("avx512_core_amx", "avx2 avx512f avx512_bf16 amx_bf16", torch.bfloat16),
+        ("AVX2", "avx2 avx512f avx512_bf16", None),
+        ("AVX512_CORE_VNNI", "avx2 avx512f avx512_bf16", None),
+        ("", "avx2 fma", None),
+        ("ALL", "avx2 avx512f", None),
+        ("", None, None),  # no such file: Windows and macOS
+    ],
+)
+def test_auto_asks_the_processor_and_what_onednn_may_use(monkeypatch, allowed, flags, expected):
+    def read_text(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"processor: 0\nflags: {flags}\n"
+
+    monkeypatch.setattr("kdlib.training.Path.read_text", read_text)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert autocast_dtype("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_a_precision_that_is_named_is_taken_whatever_the_device(kind):
+    device = torch.device(kind)
+    assert autocast_dtype("float32", device) is None
+    assert autocast_dtype("float64", device) is None
+    assert autocast_dtype("bfloat16", device) == torch.bfloat16
+    if kind == "cuda":
+        assert autocast_dtype("float16", device) == torch.float16
+    else:
+        with pytest.raises(ValueError, match=f'"float16" needs a CUDA GPU, got {kind}'):
+            autocast_dtype("float16", device)
 
 
 def test_auto_takes_bfloat16_only_where_the_processor_has_it(small, monkeypatch):

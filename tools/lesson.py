@@ -2,7 +2,7 @@
 
 ``python tools/lesson.py [NAME ...]`` runs each twice in a fresh kernel with an empty cache of trained
 networks: first under nbval, which fails on what a plain run swallows (a widget callback that raises),
-then to keep its outputs. With ``KDLIB_PROFILE=lesson``, the default, they are saved into
+then to keep its outputs, with the date and a hash of the code that made them. With ``KDLIB_PROFILE=lesson``, the default, they are saved into
 ``notebooks/``; any other profile writes to ``build/`` and leaves the notebooks alone.
 """
 
@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 import nbformat
+from badges import address, headed, save, stamped
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ def main(names: list[str]) -> int:
         started = time.perf_counter()
         with empty_cache() as cache:
             notebook = run(path, cache)
+        notebook = headed(stamped(notebook, date.today().isoformat()), path.stem, address())
         save(notebook, target / path.name)
         print(f"{path.name}: {time.perf_counter() - started:.0f} s, saved in {target.name}/")
     return 0
@@ -72,7 +75,7 @@ def check(path: Path, cache: str, seconds: int = CELL_SECONDS) -> int:
 
 
 def run(path: Path, cache: str) -> nbformat.NotebookNode:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = headed(nbformat.read(path, as_version=4), path.stem, address())
     client = NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
@@ -112,14 +115,6 @@ def _transient(output: nbformat.NotebookNode) -> bool:
     if output.output_type not in ("display_data", "execute_result"):
         return False
     return not output.data or WIDGET in output.data
-
-
-def save(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Whole or not at all."""
-    nbformat.validate(notebook)
-    part = path.with_suffix(".part")
-    nbformat.write(notebook, part)
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The lessons: each runs, each is saved as a reader should find it, and a broken one is caught."""
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
+import lesson
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -15,10 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-specification = importlib.util.spec_from_file_location("lesson", ROOT / "tools" / "lesson.py")
-lesson = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(lesson)
 
 
 @pytest.fixture(autouse=True)

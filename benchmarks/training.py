@@ -1,0 +1,209 @@
+"""How much faster is kdlib than a plain PyTorch loop, at equal accuracy, and what limits it?
+
+A student of 2 x 800 from a teacher of 2 x 1200 at T = 20, on 10,000 MNIST images, 15 epochs of batches
+of 128. The plain loop is the usual one: a torchvision data set with ToTensor and Normalize, a DataLoader
+(with or without workers, whichever a trial finds faster), the teacher run on every batch, ``loss.item()``
+in every step, float32. kdlib's time is all of ``fit``, the teacher's pass included. Neither scores a
+validation split. Both start from the same weights with the same schedule and take turns in one process,
+seed by seed; samples a second are medians over the seeds, errors are paired by seed. Then a profile:
+where kdlib's time goes, and how near its matrix products come to the fastest that this machine showed.
+The last line is the ratio of the speeds.
+
+``python benchmarks/training.py [SEEDS [EPOCHS]]``
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import statistics
+import sys
+import time
+
+import torch
+import torchvision
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+import kdlib as kd
+from kdlib.training import autocast_dtype
+
+T, ALPHA, RATE, BATCH = 20.0, 0.9, 0.03, 128
+
+
+class Images(torchvision.datasets.MNIST):
+    """torchvision's data set, with the images that kdlib has loaded already."""
+
+    def __init__(self, split: kd.data.Split) -> None:
+        low, high = split.inputs.min(), split.inputs.max()
+        self.data = ((split.inputs[:, 0] - low) / (high - low) * 255).round().byte().cpu()
+        self.targets = split.labels.cpu()
+        self.target_transform = None
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        )
+
+
+def plain(data, teacher, seed: int, epochs: int, workers: int) -> torch.nn.Module:
+    """The loop as it is usually written."""
+    device = data.train.inputs.device
+    loader = DataLoader(
+        Images(data.train), BATCH, shuffle=True, drop_last=True, num_workers=workers,
+        pin_memory=device.type == "cuda", persistent_workers=workers > 0,
+    )  # fmt: skip
+    student = kd.models.mlp(800, seed=seed).to(device)
+    teacher.to(device).eval()
+    optimizer = torch.optim.SGD(student.parameters(), RATE, momentum=0.9, nesterov=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=epochs * len(loader), cycle_momentum=False
+    )
+    for _ in range(epochs):
+        student.train()
+        total = 0.0
+        for images, labels in loader:
+            images, labels = images.to(device), labels.to(device)
+            with torch.no_grad():
+                targets = F.softmax(teacher(images) / T, dim=1)
+            logits = student(images)
+            soft = F.kl_div(F.log_softmax(logits / T, dim=1), targets, reduction="batchmean")
+            loss = ALPHA * T**2 * soft + (1 - ALPHA) * F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            total += loss.item()
+    return student
+
+
+def fitted(data, teacher, seed: int, epochs: int, precision: str) -> torch.nn.Module:
+    student = kd.models.mlp(800, seed=seed)
+    recipe = kd.Recipe(epochs=epochs, batch_size=BATCH, learning_rate=RATE, precision=precision)
+    kd.fit(student, kd.SoftTargets(teacher, T, ALPHA), data, recipe, seed=seed, progress=False)
+    return student
+
+
+def seconds(work, data) -> tuple[float, object]:
+    _wait(data)
+    started = time.perf_counter()
+    result = work()
+    _wait(data)
+    return time.perf_counter() - started, result
+
+
+def _wait(data) -> None:
+    if data.train.inputs.is_cuda:
+        torch.cuda.synchronize()
+
+
+def compared(data, teacher, seeds: int, epochs: int) -> float:
+    """Print both sides' speeds and errors; the ratio of kdlib as it is to the plain loop."""
+    train = dataclasses.replace(data, validation=None)
+    trials = {w: seconds(lambda w=w: plain(train, teacher, 0, 1, w), data)[0] for w in (0, 2)}
+    workers = min(trials, key=trials.get)
+    ways = {f"plain loop, {workers} workers": lambda s: plain(train, teacher, s, epochs, workers)}
+    lower = autocast_dtype("auto", data.train.inputs.device)
+    for precision in ["float32"] if lower is None else ["float32", "auto"]:
+        dtype = "float32" if precision == "float32" else str(lower).removeprefix("torch.")
+        ways[f"kdlib, {dtype}"] = lambda s, p=precision: fitted(train, teacher, s, epochs, p)
+        fitted(train, teacher, 0, 1, precision)  # warm
+    images = epochs * data.train.steps(BATCH) * BATCH
+    speeds, errors = {name: [] for name in ways}, {name: [] for name in ways}
+    for seed in range(1, seeds + 1):
+        for name, way in ways.items():
+            took, student = seconds(lambda way=way, seed=seed: way(seed), data)
+            speeds[name].append(images / took)
+            errors[name].append(kd.evaluate(student, data.test).errors)
+    first = next(iter(ways))
+    for name in ways:
+        speed = statistics.median(speeds[name])
+        line = f"{name:24} {speed:9,.0f} images/s   {statistics.mean(errors[name]):6.1f} errors"
+        if name != first:
+            ratio = speed / statistics.median(speeds[first])
+            difference = kd.paired(errors[name], errors[first], lower_is_better=True)
+            line += f"   {ratio:.2f} times; {difference}"
+        print(line, flush=True)
+    return ratio
+
+
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm"),
+    "optimizer": ("_fused_sgd_",),
+    "gather": ("index_select", "index"),
+}
+
+
+def profiled(data, teacher, epochs: int = 3) -> None:
+    """Print where the time of an epoch goes."""
+    data = dataclasses.replace(data, validation=None)
+    device = data.train.inputs.device
+    objective, student = kd.SoftTargets(teacher, T, ALPHA), kd.models.mlp(800)
+
+    def fit(**changes):
+        return kd.fit(student, objective, data, kd.Recipe(**changes), progress=False).frame
+
+    fit(epochs=1)  # from here on the teacher's table is there
+    with FlopCounterMode(display=False) as counter:
+        fit(iterations=1)
+    work = counter.get_total_flops() * epochs * data.train.steps(BATCH)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    with profile(activities=activities) as record:
+        wall = fit(epochs=epochs)["seconds"].sum()
+    spent = dict.fromkeys([*KINDS, "loss and the rest"], 0.0)
+    for event in record.key_averages():
+        took = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+        name = event.key.removeprefix("aten::")
+        kind = next((k for k, names in KINDS.items() if name in names), "loss and the rest")
+        if event.key.startswith("aten::") or device.type == "cuda":
+            spent[kind] += took / 1e6
+    spent["Python, autograd" if device.type == "cpu" else "idle: waiting for Python"] = wall - sum(
+        spent.values()
+    )
+    print(f"\nprofile of {epochs} epochs, {wall:.2f} s:")
+    for kind, took in spent.items():
+        print(f"  {kind:24} {took / wall:5.0%}")
+    best, reached = fastest(device), work / spent["matrix products"]
+    print(
+        f"  matrix products run at {reached / 1e9:,.0f} GFLOP/s, {reached / best:.0%} of the "
+        f"{best / 1e9:,.0f} that large ones reach here; all of fit at {work / wall / best:.0%}"
+    )
+
+
+def fastest(device: torch.device) -> float:
+    """FLOP/s of large square matrix products in the dtype that fit takes here."""
+    size = 8192 if device.type == "cuda" else 1024
+    dtype = autocast_dtype("auto", device) or torch.float32
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    rates = []
+    for _ in range(20):
+        started = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        rates.append(2 * size**3 / (time.perf_counter() - started))
+    return max(rates)
+
+
+def main(seeds: int = 5, epochs: int = 15) -> None:
+    whole = kd.data.load("mnist")
+    recipe = kd.Recipe(epochs=8, augment=kd.data.shift(2))
+    teacher = kd.keep(
+        lambda seed: kd.models.mlp(1200, dropout=0.5, seed=seed), kd.CrossEntropy(), whole, recipe
+    )
+    data = whole.limit(10_000)
+    device = data.train.inputs.device
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    print(
+        f"{hardware}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}; {seeds} seeds, {epochs} epochs; intervals are of paired errors"
+    )
+    ratio = compared(data, teacher, seeds, epochs)
+    profiled(data, teacher)
+    print(f"ratio: {ratio:.1f}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,97 @@
+"""tools/badges.py: the head of every notebook follows from one address and its last run."""
+
+import re
+from datetime import date
+from pathlib import Path
+
+import badges
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+GITHUB = "https://github.com/someone/kdlib"
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def lesson(*code):
+    cells = [nbformat.v4.new_markdown_cell("# Why?"), *map(nbformat.v4.new_code_cell, code)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@each_notebook
+def test_badge_and_install_cell_are_those_of_the_address(path):
+    """If this fails: make badges."""
+    written = badges.headed(read(path), path.stem, badges.address())
+    assert [cell.source for cell in written.cells] == [cell.source for cell in read(path).cells]
+
+
+@each_notebook
+def test_what_the_notebook_shows_was_made_by_the_code_it_holds(path):
+    """If this fails: make lesson NB=that notebook."""
+    notebook = read(path)
+    assert notebook.metadata.kdlib.code == badges.code_hash(notebook)
+    day = date.fromisoformat(notebook.metadata.kdlib.last_run)
+    assert f"Last run: {day}" in notebook.cells[1].source
+
+
+def test_the_address_is_the_repository_in_pyproject(tmp_path):
+    pyproject = tmp_path / "pyproject.toml"
+    for urls, expected in (
+        ("", None),
+        ('[project.urls]\nDocumentation = "https://example.org"\n', None),
+        ('[project.urls]\nRepository = ""\n', None),
+        (f'[project.urls]\nRepository = "{GITHUB}"\n', GITHUB),
+        (f'[project.urls]\nRepository = "{GITHUB}.git/"\n', GITHUB),
+    ):
+        pyproject.write_text('[project]\nname = "kdlib"\n' + urls)
+        assert badges.address(pyproject) == expected
+
+
+def test_a_badge_opens_this_very_notebook_or_says_why_there_is_none():
+    link = "https://colab.research.google.com/github/someone/kdlib/blob/main/notebooks/05_x.ipynb"
+    assert f"]({link})" in badges.badge("05_x", GITHUB, None)
+    assert "no public address" in badges.badge("05_x", None, None)
+    elsewhere = badges.badge("05_x", "https://git.example.org/kdlib", None)
+    assert "https://git.example.org/kdlib" in elsewhere and "colab.research" not in elsewhere
+    assert "Last run: not yet" in badges.badge("05_x", None, None)
+    assert "Last run: 2026-01-02" in badges.badge("05_x", None, "2026-01-02")
+
+
+def test_the_install_cell_names_the_address_or_says_what_to_do():
+    assert f'"kdlib @ git+{GITHUB}"' in badges.install(GITHUB)
+    assert "ModuleNotFoundError" in badges.install(None)
+    for where in (GITHUB, None):
+        assert len(badges.install(where).splitlines()) <= 15
+
+
+def test_a_head_is_written_once_and_keeps_everything_else():
+    notebook = lesson("1 + 1", "2 + 2")
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="2")]
+    first = nbformat.from_dict(badges.headed(notebook, "x", None))
+    assert [cell.get("id") for cell in first.cells[1:3]] == ["badge", "install"]
+    assert [cell.source for cell in first.cells[3:]] == ["1 + 1", "2 + 2"]
+    assert first.cells[3].outputs[0].text == "2"
+    sources = [cell.source for cell in first.cells]
+    assert [cell.source for cell in badges.headed(first, "x", None).cells] == sources
+    badges.headed(first, "x", GITHUB)
+    assert len(first.cells) == 5 and "someone/kdlib" in first.cells[1].source
+    nbformat.validate(first)
+
+
+def test_the_hash_is_of_the_code_and_the_install_cell_is_left_out():
+    whole = badges.code_hash(badges.headed(lesson("a", "b"), "x", None))
+    assert whole == badges.code_hash(badges.headed(lesson("a", "b"), "x", GITHUB))
+    others = [lesson("a", "c"), lesson("a"), lesson("b", "a"), lesson("ab"), lesson("a\nb")]
+    assert whole not in map(badges.code_hash, others)
+
+
+def test_a_stamp_is_shown_in_the_badge():
+    notebook = badges.headed(badges.stamped(lesson("a"), "2026-01-02"), "x", None)
+    assert notebook.metadata.kdlib == {"last_run": "2026-01-02", "code": badges.code_hash(notebook)}
+    assert re.search(r"Last run: 2026-01-02", notebook.cells[1].source)

@@ -1,0 +1,108 @@
+"""Write the head of every notebook: its Colab badge, the date of its last run, the install cell.
+
+``python tools/badges.py``, or ``make badges``. All of it follows from one address, ``Repository`` under
+``project.urls`` in pyproject.toml, and from what the last run of a notebook left in its metadata. While
+no address is set the badge says so, and the install cell too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import nbformat
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+BADGE, INSTALL = "badge", "install"
+COLAB = "https://colab.research.google.com"
+
+INSTALL_SOURCE = """\
+# Installs kdlib where it is missing, as in Colab, and leaves torch as it is. Else it does nothing.
+from importlib import metadata, util
+
+if util.find_spec("kdlib") is None:
+    here = {d.name: d.version for d in metadata.distributions() if "torch" in str(d.name)}
+    keep = " ".join(f"{name}=={version}" for name, version in here.items())
+    """
+
+
+def address(pyproject: Path = ROOT / "pyproject.toml") -> str | None:
+    """Where the project can be cloned from."""
+    urls = tomllib.loads(pyproject.read_text())["project"].get("urls", {})
+    return urls.get("Repository", "").removesuffix("/").removesuffix(".git") or None
+
+
+def badge(name: str, where: str | None, last_run: str | None) -> str:
+    github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", where or "")
+    if github:
+        page = f"{COLAB}/github/{github[1]}/blob/main/notebooks/{name}.ipynb"
+        opened = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({page})"
+    elif where:
+        opened = f"*No Colab badge: Colab opens notebooks from GitHub, and this one is at {where}.*"
+    else:
+        opened = "*No Colab badge yet: this project has no public address.*"
+    return f"{opened} *Last run: {last_run or 'not yet'}.*"
+
+
+def install(where: str | None) -> str:
+    if where:
+        return INSTALL_SOURCE + f'%pip install --quiet "kdlib @ git+{where}" {{keep}}'
+    return INSTALL_SOURCE + (
+        "raise ModuleNotFoundError(\"kdlib is not installed; in its folder: pip install -e '.[lab]'\")"
+    )
+
+
+def code_hash(notebook: nbformat.NotebookNode) -> str:
+    """Of the code cells, the install cell left out."""
+    code = [c.source for c in notebook.cells if c.cell_type == "code" and c.id != INSTALL]
+    return hashlib.sha256("\n\0".join(code).encode()).hexdigest()[:16]
+
+
+def stamped(notebook: nbformat.NotebookNode, day: str) -> nbformat.NotebookNode:
+    """The notebook with the day of its run, and what was run."""
+    notebook.metadata.kdlib = {"last_run": day, "code": code_hash(notebook)}
+    return notebook
+
+
+def headed(notebook: nbformat.NotebookNode, name: str, where: str | None) -> nbformat.NotebookNode:
+    """The notebook with its badge and its install cell below the title; their outputs stay."""
+    last_run = notebook.metadata.get("kdlib", {}).get("last_run")
+    for place, (cell_id, make, source) in enumerate(
+        (
+            (BADGE, nbformat.v4.new_markdown_cell, badge(name, where, last_run)),
+            (INSTALL, nbformat.v4.new_code_cell, install(where)),
+        ),
+        start=1,
+    ):
+        if [cell.id for cell in notebook.cells[place : place + 1]] != [cell_id]:
+            notebook.cells.insert(place, make(id=cell_id))
+        notebook.cells[place].source = source
+    return notebook
+
+
+def save(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Whole or not at all."""
+    nbformat.validate(notebook)
+    part = path.with_suffix(".part")
+    nbformat.write(notebook, part)
+    os.replace(part, path)
+
+
+def main() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        before = path.read_bytes()
+        notebook = headed(nbformat.read(path, as_version=4), path.stem, address())
+        save(notebook, path)
+        if path.read_bytes() != before:
+            print(f"wrote the head of {path.name}")
+
+
+if __name__ == "__main__":
+    main()
