@@ -20,17 +20,24 @@ except ModuleNotFoundError:  # Python 3.10
     from pip._vendor import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-BADGE, INSTALL = "badge", "install"
 COLAB = "https://colab.research.google.com"
 
-INSTALL_SOURCE = """\
+INSTALL = """\
 # Installs kdlib where it is missing, as in Colab, and leaves torch as it is. Else it does nothing.
 from importlib import metadata, util
 
 if util.find_spec("kdlib") is None:
     here = {d.name: d.version for d in metadata.distributions() if "torch" in str(d.name)}
     keep = " ".join(f"{name}=={version}" for name, version in here.items())
-    """
+    %pip install --quiet "git+ADDRESS" {keep}
+"""
+NO_ADDRESS = """\
+# In Colab this would install kdlib, had the project a public address. Else it does nothing.
+from importlib import util
+
+if util.find_spec("kdlib") is None:
+    raise ModuleNotFoundError("kdlib is not installed: pip install -r requirements.txt does it")
+"""
 
 
 def address(pyproject: Path = ROOT / "pyproject.toml") -> str | None:
@@ -52,16 +59,12 @@ def badge(name: str, where: str | None, last_run: str | None) -> str:
 
 
 def install(where: str | None) -> str:
-    if where:
-        return INSTALL_SOURCE + f'%pip install --quiet "kdlib @ git+{where}" {{keep}}'
-    return INSTALL_SOURCE + (
-        "raise ModuleNotFoundError(\"kdlib is not installed; in its folder: pip install -e '.[lab]'\")"
-    )
+    return (INSTALL.replace("ADDRESS", where) if where else NO_ADDRESS).rstrip()
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
     """Of the code cells, the install cell left out."""
-    code = [c.source for c in notebook.cells if c.cell_type == "code" and c.id != INSTALL]
+    code = [c.source for c in notebook.cells if c.cell_type == "code" and c.id != "install"]
     return hashlib.sha256("\n\0".join(code).encode()).hexdigest()[:16]
 
 
@@ -76,8 +79,8 @@ def headed(notebook: nbformat.NotebookNode, name: str, where: str | None) -> nbf
     last_run = notebook.metadata.get("kdlib", {}).get("last_run")
     for place, (cell_id, make, source) in enumerate(
         (
-            (BADGE, nbformat.v4.new_markdown_cell, badge(name, where, last_run)),
-            (INSTALL, nbformat.v4.new_code_cell, install(where)),
+            ("badge", nbformat.v4.new_markdown_cell, badge(name, where, last_run)),
+            ("install", nbformat.v4.new_code_cell, install(where)),
         ),
         start=1,
     ):

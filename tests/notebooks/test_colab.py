@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 MISSING = ("kdlib", "_kdlib", "__editable__", "anywidget", "safetensors")
-WITHOUT_A_KERNEL_OF_ONES_OWN = {"PYTHONPATH": "", "PIP_QUIET": "1", "MPLBACKEND": "agg"}
+CLEAN = {"PYTHONPATH": "", "MPLBACKEND": "agg"}
 
 
 def run(*command, cwd, **environment):
-    environment = os.environ | WITHOUT_A_KERNEL_OF_ONES_OWN | environment
+    environment = os.environ | CLEAN | environment
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
@@ -84,7 +84,9 @@ def test_the_notebook_installs_kdlib_by_itself_and_leaves_torch_alone(clone, pyt
     home["IPYTHONDIR"] = home["JUPYTER_DATA_DIR"] = str(tmp_path)
 
     assert asked(python, "import importlib.util as u; print(u.find_spec('kdlib'))", alone) == "None"
-    run(python, *check, path, cwd=alone, **home)  # every cell, that of the sliders among them
+    # Every cell, that of the sliders among them; and pip notes what it does.
+    run(python, *check, path, cwd=alone, PIP_LOG=str(tmp_path / "first"), **home)
+    assert (tmp_path / "first").exists()
 
     where = "import kdlib, os; print(os.path.dirname(kdlib.__file__))"
     assert asked(python, where, alone).startswith(str(python.parents[1]))
@@ -96,17 +98,18 @@ def test_the_notebook_installs_kdlib_by_itself_and_leaves_torch_alone(clone, pyt
     assert {"kdlib", "anywidget", "safetensors"} <= installed
     assert not [name for name in installed if "torch" in name or name.startswith("jupyterlab-")]
 
-    clone.rename(clone.with_name("gone"))  # so that a second installation would fail
-    run(python, *check, path, cwd=alone, PIP_NO_INDEX="1", **home)
-    clone.with_name("gone").rename(clone)
+    assert int(asked(python, "import kdlib; print(len(kdlib.results('student')))", alone)) > 0
+
+    run(python, *check, path, cwd=alone, PIP_LOG=str(tmp_path / "second"), **home)
+    assert not (tmp_path / "second").exists()
 
 
 def test_without_an_address_the_notebook_says_what_to_do(python, tmp_path):
     cell = tmp_path / "cell.py"
     cell.write_text(badges.install(None))
-    hide = "import sys; sys.modules['kdlib'] = None; from importlib import util; "
-    hide += "util.find_spec = lambda name: None; exec(open('cell.py').read())"
+    hidden = "from importlib import util; util.find_spec = lambda name: None; "
+    hidden += "exec(open('cell.py').read())"
     failed = subprocess.run(
-        [str(python), "-c", hide], cwd=tmp_path, capture_output=True, text=True, check=False
+        [str(python), "-c", hidden], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert "kdlib is not installed; in its folder: pip install" in failed.stderr
+    assert "kdlib is not installed: pip install -r requirements.txt" in failed.stderr

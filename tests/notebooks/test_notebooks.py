@@ -171,7 +171,8 @@ def test_every_picture_says_in_words_what_it_shows(path):
 def test_the_notebook_is_a_lesson(path):
     notebook = nbformat.read(path, as_version=4)
     assert re.match(r"# .*\?$", notebook.cells[0].source.splitlines()[0])  # the title asks
-    assert "kd.pick(" in notebook.cells[1].source  # budgets where the reader sees them
+    assert [cell.id for cell in notebook.cells[1:3]] == ["badge", "install"]
+    assert "kd.pick(" in notebook.cells[3].source  # budgets where the reader sees them
     text = "\n".join(cell.source for cell in notebook.cells)
     for part in ("kd.predict(", ".reveal(", "Try it yourself", "What the paper measured"):
         assert part in text
@@ -183,7 +184,7 @@ def test_the_notebook_is_a_lesson(path):
 def test_no_function_is_defined_in_two_notebooks():
     homes = {}
     for path in NOTEBOOKS:
-        source = "\n".join(cell.source for cell in code_cells(path))
+        source = "\n".join(c.source for c in code_cells(path) if c.id != "install")
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.FunctionDef):
                 homes.setdefault(node.name, set()).add(path.stem)

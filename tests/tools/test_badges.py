@@ -64,7 +64,7 @@ def test_a_badge_opens_this_very_notebook_or_says_why_there_is_none():
 
 
 def test_the_install_cell_names_the_address_or_says_what_to_do():
-    assert f'"kdlib @ git+{GITHUB}"' in badges.install(GITHUB)
+    assert f'%pip install --quiet "git+{GITHUB}"' in badges.install(GITHUB)
     assert "ModuleNotFoundError" in badges.install(None)
     for where in (GITHUB, None):
         assert len(badges.install(where).splitlines()) <= 15
