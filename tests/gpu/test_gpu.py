@@ -25,7 +25,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.02, "float16": 0.05}
 
 @pytest.fixture(params=["cuda", "mps"])
 def device(request):
-    if not getattr(torch, request.param).is_available():
+    backend = torch.cuda if request.param == "cuda" else torch.backends.mps
+    if not backend.is_available():
         pytest.skip(f"needs a GPU: torch sees no {request.param} here")
     return request.param
 
