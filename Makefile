@@ -3,8 +3,8 @@
 # make lint     check format and style
 # make lesson   run the notebooks at lesson size and save their outputs (NB=02_temperature for one)
 # make badges   write the notebooks' Colab badges and install cells, from project.urls
-# make gpu      the tests that need a GPU, then the benchmarks; PYTHON=python3 takes the Python that is
-#               there and installs nothing
+# make gpu      the tests that need a GPU, then the benchmark of training; PYTHON=python3 takes the
+#               Python that is there and installs nothing
 # make test-floors   every test on the lowest versions that pyproject.toml allows (Python 3.10 to 3.12)
 # make clean    remove what make made
 
@@ -37,8 +37,8 @@ badges: .venv/ready
 	$(BIN)/python tools/badges.py
 
 gpu: $(if $(filter file,$(origin PYTHON)),.venv/ready)
-	$(GPU_PYTHON) -m pytest -rs tests/gpu $(ARGS)
-	$(GPU_PYTHON) benchmarks/training.py
+	@$(GPU_PYTHON) -c "import torch as t; t.cuda.is_available() or t.backends.mps.is_available() or exit('torch sees no GPU here')"
+	$(GPU_PYTHON) -m pytest -rs tests/gpu $(ARGS); tests=$$?; PYTHONPATH=. $(GPU_PYTHON) benchmarks/training.py && exit $$tests
 
 test-floors: build/floors/ready
 	build/floors/bin/python -m pytest $(ARGS)

@@ -124,7 +124,7 @@ class Split:
         )
         for step in range(self.steps(batch_size)):
             rows = shuffled[step * batch_size : (step + 1) * batch_size]
-            # index_select copies whole rows: on a CPU four times faster than self.inputs[rows].
+            # index_select copies whole rows, on a CPU several times faster than self.inputs[rows].
             inputs = self.inputs.index_select(0, rows)
             if augment is not None:
                 inputs = augment(inputs, views)

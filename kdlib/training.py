@@ -500,6 +500,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """
     if precision == "float16" and device.type != "cuda":
         raise ValueError(f'precision "float16" needs a CUDA GPU, got {device.type}; try "auto"')
+    if precision == "float64" and device.type == "mps":
+        raise ValueError('precision "float64" needs a CPU or a CUDA GPU, got mps; try "auto"')
     if precision in ("bfloat16", "float16"):
         return getattr(torch, precision)
     if precision != "auto":

@@ -554,11 +554,20 @@ def test_the_test_split_is_not_looked_at(small):
         pd.testing.assert_frame_equal(frame, found[0][1])
 
 
-@pytest.mark.parametrize("augment", [None, kd.data.shift(2)], ids=["as they are", "moved"])
-def test_the_steps_of_an_epoch_read_no_value_back(small, augment):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"augment": kd.data.shift(2) + kd.data.flip()},
+        {"optimizer": "adam", "max_norm": 2.0, "weight_decay": 0.01},
+        {"optimizer": "adamw", "schedule": "step", "precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_the_steps_of_an_epoch_read_no_value_back(small, change):
     """What reads a value makes a GPU wait; it is seen on a CPU as well."""
     objective = kd.SoftTargets(net(0), 4, 0.9) + 0.1 * kd.LogitMatching(net(0))
-    data, once = replace(small, validation=None), replace(TINY, epochs=1, augment=augment)
+    data, once = replace(small, validation=None), replace(TINY, **({"epochs": 1} | change))
 
     def values_read(batch_size):
         recipe = replace(once, batch_size=batch_size)
@@ -1075,10 +1084,14 @@ def test_auto_asks_the_processor_and_what_onednn_may_use(monkeypatch, allowed, f
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
-def test_a_precision_that_is_named_is_taken_whatever_the_device(kind):
+def test_a_precision_that_is_named_is_taken_or_refused_by_name(kind):
     device = torch.device(kind)
     assert autocast_dtype("float32", device) is None
-    assert autocast_dtype("float64", device) is None
+    if kind == "mps":
+        with pytest.raises(ValueError, match='"float64" needs a CPU or a CUDA GPU, got mps'):
+            autocast_dtype("float64", device)
+    else:
+        assert autocast_dtype("float64", device) is None
     assert autocast_dtype("bfloat16", device) == torch.bfloat16
     if kind == "cuda":
         assert autocast_dtype("float16", device) == torch.float16

@@ -24,19 +24,30 @@ COLAB = "https://colab.research.google.com"
 
 INSTALL = """\
 # Installs kdlib where it is missing, as in Colab, and leaves torch as it is. Else it does nothing.
-from importlib import metadata, util
+import importlib.util
+import tempfile
+from importlib import metadata
+from pathlib import Path
 
-if util.find_spec("kdlib") is None:
-    here = {d.name: d.version for d in metadata.distributions() if "torch" in str(d.name)}
-    keep = " ".join(f"{name}=={version}" for name, version in here.items())
-    %pip install --quiet "git+ADDRESS" {keep}
+if getattr(importlib.util.find_spec("kdlib"), "origin", None) is None:
+    there = {d.name for d in metadata.distributions()} & {"torch", "torchvision", "torchaudio"}
+    keep = Path(tempfile.mkdtemp()) / "keep.txt"
+    keep.write_text("".join(f"{name}=={metadata.version(name)}\\n" for name in there))
+    %pip install --quiet --constraint {keep} "git+ADDRESS"
+    importlib.invalidate_caches()
+    if getattr(importlib.util.find_spec("kdlib"), "origin", None) is None:
+        raise ModuleNotFoundError("kdlib could not be installed; pip says above why")
 """
 NO_ADDRESS = """\
 # In Colab this would install kdlib, had the project a public address. Else it does nothing.
-from importlib import util
+import importlib.util
+import sys
 
-if util.find_spec("kdlib") is None:
-    raise ModuleNotFoundError("kdlib is not installed: pip install -r requirements.txt does it")
+if getattr(importlib.util.find_spec("kdlib"), "origin", None) is None:
+    raise ModuleNotFoundError(
+        f"kdlib is not installed for {sys.executable}: in the project's folder, "
+        "pip install -r requirements.txt does it"
+    )
 """
 
 

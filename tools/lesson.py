@@ -2,8 +2,9 @@
 
 ``python tools/lesson.py [NAME ...]`` runs each twice in a fresh kernel with an empty cache of trained
 networks: first under nbval, which fails on what a plain run swallows (a widget callback that raises),
-then to keep its outputs, with the date and a hash of the code that made them. With ``KDLIB_PROFILE=lesson``, the default, they are saved into
-``notebooks/``; any other profile writes to ``build/`` and leaves the notebooks alone.
+then to keep its outputs, with the date and a hash of the code that made them. With
+``KDLIB_PROFILE=lesson``, the default, they are saved into ``notebooks/``; any other profile writes to
+``build/`` and leaves the notebooks alone.
 """
 
 from __future__ import annotations

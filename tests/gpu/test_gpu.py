@@ -1,10 +1,11 @@
 """The training core on a GPU: the CPU's results, no waiting, no memory left behind.
 
-``make gpu`` runs these. They need a GPU and torch, numpy, pandas, scikit-learn and pytest, no more;
-what needs another package skips and names it.
+``make gpu`` runs these. They need a GPU and torch, numpy, pandas, Pillow, scikit-learn and pytest; what
+needs another package skips and names it.
 """
 
 import copy
+import gc
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,8 @@ import kdlib as kd
 from kdlib._networks import weights_hash
 from kdlib.training import autocast_dtype
 
+pytest.importorskip("PIL", reason="needs Pillow, for the digits")
+pytest.importorskip("sklearn", reason="needs scikit-learn, for the digits")
 pytestmark = pytest.mark.gpu
 RECIPE = kd.Recipe(epochs=5, batch_size=50, precision="float32")
 # How far any logit may be from that of the CPU in float32 after 20 steps, which move them by 0.13 in the
@@ -131,10 +134,22 @@ def test_auto_is_what_the_gpu_multiplies_natively(cuda):
 
 
 def test_the_views_of_images_are_drawn_there(device):
-    model = student()
-    recipe = replace(RECIPE, epochs=4, augment=kd.data.shift(2) + kd.data.flip())
-    frame = train(model, small(device), recipe).frame
-    assert frame["soft"].iloc[-1] < frame["soft"].iloc[0]
+    images = small(device).train.inputs[:50]
+
+    def views(seed):
+        generator = torch.Generator(device).manual_seed(seed)
+        return (kd.data.shift(1) + kd.data.flip())(images, generator)
+
+    drawn = views(1)
+    assert (drawn.device, drawn.shape) == (images.device, images.shape)
+    torch.testing.assert_close(views(1), drawn, rtol=0, atol=0)
+    assert not torch.equal(views(2), drawn)
+    edge = nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
+    moved = [edge[..., y : y + 28, x : x + 28] for y in range(3) for x in range(3)]
+    allowed = torch.stack(moved + [view.flip(-1) for view in moved])  # (18, N, 1, 28, 28)
+    found = (allowed == drawn).flatten(2).all(-1)  # (18, N)
+    assert found.any(0).all()
+    assert found.any(1).sum() > 9  # most of the 18 views occur among 50 images
 
 
 @pytest.mark.parametrize("home", ["cpu", "gpu"])
@@ -171,8 +186,10 @@ def test_a_resumed_training_goes_on_as_if_in_one_go(device, precision, tmp_path)
     parts = [kd.models.mlp(30, dropout=0.3, seed=1) for _ in range(2)]
     path = tmp_path / "checkpoint"
     assert train(parts[0], data, recipe, checkpoint=path, on_epoch=stop).interrupted
-    history = train(parts[1], data, recipe, checkpoint=path)
-    assert len(history.frame) == 4
+    again = []
+    on_epoch = {"on_epoch": lambda row: again.append(row["epoch"])}
+    history = train(parts[1], data, recipe, checkpoint=path, **on_epoch)
+    assert again == [3, 4] and len(history.frame) == 4
     torch.testing.assert_close(
         trained_logits(parts[1], small("cpu")),
         trained_logits(whole, small("cpu")),
@@ -181,19 +198,28 @@ def test_a_resumed_training_goes_on_as_if_in_one_go(device, precision, tmp_path)
     )
 
 
-def test_memory_is_as_before_once_the_fit_is_over(cuda):
-    data, model, objective = small(cuda), student().cuda(), soft()
-    train(model, data, objective=kd.CrossEntropy())  # whatever CUDA keeps for itself is there
-    model.zero_grad(set_to_none=True)
+def memory():
+    gc.collect()
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    for _ in range(3):
-        train(model, data, objective=objective)
+    return torch.cuda.memory_allocated()
+
+
+@pytest.mark.parametrize("augment", [None, kd.data.shift(2)], ids=["as they are", "moved"])
+def test_memory_is_as_before_once_the_fit_is_over(cuda, augment):
+    data, model, recipe = small(cuda), student().cuda(), replace(RECIPE, augment=augment)
+
+    def work():
+        objective = soft()  # holds the teacher's table or copy, as long as it lives
+        train(model, data, recipe, objective)
         kd.evaluate(model, data.test)
-    del objective  # and with it the table of the teacher's logits
-    model.zero_grad(set_to_none=True)
-    torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() == before
+        kd.fit_cohort(student, [objective, soft(1.0)], data, recipe, [1, 2], progress=False)
+        model.zero_grad(set_to_none=True)
+
+    work()  # whatever CUDA keeps for itself is there
+    before = memory()
+    for _ in range(3):
+        work()
+    assert memory() == before
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
@@ -222,7 +248,8 @@ def test_the_steps_of_an_epoch_do_not_wait_for_the_gpu(cuda, precision, augment)
 def test_the_optimizer_is_one_kernel(cuda):
     with profile(activities=[ProfilerActivity.CPU]) as record:
         train(student(), small(cuda), replace(RECIPE, iterations=3))
-    assert sum("_fused_sgd_" in event.key for event in record.key_averages())
+    fused = [event for event in record.key_averages() if event.key == "aten::_fused_sgd_"]
+    assert sum(event.count for event in fused) == 3
 
 
 def test_an_evaluation_is_that_of_the_cpu(device):

@@ -1,5 +1,7 @@
 """tools/badges.py: the head of every notebook follows from one address and its last run."""
 
+import importlib.machinery
+import importlib.util
 import re
 from datetime import date
 from pathlib import Path
@@ -64,10 +66,47 @@ def test_a_badge_opens_this_very_notebook_or_says_why_there_is_none():
 
 
 def test_the_install_cell_names_the_address_or_says_what_to_do():
-    assert f'%pip install --quiet "git+{GITHUB}"' in badges.install(GITHUB)
+    assert f'%pip install --quiet --constraint {{keep}} "git+{GITHUB}"' in badges.install(GITHUB)
     assert "ModuleNotFoundError" in badges.install(None)
     for where in (GITHUB, None):
         assert len(badges.install(where).splitlines()) <= 15
+
+
+def installed_by(cell, pip):
+    """Run the install cell with a function in the place of pip."""
+    lines = [re.sub(r"^( *)%pip.*", r"\1pip(keep.read_text())", line) for line in cell.splitlines()]
+    exec("\n".join(lines), {"pip": pip})  # noqa: S102
+
+
+def test_the_install_cell_keeps_the_torch_that_would_be_imported(tmp_path, monkeypatch):
+    for name, version in (("torch", "9.9+cu1"), ("torchtext", "0.1"), ("torchvision", "8.8")):
+        (tmp_path / f"{name}-{version}.dist-info").mkdir()
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (tmp_path / f"{name}-{version}.dist-info" / "METADATA").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)  # before the torch that these tests run on
+    found = iter([None, importlib.util.find_spec("kdlib")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: next(found))
+    kept = []
+    installed_by(badges.install(GITHUB), kept.append)
+    lines = kept[0].split()
+    assert {"torch==9.9+cu1", "torchvision==8.8"} <= {*lines}
+    assert len(lines) == len({line.split("==")[0] for line in lines})
+    assert not any(line.startswith("torchtext") for line in lines)
+
+
+def test_a_folder_of_the_name_is_no_kdlib_and_a_failed_installation_is_told(tmp_path, monkeypatch):
+    (tmp_path / "kdlib").mkdir()  # as after git clone
+    spec = importlib.machinery.PathFinder.find_spec("kdlib", [str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    calls = []
+    with pytest.raises(ModuleNotFoundError, match="could not be installed"):
+        installed_by(badges.install(GITHUB), calls.append)
+    assert len(calls) == 1
+
+
+def test_where_kdlib_is_there_the_install_cell_does_nothing():
+    for where in (GITHUB, None):
+        installed_by(badges.install(where), lambda text: pytest.fail("it called pip"))
 
 
 def test_a_head_is_written_once_and_keeps_everything_else():
