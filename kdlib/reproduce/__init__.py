@@ -177,7 +177,7 @@ def ship(name: str, out: Path) -> Path:
 def _measured(
     name: str, todo: Sequence[Setting], workers: int
 ) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    facts = {"hardware": _hardware(), "versions": _versions(), "commit": _commit()}
+    facts = {"hardware": hardware(), "versions": _versions(), "commit": _commit()}
     if workers == 1:
         for setting in todo:
             yield setting, _measure(setting, facts)
@@ -239,7 +239,8 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     return table[COLUMNS].astype(seeds | {"value": float, "seconds": float})
 
 
-def _hardware() -> str:
+def hardware() -> str:
+    """The GPU or processor, and the dtype of its matrix products under ``precision="auto"``."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     products = str(autocast_dtype("auto", device) or torch.float32).removeprefix("torch.")
     if torch.cuda.is_available():

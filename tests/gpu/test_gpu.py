@@ -223,14 +223,18 @@ def test_memory_is_as_before_once_the_fit_is_over(cuda, augment):
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)
-@pytest.mark.parametrize("augment", [None, kd.data.shift(2)], ids=["as they are", "moved"])
-def test_the_steps_of_an_epoch_do_not_wait_for_the_gpu(cuda, precision, augment):
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"augment": kd.data.shift(2) + kd.data.flip()}, {"optimizer": "adam", "max_norm": 2.0}],
+    ids=str,
+)
+def test_the_steps_of_an_epoch_do_not_wait_for_the_gpu(cuda, precision, change):
     """However many steps an epoch has, the host waits as often."""
     if not supports(cuda, precision):
         pytest.skip(f"{cuda} does not multiply in {precision} here")
     data = replace(small(cuda), validation=None)
     objective = soft() + 0.1 * kd.LogitMatching(student(seed=0))
-    recipe = replace(RECIPE, epochs=1, precision=precision, augment=augment)
+    recipe = replace(RECIPE, epochs=1, precision=precision, **change)
 
     def waits(batch_size):
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
