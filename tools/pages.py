@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import jinja2
 import nbformat
+from badges import address
 from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from mistune import HTMLRenderer
@@ -98,7 +99,7 @@ def write(lessons: Sequence[Lesson], folder: Path) -> None:
     folder.mkdir()
     for name in ("style.css", "icon.svg"):
         shutil.copy(TEMPLATES / "site" / name, folder)
-    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons))
+    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons, repository=address()))
     neighbours = zip([None, *lessons], lessons, [*lessons[1:], None], strict=False)
     for before, lesson, after in neighbours:
         put(folder, f"thumbnails/{lesson.name}.png", thumbnail(lesson.picture))
@@ -187,17 +188,22 @@ class Renderer(IPythonRenderer):
         return HTMLRenderer.heading(self, text, level, id=plain.strip().replace(" ", "-"))
 
     def table(self, text: str) -> str:
-        scrolls = 'class="scrolls" role="region" tabindex="0" aria-label="Table"'
-        return f"<div {scrolls}><table>{text}</table></div>\n"
+        return scrolling("div", "Table", f"<table>{text}</table>")
 
     def inline_math(self, body: str) -> str:
         return mathml(body, "inline")
 
     def block_math(self, body: str) -> str:
-        return mathml(body, "block")
+        return scrolling("span", "Formula", mathml(body, "block"))
 
     def latex_environment(self, name: str, body: str) -> str:
-        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+
+def scrolling(tag: str, name: str, content: str) -> str:
+    """Content that may be wider than a phone and is then scrolled, by keyboard too."""
+    attributes = f'class="scrolls" role="group" tabindex="0" aria-label="{name}"'
+    return f"<{tag} {attributes}>{content}</{tag}>"
 
 
 def page_of(url: str) -> str:
@@ -219,7 +225,14 @@ def mathml(formula: str, display: str) -> str:
         raise ValueError(
             f"formula must use commands of latex2mathml, got {unknown[0]} in {formula!r}"
         )
-    return made
+    return functions_apart(made)
+
+
+def functions_apart(formula: str) -> str:
+    """With TeX's thin space on both sides of ln, log and so on, which latex2mathml leaves out."""
+    function, thin = "<mi>[a-z]{2,}</mi>", r'\1<mspace width="0.167em" />'
+    formula = re.sub(rf"({function})(?=<m(?:i|n|sub|sup|frac)\b)", thin, formula)
+    return re.sub(rf"(</m(?:i|n|sub|sup)>)(?={function})", thin, formula)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ EXPLORER = """
   <input type='range' min='0' max='9' value='4' aria-label='Temperature'><output>4</output>
   <script>
     const [slider] = document.getElementsByTagName('input');
-    slider.oninput = () => slider.nextSibling.textContent = slider.value;
+    const show = () => slider.nextSibling.textContent = slider.value;
+    slider.oninput = () => slider.value > 4 &amp;&amp; show();
   </script>"></iframe>
 """
 

@@ -24,7 +24,7 @@ each_page = pytest.mark.parametrize("name", ["index", *NAMES])
 FRAME = (
     '<img src="data:image/png;base64,{}" alt="Bars"><iframe title="Explorer" '
     'sandbox="allow-scripts" srcdoc="&lt;p id=&quot;bar&quot;&gt;&lt;/p&gt;&lt;script&gt;'
-    'document.getElementById(&quot;bar&quot;).textContent = 6 * 7&lt;/script&gt;"></iframe>'
+    'document.getElementById(&quot;bar&quot;).textContent = 1 &amp;&amp; 42&lt;/script&gt;"></iframe>'
 )
 
 
@@ -165,6 +165,12 @@ def test_formulas_of_every_kind_become_mathml(tmp_path):
     assert soup.find("mfrac").get_text() == "1T"
 
 
+def test_the_name_of_a_function_stands_apart_from_its_neighbours():
+    entropy = pages.mathml(r"p_i \ln q_i", "inline")
+    assert re.search(r"</msub><mspace [^>]*/><mi>ln</mi><mspace [^>]*/><msub>", entropy)
+    assert "<mspace" not in pages.mathml(r"-\exp(z) + q_i T", "inline")
+
+
 @pytest.mark.parametrize("formula", [r"a_1_2", r"\frac", r"x + \softmacks(z)"])
 def test_a_formula_that_cannot_be_read_is_named(formula):
     with pytest.raises(ValueError, match="^formula must .*" + re.escape(repr(formula))):
@@ -220,6 +226,14 @@ def test_a_badge_from_the_network_becomes_words_and_an_empty_one_is_left_out(tmp
     (tmp_path / "README.md").unlink()
     empty = nbformat.v4.new_markdown_cell("*No Colab badge yet.*", id="badge")
     assert "No Colab badge" not in page_with(tmp_path, empty).get_text()
+
+
+def test_the_index_leads_to_the_repository_where_it_has_an_address(tmp_path, monkeypatch):
+    planted(tmp_path)
+    for where in (None, "https://example.org/kdlib"):
+        monkeypatch.setattr(pages, "address", lambda where=where: where)
+        links = [a["href"] for a in parsed(pages.build(tmp_path) / "index.html").main("a")]
+        assert links == [*filter(None, [where]), "00_planted.html"]
 
 
 def test_the_day_of_the_last_run_is_shown_where_it_is_known(tmp_path):
