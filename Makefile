@@ -2,6 +2,8 @@
 # make test     run every test, and every notebook at smoke size
 # make lint     check format and style
 # make lesson   run the notebooks at lesson size and save their outputs (NB=02_temperature for one)
+# make site     write the lessons as static pages into site/, to be opened from disk or put on a web server
+# make thumbnails   write the small pictures of the README's table (make lesson does it, too)
 # make badges   write the notebooks' Colab badges and install cells, from project.urls
 # make gpu      the tests that need a GPU, then the benchmark of training; PYTHON=python3 takes the
 #               Python that is there and installs nothing
@@ -18,7 +20,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Whoever names a Python for the GPU has torch in it.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
-.PHONY: lab test lint lesson badges gpu test-floors clean
+.PHONY: lab test lint lesson site thumbnails badges gpu test-floors clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
@@ -32,6 +34,13 @@ lint: .venv/ready
 
 lesson: .venv/ready
 	$(BIN)/python tools/lesson.py $(NB)
+	$(BIN)/python tools/thumbnails.py
+
+site: .venv/ready
+	$(BIN)/python tools/pages.py
+
+thumbnails: .venv/ready
+	$(BIN)/python tools/thumbnails.py
 
 badges: .venv/ready
 	$(BIN)/python tools/badges.py
@@ -58,5 +67,5 @@ build/floors/ready: pyproject.toml tools/floors.py
 	@touch $@
 
 clean:
-	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv build site .site-* .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

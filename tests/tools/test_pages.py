@@ -1,0 +1,298 @@
+"""tools/pages.py: the lessons as pages that open from disk, whole or not at all."""
+
+import base64
+import io
+import re
+import shutil
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pages
+import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
+
+from kdlib.plots import COLOURS
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+each_page = pytest.mark.parametrize("name", ["index", *NAMES])
+
+FRAME = (
+    '<img src="data:image/png;base64,{}" alt="Bars"><iframe title="Explorer" '
+    'sandbox="allow-scripts" srcdoc="&lt;p id=&quot;bar&quot;&gt;&lt;/p&gt;&lt;script&gt;'
+    'document.getElementById(&quot;bar&quot;).textContent = 1 &amp;&amp; 42&lt;/script&gt;"></iframe>'
+)
+
+
+@cache
+def at_rest(path):
+    """Of a page that stays: pages of the real notebooks are parsed once."""
+    return parsed(path)
+
+
+def parsed(path):
+    return BeautifulSoup(path.read_text(), "html.parser")
+
+
+def picture(colour="red", size=(900, 300)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def shown(data, **metadata):
+    return nbformat.v4.new_output("display_data", data, metadata=metadata)
+
+
+def planted(root, *cells, name="00_planted", last_run=None):
+    """A project with one lesson: a title, what the test is about, and a picture."""
+    title = nbformat.v4.new_markdown_cell("# Does it work?")
+    plot = shown({"image/png": picture()}, **{"image/png": {"alt": "A red box"}})
+    figure = nbformat.v4.new_code_cell("plot()", execution_count=1, outputs=[plot])
+    notebook = nbformat.v4.new_notebook(cells=[title, *cells, figure])
+    if last_run:
+        notebook.metadata.kdlib = {"last_run": last_run}
+    (root / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+    with (root / "README.md").open("a") as readme:
+        readme.write(f"| [00 Planted](notebooks/{name}.ipynb) | does it work? | 2 | digits |\n")
+    return root
+
+
+def page_with(root, *cells, **kwargs):
+    return parsed(pages.build(planted(root, *cells, **kwargs)) / "00_planted.html")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks")
+    shutil.copy(ROOT / "README.md", root)
+    return pages.build(root)
+
+
+def test_the_index_lists_all_notebooks_in_order_with_question_minutes_and_picture(site):
+    index = at_rest(site / "index.html")
+    lessons = index.select(".lessons > li")
+    assert [lesson.a["href"] for lesson in lessons] == [f"{name}.html" for name in NAMES]
+    for lesson, name in zip(lessons, NAMES, strict=True):
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        assert "# " + lesson.h2.get_text() == notebook.cells[0].source.splitlines()[0]
+        assert re.search(r" · \d+ min to run · \w+", lesson.select_one(".about").get_text())
+        assert len(lesson.img["alt"]) > 30
+        with Image.open(site / lesson.img["src"]) as image:
+            assert max(image.size) <= 640
+
+
+def test_pages_lead_to_the_lesson_before_the_one_after_and_the_index(site):
+    for before, name, after in zip([None, *NAMES], NAMES, [*NAMES[1:], None], strict=False):
+        for nav in at_rest(site / f"{name}.html").select("nav.neighbours"):
+            links = [before and f"{before}.html", "index.html", after and f"{after}.html"]
+            assert [a["href"] for a in nav("a")] == list(filter(None, links))
+
+
+@each_page
+def test_every_link_leads_somewhere(site, name):
+    soup = at_rest(site / f"{name}.html")
+    links = [a["href"] for a in soup("a", href=True) if not re.match(r"https?:", a["href"])]
+    assert links
+    for link in links:
+        path, _, fragment = unquote(link).partition("#")
+        target = site / (path or f"{name}.html")
+        assert target.is_file(), link
+        assert target.parent in (site, *site.iterdir()), f"{link} leads out of the site"
+        assert not fragment or at_rest(target).find(id=fragment), link
+        assert not path.endswith(".ipynb")
+
+
+@each_page
+def test_nothing_is_loaded_from_the_network_and_no_script_is_needed(site, name):
+    soup = at_rest(site / f"{name}.html")
+    addresses = [tag["src"] for tag in soup(src=True)] + [tag["href"] for tag in soup("link")]
+    assert addresses
+    for address in addresses:
+        assert address.startswith("data:") or (site / address).is_file()
+    assert not soup("script")
+    assert not re.search(r"@import|url\(", (site / "style.css").read_text())
+
+
+@each_page
+def test_a_page_can_be_read_without_seeing_it(site, name):
+    soup = at_rest(site / f"{name}.html")
+    assert soup.html["lang"] == "en"
+    assert soup.title.get_text().strip()
+    levels = [int(heading.name[1]) for heading in soup(re.compile(r"h[1-6]"))]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+    assert all(len(image["alt"]) > 30 for image in soup("img"))
+    assert soup.select_one("body > a.skip")["href"] == "#content"
+    assert soup.find("main", id="content")
+    ids = [tag["id"] for tag in soup(id=True)]
+    assert len(ids) == len(set(ids))
+
+
+@each_page
+def test_every_page_names_the_licence(site, name):
+    licence = at_rest(site / f"{name}.html").select_one("footer a[rel=license]")
+    assert licence["href"] == "https://creativecommons.org/licenses/by/4.0/"
+    assert licence.get_text() == "CC BY 4.0"
+
+
+def test_every_formula_of_the_notebooks_is_mathml_and_none_is_left_as_tex(site):
+    formulas = 0
+    for name in NAMES:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        source = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+        soup = parsed(site / f"{name}.html")
+        written = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", source, re.DOTALL)
+        assert len(soup("math")) >= len(written)
+        formulas += len(written)
+        for code in soup(["pre", "code", "math"]):
+            code.decompose()
+        assert not re.search(r"\$|\\[a-z]+", soup.get_text())
+    assert formulas > 20
+
+
+def test_formulas_of_every_kind_become_mathml(tmp_path):
+    source = r"$a_1 < b$, \\(c\\)" + "\n\n$$\\frac{1}{T}$$\n\n\\begin{align}d &= e\\end{align}"
+    soup = page_with(tmp_path, nbformat.v4.new_markdown_cell(source))
+    assert [tag["display"] for tag in soup("math")] == ["inline", "inline", "block", "block"]
+    assert soup.find("msub").get_text() == "a1"
+    assert soup.find("mfrac").get_text() == "1T"
+
+
+def test_the_name_of_a_function_stands_apart_from_its_neighbours():
+    entropy = pages.mathml(r"p_i \ln q_i", "inline")
+    assert re.search(r"</msub><mspace [^>]*/><mi>ln</mi><mspace [^>]*/><msub>", entropy)
+    assert "<mspace" not in pages.mathml(r"-\exp(z) + q_i T", "inline")
+
+
+@pytest.mark.parametrize("formula", [r"a_1_2", r"\frac", r"x + \softmacks(z)"])
+def test_a_formula_that_cannot_be_read_is_named(formula):
+    with pytest.raises(ValueError, match="^formula must .*" + re.escape(repr(formula))):
+        pages.mathml(formula, "inline")
+
+
+def test_an_explorer_in_its_frame_and_its_picture_stay_as_they_are(tmp_path):
+    frame = FRAME.format(picture())
+    cell = nbformat.v4.new_code_cell("explorer", outputs=[shown({"text/html": frame})])
+    soup = page_with(tmp_path, cell)
+    expected = BeautifulSoup(frame, "html.parser")
+    assert soup.iframe.attrs == expected.iframe.attrs
+    assert "<script>" in soup.iframe["srcdoc"]
+    assert soup.find("img", alt="Bars")["src"] == expected.img["src"]
+
+
+def test_text_tables_and_markdown_outputs_are_shown(tmp_path):
+    outputs = [
+        nbformat.v4.new_output("stream", text="a < b"),
+        shown({"text/html": "<table><tr><td>0.5</td></tr></table>", "text/plain": "not this"}),
+        shown({"text/markdown": "**Predict first.** Is $q$ more?", "text/plain": "nor this"}),
+        shown({"text/plain": "Scores(errors=20)"}),
+    ]
+    soup = page_with(tmp_path, nbformat.v4.new_code_cell("x", outputs=outputs))
+    text = soup.main.get_text()
+    assert "a < b" in text and "Scores(errors=20)" in text
+    assert "not this" not in text and "nor this" not in text
+    assert soup.find("td").get_text() == "0.5"
+    assert soup.find("strong").get_text() == "Predict first."
+    assert soup.select_one(".output_markdown math")
+
+
+def test_pictures_are_files_with_the_words_of_the_notebook(tmp_path):
+    (image,) = page_with(tmp_path)("img")
+    assert image["alt"] == "A red box"
+    assert image["src"] == image.find_parent("a")["href"]
+    saved = (tmp_path / "site" / image["src"]).read_bytes()
+    assert saved == base64.b64decode(picture())
+
+
+def test_links_between_notebooks_lead_to_their_pages():
+    assert pages.page_of("01_teacher.ipynb") == "01_teacher.html"
+    assert pages.page_of("01_teacher.ipynb#A-teacher") == "01_teacher.html#A-teacher"
+    for other in ("https://example.org/x.ipynb", "#A-teacher", "x.ipynb.txt"):
+        assert pages.page_of(other) == other
+
+
+def test_a_badge_from_the_network_becomes_words_and_an_empty_one_is_left_out(tmp_path):
+    badge = "[![Open in Colab](https://example.org/badge.svg)](https://example.org/x)"
+    full = nbformat.v4.new_markdown_cell(badge, id="badge")
+    soup = page_with(tmp_path, full)
+    assert soup.find("a", href="https://example.org/x").get_text() == "Open in Colab"
+    (tmp_path / "README.md").unlink()
+    empty = nbformat.v4.new_markdown_cell("*No Colab badge yet.*", id="badge")
+    assert "No Colab badge" not in page_with(tmp_path, empty).get_text()
+
+
+def test_the_index_leads_to_the_repository_where_it_has_an_address(tmp_path, monkeypatch):
+    planted(tmp_path)
+    for where in (None, "https://example.org/kdlib"):
+        monkeypatch.setattr(pages, "address", lambda where=where: where)
+        links = [a["href"] for a in parsed(pages.build(tmp_path) / "index.html").main("a")]
+        assert links == [*filter(None, [where]), "00_planted.html"]
+
+
+def test_the_day_of_the_last_run_is_shown_where_it_is_known(tmp_path):
+    assert not page_with(tmp_path)("time")
+    (tmp_path / "README.md").unlink()
+    days = page_with(tmp_path, last_run="2026-01-02")("time")
+    assert {day.get_text() for day in days} == {"2026-01-02"}
+    assert "2026-01-02" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_a_build_that_fails_leaves_the_old_site(tmp_path):
+    site = pages.build(planted(tmp_path))
+    before = {path: path.read_bytes() for path in site.rglob("*") if path.is_file()}
+    planted(tmp_path, nbformat.v4.new_markdown_cell("$a_1_2$"), name="01_broken")
+    with pytest.raises(ValueError):
+        pages.build(tmp_path)
+    assert {path: path.read_bytes() for path in site.rglob("*") if path.is_file()} == before
+    assert not list(tmp_path.glob(".site-*"))
+
+
+def test_a_new_build_leaves_nothing_of_the_old_one(tmp_path):
+    site = pages.build(planted(tmp_path))
+    (site / "99_gone.html").touch()
+    pages.build(tmp_path)
+    assert (site / "00_planted.html").exists() and not (site / "99_gone.html").exists()
+
+
+def test_a_notebook_that_the_readme_does_not_list_is_named(tmp_path):
+    planted(tmp_path, name="07_forgotten")
+    (tmp_path / "README.md").write_text("| | question |\n")
+    with pytest.raises(ValueError, match="no row for 07_forgotten"):
+        pages.build(tmp_path)
+
+
+def luminance(colour):
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_colours_are_the_course_s_and_every_ink_can_be_read_in_both_looks():
+    style = (pages.TEMPLATES / "site" / "style.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--([a-z]+): (#\w+)", part)) for part in style.split("@media")[:2]
+    )
+    for name in ("teacher", "student", "soft", "hard"):
+        assert light[name] == COLOURS[name]
+    for look in (light, light | dark):
+        full = {
+            name: c if len(c) == 7 else "#" + 2 * c[1] + 2 * c[2] + 2 * c[3]
+            for name, c in look.items()
+        }
+        for ink in ("ink", "quiet", "link", "word", "text", "number"):
+            for ground in ("paper", "panel"):
+                assert contrast(full[ink], full[ground]) >= 4.5, (ink, ground)

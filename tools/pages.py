@@ -1,0 +1,239 @@
+"""Write all notebooks as static pages that need no kernel, no network and no JavaScript of their own.
+
+``python tools/pages.py``, or ``make site``: ``site/index.html`` lists the lessons, every notebook has a
+page. Formulas become MathML here, once, so that a browser draws them without a library; what an output
+brings along (an explorer in its own frame) stays as it is. Minutes and data are those of the README's
+table. The folder is written whole or not at all.
+
+(Not called ``site.py``: Python itself imports a module of that name when it starts.)
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import jinja2
+import nbformat
+from badges import address
+from bs4 import BeautifulSoup
+from latex2mathml.converter import convert
+from mistune import HTMLRenderer
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from thumbnails import Picture, first_picture, thumbnail
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+ROW = re.compile(
+    r"\[([^\[\]]+)\]\(notebooks/(\w+)\.ipynb\) \|([^|\n]+)\|([^|\n]+)\|([^|\n]+)\|$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A notebook, and what stands about it in the README's table."""
+
+    name: str
+    label: str
+    minutes: str
+    data: str
+    notebook: nbformat.NotebookNode
+
+    @property
+    def question(self) -> str:
+        return self.notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+
+    @property
+    def picture(self) -> Picture:
+        return first_picture(self.notebook)
+
+    @property
+    def last_run(self) -> str | None:
+        return self.notebook.metadata.get("kdlib", {}).get("last_run")
+
+    @property
+    def page(self) -> str:
+        return f"{self.name}.html"
+
+
+def build(root: Path = ROOT) -> Path:
+    """Write ``root/site`` from ``root/notebooks``; what was there stays until the new one is whole.
+
+    Raises:
+        ValueError: a notebook that the README does not list or that shows no picture, a formula that
+            cannot be read.
+    """
+    with tempfile.TemporaryDirectory(dir=root, prefix=".site-") as folder:
+        fresh, old, target = Path(folder) / "fresh", Path(folder) / "old", root / "site"
+        write(lessons(root), fresh)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+    return target
+
+
+def lessons(root: Path) -> list[Lesson]:
+    """All notebooks in their order."""
+    rows = {row[1]: row for row in ROW.findall((root / "README.md").read_text())}
+    found = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        if path.stem not in rows:
+            raise ValueError(
+                f"README.md must list every notebook in its table, got no row for {path.name}"
+            )
+        label, name, _, minutes, data = (part.strip() for part in rows[path.stem])
+        found.append(Lesson(name, label, minutes, data, nbformat.read(path, as_version=4)))
+    return found
+
+
+def write(lessons: Sequence[Lesson], folder: Path) -> None:
+    """The index, a page for each lesson, and what they show, into a new folder."""
+    folder.mkdir()
+    for name in ("style.css", "icon.svg"):
+        shutil.copy(TEMPLATES / "site" / name, folder)
+    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons, repository=address()))
+    neighbours = zip([None, *lessons], lessons, [*lessons[1:], None], strict=False)
+    for before, lesson, after in neighbours:
+        put(folder, f"thumbnails/{lesson.name}.png", thumbnail(lesson.picture))
+        cells, pictures = exported(lesson)
+        for name, picture in pictures.items():
+            put(folder, name, picture)
+        page = rendered(
+            "lesson.html.j2",
+            lesson=lesson,
+            before=before,
+            after=after,
+            cells=cells,
+            sections=sections(cells),
+        )
+        put(folder, lesson.page, page)
+
+
+def put(folder: Path, name: str, content: str | bytes) -> None:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def rendered(template: str, **names: object) -> str:
+    loader = jinja2.FileSystemLoader(TEMPLATES / "site")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(template).render(**names)
+
+
+def exported(lesson: Lesson) -> tuple[str, dict[str, bytes]]:
+    """The lesson's cells as HTML, and the pictures in them by the names under which it shows them."""
+    notebook = nbformat.from_dict(lesson.notebook)
+    notebook.cells = [cell for cell in notebook.cells if not empty_badge(cell)]
+    exporter = Cells(
+        template_name="site",
+        template_file="cells.html.j2",
+        extra_template_basedirs=[str(TEMPLATES)],
+    )
+    cells, resources = exporter.from_notebook_node(
+        notebook, {"unique_key": lesson.name, "output_files_dir": f"{lesson.name}_files"}
+    )
+    return cells, resources["outputs"]
+
+
+def empty_badge(cell: nbformat.NotebookNode) -> bool:
+    """A badge that only says why it opens nothing; the date of the last run stands on the page anyway."""
+    return cell.get("id") == "badge" and "](" not in cell.source
+
+
+def sections(cells: str) -> list[tuple[str, str]]:
+    """Address and title of what a reader may want to go to."""
+    titles = BeautifulSoup(cells, "html.parser").select("h2[id]")
+    return [("#" + quote(title["id"]), title.get_text()) for title in titles]
+
+
+class Cells(HTMLExporter):
+    """nbconvert's, with our Markdown, and with pictures as files beside the page."""
+
+    @property
+    def default_config(self) -> Config:
+        config = Config({"ExtractOutputPreprocessor": {"enabled": True}})
+        config.merge(super().default_config)
+        return config
+
+    @jinja2.pass_context
+    def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
+        attachments = context.get("cell", {}).get("attachments", {})
+        return MarkdownWithMath(Renderer(escape=False, attachments=attachments)).render(source)
+
+
+class Renderer(IPythonRenderer):
+    """Markdown for a page without a kernel and without a network."""
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, page_of(url), title)
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        if url.startswith("http"):
+            return text  # a page opened from disk fetches nothing; a badge still is a link
+        return super().image(text, url, title)
+
+    def heading(self, text: str, level: int, **attrs: object) -> str:
+        plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+        return HTMLRenderer.heading(self, text, level, id=plain.strip().replace(" ", "-"))
+
+    def table(self, text: str) -> str:
+        return scrolling("div", "Table", f"<table>{text}</table>")
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return scrolling("span", "Formula", mathml(body, "block"))
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+
+def scrolling(tag: str, name: str, content: str) -> str:
+    """Content that may be wider than a phone and is then scrolled, by keyboard too."""
+    attributes = f'class="scrolls" role="group" tabindex="0" aria-label="{name}"'
+    return f"<{tag} {attributes}>{content}</{tag}>"
+
+
+def page_of(url: str) -> str:
+    """Where a link to a notebook leads on the site; every other link stays."""
+    return re.sub(r"^([\w./-]+)\.ipynb(?=#|$)", r"\1.html", url)
+
+
+def mathml(formula: str, display: str) -> str:
+    """The formula as MathML; latex2mathml copies a command that it does not know, we refuse it.
+
+    Raises:
+        ValueError: a formula that it cannot read.
+    """
+    try:
+        made = convert(formula, display=display)
+    except Exception as error:
+        raise ValueError(f"formula must be one that latex2mathml reads, got {formula!r}") from error
+    if unknown := re.search(r"\\[A-Za-z]+", made):
+        raise ValueError(
+            f"formula must use commands of latex2mathml, got {unknown[0]} in {formula!r}"
+        )
+    return functions_apart(made)
+
+
+def functions_apart(formula: str) -> str:
+    """With TeX's thin space on both sides of ln, log and so on, which latex2mathml leaves out."""
+    function, thin = "<mi>[a-z]{2,}</mi>", r'\1<mspace width="0.167em" />'
+    formula = re.sub(rf"({function})(?=<m(?:i|n|sub|sup|frac)\b)", thin, formula)
+    return re.sub(rf"(</m(?:i|n|sub|sup)>)(?={function})", thin, formula)
+
+
+if __name__ == "__main__":
+    print(f"wrote {build().relative_to(ROOT)}/index.html")
