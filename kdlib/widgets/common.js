@@ -156,6 +156,16 @@ function playButton(what, { frame, stopped }) {
   return { button, stop };
 }
 
+// A figure with a title, a number beside it if it has a unit, and a drawing.
+function panel(name, title, unit, height) {
+  const value = html("data", { class: "now" });
+  const drawing = svg("svg", { "aria-hidden": "true", height });
+  const head = html("figcaption", {}, html("span", { class: "title" }, title));
+  if (unit !== null) head.append(html("span", { class: "amount" }, value, unit));
+  const node = html("figure", { class: name }, head, drawing);
+  return { node, drawing, value, head };
+}
+
 // Calls back with the width whenever it changes, and now.
 function onWidth(node, callback) {
   let width = 0;

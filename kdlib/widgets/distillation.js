@@ -9,8 +9,8 @@ const TERMS_HEIGHT = 64;
 function render({ model, el }) {
   const grid = unpackedGrid(model);
   const chosen = { temperature: model.get("temperature"), alpha: model.get("alpha") };
-  const temperature = stops("temperature T", grid.temperatures, (T) => choose({ temperature: T }), settled);
-  const alpha = stops("weight α of the soft targets", grid.alphas, (a) => choose({ alpha: a }), settled);
+  const temperature = stops("temperature", "Drag the temperature T", grid.temperatures, choose, settled);
+  const alpha = stops("alpha", "and the weight α of the soft targets", grid.alphas, choose, settled);
   const map = errorMap(grid, choose, settled);
   const dots = errorDots(grid);
   const terms = lossTerms(grid);
@@ -22,9 +22,9 @@ function render({ model, el }) {
     html(
       "p",
       { class: "caption" },
-      `Every number is of ${grid.labels.errors.length} trained students, on intervals of 95 % over their seeds; ` +
-        "in the grid the green settings make fewer errors than labels only, the grey ones more, and where " +
-        "the paired interval holds zero there is no colour.",
+      `Means and intervals of 95 % are over the seeds of ${grid.labels.errors.length} students; in the grid ` +
+        "green settings make fewer errors than labels only, grey ones more, and where the paired interval " +
+        "holds zero there is no colour.",
     ),
     gridTable(grid),
   );
@@ -82,7 +82,7 @@ function unpackedGrid(model) {
 }
 
 // A slider that stops at each of these values.
-function stops(name, values, dragged, settled) {
+function stops(name, title, values, choose, settled) {
   const id = uniqueId("stops");
   const input = html("input", { id, type: "range", min: 0, max: values.length - 1, step: 1 });
   const readout = html("output", { for: id, class: "readout", "aria-live": "off" });
@@ -90,12 +90,12 @@ function stops(name, values, dragged, settled) {
   values.forEach((value, k) => {
     scale.append(html("span", { style: `--place: ${k / (values.length - 1)}` }, String(value)));
   });
-  input.addEventListener("input", () => dragged(values[Number(input.value)]));
+  input.addEventListener("input", () => choose({ [name]: values[Number(input.value)] }));
   input.addEventListener("change", settled);
   const node = html(
     "div",
     { class: "drive" },
-    html("label", { for: id }, name),
+    html("label", { for: id }, title),
     html("span", { class: "value" }, readout),
     html("div", { class: "track" }, input, scale),
   );
@@ -187,14 +187,15 @@ function note(text, x, y, anchor) {
 function errorDots({ cells, labels }) {
   const { node, drawing } = panel("dots", "test errors, a dot a student", null, DOTS_HEIGHT);
   const all = cells.flatMap(({ errors, low, high }) => [...errors, low, high]);
-  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const margin = 0.03 * (Math.max(...all) - Math.min(...all)) || 1;
+  const [least, most] = [Math.min(...all) - margin, Math.max(...all) + margin];
   const rows = [dotRow("hard", labels, 24), dotRow("soft", labels, 84)];
   const axis = svg("g", { class: "axis" });
   const verdict = html("p", { class: "verdict" });
   drawing.append(axis, ...rows.map((row) => row.node));
   node.append(verdict);
   let span = 1;
-  const x = (errors) => 8 + (span * (errors - least)) / (most - least || 1);
+  const x = (errors) => 8 + (span * (errors - least)) / (most - least);
 
   function resize(width) {
     span = Math.max(40, width - 16);
@@ -225,7 +226,7 @@ function inWords({ difference, low, high, n, verdict }) {
 }
 
 function roundNumbers(least, most) {
-  const rough = (most - least) / 4 || 1;
+  const rough = (most - least) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
   const first = Math.ceil(least / step);
@@ -269,16 +270,18 @@ function lossTerms({ cells }) {
     drawing.setAttribute("width", width);
   }
 
-  function draw(cell, { temperature, alpha }) {
-    const unit = measured ? (value) => `${readable(value)} nats` : (value) => String(+value.toFixed(3));
-    const names = [`T² · KL at T = ${temperature}`, "cross entropy, labels"];
-    values(cell).forEach((value, k) => {
-      bars[k].draw((span * value) / longest, `${unit(value)} ${measured ? "" : "· "}${measured ? ["soft", "hard"][k] : names[k]}`);
-    });
-    if (cell.loss) {
-      const { mean, low, high } = cell.loss;
-      write(loss, `Test loss ${mean.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}] nats.`);
-    }
+  function words({ terms }, { temperature, alpha }) {
+    if (measured) return [`${readable(terms.soft)} nats, soft targets`, `${readable(terms.hard)} nats, labels`];
+    const rest = Number((1 - alpha).toFixed(3));
+    return [`${alpha} · T² · KL at T = ${temperature}`, `${rest} · cross entropy, labels`];
+  }
+
+  function draw(cell, setting) {
+    const texts = words(cell, setting);
+    values(cell).forEach((value, k) => bars[k].draw((span * value) / longest, texts[k]));
+    if (!cell.loss) return;
+    const { mean, low, high } = cell.loss;
+    write(loss, `Test loss ${mean.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}] nats.`);
   }
 
   return { node, resize, draw };

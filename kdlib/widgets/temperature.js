@@ -196,12 +196,8 @@ function sliderScale() {
     const place = Math.log(temperature / COLDEST) / Math.log(HOTTEST / COLDEST);
     scale.append(html("span", { style: `--place: ${place}` }, text));
   }
-  return html("div", {}, scale, html(
-    "div",
-    { class: "ends", "aria-hidden": "true" },
-    html("span", {}, "← surer"),
-    html("span", {}, "all classes more alike →"),
-  ));
+  const ends = [html("span", {}, "← nearer to one answer"), html("span", {}, "nearer to all alike →")];
+  return html("div", {}, scale, html("div", { class: "ends", "aria-hidden": "true" }, ...ends));
 }
 
 const TICKS = [
@@ -224,7 +220,7 @@ function pictureOf(data) {
       "figcaption",
       {},
       html("span", {}, "label ", label),
-      html("span", {}, "teacher’s first ", answer),
+      html("span", {}, "teacher says ", answer),
     ),
   );
 
@@ -258,15 +254,6 @@ function paint(canvas, { pixels, size: [channels, height, width] }, index) {
     picture.data[4 * place + 3] = 255;
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);
-}
-
-function panel(name, title, unit, height) {
-  const value = html("data", { class: "now" });
-  const drawing = svg("svg", { "aria-hidden": "true", height });
-  const head = html("figcaption", {}, html("span", { class: "title" }, title));
-  if (unit !== null) head.append(html("span", { class: "amount" }, value, unit));
-  const node = html("figure", { class: name }, head, drawing);
-  return { node, drawing, value, head };
 }
 
 // A bar a class: the teacher's, the student's below it, and the label as an outline of length 1.
@@ -436,7 +423,7 @@ function pathOver({ x, y }, heights) {
 }
 
 function entropyCurve({ classes, logits }) {
-  const title = html("span", {}, "entropy of the ", html("b", { class: "teacher" }, "soft targets"));
+  const title = html("span", {}, "entropy of ", html("b", { class: "teacher" }, "soft targets"));
   const { node, drawing, value } = panel("entropy", title, " nats", CURVES_HEIGHT);
   const axes = plane(drawing, 14);
   const most = Math.log(classes.length);
@@ -481,7 +468,7 @@ function entropyCurve({ classes, logits }) {
 
 // The norm over the classes of T (q - p) and of (q - p) / T, on a logarithmic scale.
 function gradientCurves({ classes, logits, student, hasStudent }) {
-  const title = html("span", {}, "gradient of the soft loss, size");
+  const title = html("span", {}, "size of the soft loss’s gradient");
   const { node, drawing } = panel("gradient", title, null, CURVES_HEIGHT);
   const axes = plane(drawing, 72);
   const frame = svg("g", { class: "axis" });
@@ -576,7 +563,7 @@ function thumbnails(data, choose) {
   );
   list.append(...options.values());
 
-  const select = html("select", {}, html("option", { value: "" }, "all classes"));
+  const select = html("select", {}, html("option", { value: "" }, "all"));
   classes.forEach((name, k) => {
     if (labels.includes(k)) select.append(html("option", { value: k }, name));
   });
@@ -588,7 +575,7 @@ function thumbnails(data, choose) {
       "div",
       { class: "choices" },
       html("span", { class: "title" }, "Choose an image: ", html("b", {}, "the confusing ones first")),
-      html("label", {}, "of ", select),
+      html("label", {}, "class ", select),
       random,
     ),
     list,
@@ -651,14 +638,14 @@ function reveal(list, option) {
 }
 
 function caption({ classes, hasStudent }) {
-  const few = classes.length > MOST_ROWS ? ` Of ${classes.length} classes the likeliest are shown.` : "";
-  const whose = hasStudent ? "the student’s" : "an untrained student’s, whose logits are all alike,";
+  const student = hasStudent ? "the student" : "an untrained student, whose logits are all alike,";
+  const few = `; of the ${classes.length} classes the likeliest ${MOST_ROWS} are shown`;
   return html(
     "p",
     { class: "caption" },
-    "The teacher’s logits divided by T, then the softmax: a higher T lifts the small probabilities and " +
-      "never changes their order; the gradient is that of the soft loss with T² and without by the " +
-      `logits (${whose} norm over the classes).${few}`,
+    "The teacher’s logits, divided by T, go through the softmax: a higher T lifts the small probabilities and " +
+      `never changes their order, and the pull on ${student} (the norm of the gradient by its logits) fades ` +
+      `with T unless the loss is multiplied by T²${classes.length > MOST_ROWS ? few : ""}.`,
   );
 }
 

@@ -230,11 +230,11 @@ def works(page, root):
     page.keyboard.press("ArrowRight")
     assert index_of(root) == EXPLORER._order[3]
     shows_what_torch_computes(root)
-    root.get_by_label("of", exact=True).select_option("3")
+    root.get_by_label("class", exact=True).select_option("3")
     assert LABELS[index_of(root)] == 3
     root.get_by_role("button", name="random image").click()
     assert LABELS[index_of(root)] == 3
-    root.get_by_label("of", exact=True).select_option("all classes")
+    root.get_by_label("class", exact=True).select_option("all")
 
     play = root.get_by_role("button", name="play a sweep of the temperature")
     before = temperature_of(root)
@@ -364,14 +364,14 @@ def test_the_frame_is_as_high_as_its_explorer_and_nothing_sticks_out(offline, wi
 def test_the_grid_is_dragged_and_moved_by_keyboard_and_shows_what_was_measured(offline):
     page = offline()
     root = frame_of(page, "distillation explorer")
-    temperature = root.get_by_role("slider", name="temperature T")
-    alpha = root.get_by_role("slider", name="weight α")
+    temperature = root.get_by_role("slider", name="Drag the temperature T")
+    alpha = root.get_by_role("slider", name="and the weight α")
     table = kd.results("student").query("experiment == 'grid 30' and metric == 'test_errors'")
     mean = table.groupby("setting")["value"].mean()
     temperature.focus()
     page.keyboard.press("Home")
     for T in (1, 2, 4, 8, 20):
-        assert temperature.get_attribute("aria-valuetext") == f"temperature T {T}"
+        assert temperature.get_attribute("aria-valuetext") == f"temperature {T}"
         shown = root.get_by_text(f"T = {T}, α = 0.9: ")
         assert shown.text_content().startswith(
             f"T = {T}, α = 0.9: {mean[f'T = {T}, alpha = 0.9']:.0f} ["
@@ -385,7 +385,7 @@ def test_the_grid_is_dragged_and_moved_by_keyboard_and_shows_what_was_measured(o
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 10, steps=5)
     page.mouse.up()
-    assert temperature.get_attribute("aria-valuetext") == "temperature T 20"
+    assert temperature.get_attribute("aria-valuetext") == "temperature 20"
     assert alpha.get_attribute("aria-valuetext").endswith(" 1")
 
 
