@@ -166,6 +166,17 @@ function panel(name, title, unit, height) {
   return { node, drawing, value, head };
 }
 
+// A table for those who do not see the drawing.
+function unseenTable(title, columns, rows) {
+  const head = html("tr", {}, ...columns.map((name) => html("th", { scope: "col" }, name)));
+  const table = html("table", {}, title, html("thead", {}, head), html("tbody", {}, ...rows));
+  return html("div", { class: "unseen" }, table);
+}
+
+function unseenRow(name, cells) {
+  return html("tr", {}, html("th", { scope: "row" }, name), ...cells.map((cell) => html("td", {}, cell)));
+}
+
 // Calls back with the width whenever it changes, and now.
 function onWidth(node, callback) {
   let width = 0;

@@ -301,19 +301,17 @@ function termBar(ink, y) {
 }
 
 function gridTable({ temperatures, alphas, at }) {
-  const head = html("tr", {}, html("th", { scope: "col" }, "alpha"));
-  head.append(...temperatures.map((T) => html("th", { scope: "col" }, `T = ${T}`)));
   const rows = alphas.map((alpha) => {
     const cells = temperatures.map((temperature) => {
       const number = html("data", {});
       const { mean } = at({ temperature, alpha });
       writeNumber(number, mean, mean.toFixed(1));
-      return html("td", {}, number);
+      return number;
     });
-    return html("tr", {}, html("th", { scope: "row" }, String(alpha)), ...cells);
+    return unseenRow(String(alpha), cells);
   });
   const title = html("caption", {}, "Mean test errors by temperature and alpha");
-  return html("table", { class: "unseen" }, title, html("thead", {}, head), html("tbody", {}, ...rows));
+  return unseenTable(title, ["alpha", ...temperatures.map((T) => `T = ${T}`)], rows);
 }
 
 export default { render };

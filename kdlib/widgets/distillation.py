@@ -43,7 +43,7 @@ class DistillationExplorer(Explorer):
 
     _esm = module("distillation")
     name = "distillation explorer"
-    heights = ((0, "1010px"), (720, "560px"))
+    heights = ((0, "970px"), (720, "570px"))
 
     temperature = traitlets.Float().tag(sync=True)
     alpha = traitlets.Float().tag(sync=True)

@@ -649,35 +649,23 @@ function caption({ classes, hasStudent }) {
   );
 }
 
-// The same numbers for those who do not see the drawing.
 function numberTable({ classes, labels, hasStudent }) {
   const columns = ["class", "label", "teacher", ...(hasStudent ? ["student"] : [])];
   const title = html("caption", {});
-  const rows = classes.map((name) => {
-    const cells = columns.slice(1).map(() => html("data", {}));
-    const node = html("tr", {}, html("th", { scope: "row" }, name));
-    node.append(...cells.map((cell) => html("td", {}, cell)));
-    return { node, cells };
-  });
-  const node = html(
-    "table",
-    { class: "unseen" },
-    title,
-    html("thead", {}, html("tr", {}, ...columns.map((name) => html("th", { scope: "col" }, name)))),
-    html("tbody", {}, ...rows.map((row) => row.node)),
-  );
+  const cells = classes.map(() => columns.slice(1).map(() => html("data", {})));
+  const node = unseenTable(title, columns, classes.map((name, k) => unseenRow(name, cells[k])));
   let current = 0;
 
   function show(index) {
     current = index;
-    rows.forEach(({ cells }, k) => writeNumber(cells[0], Number(labels[index] === k)));
+    cells.forEach(([label], k) => writeNumber(label, Number(labels[index] === k)));
   }
 
   function draw(temperature, teacher, student) {
     write(title, `Soft targets of image ${current} at temperature ${spoken(temperature)}`);
-    rows.forEach(({ cells }, k) => {
-      writeNumber(cells[1], teacher[k]);
-      if (hasStudent) writeNumber(cells[2], student[k]);
+    cells.forEach(([, ofTeacher, ofStudent], k) => {
+      writeNumber(ofTeacher, teacher[k]);
+      if (hasStudent) writeNumber(ofStudent, student[k]);
     });
   }
 

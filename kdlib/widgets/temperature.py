@@ -52,7 +52,7 @@ class TemperatureExplorer(Explorer):
 
     _esm = module("temperature")
     name = "temperature explorer"
-    heights = ((0, "1340px"), (640, "905px"), (1040, "630px"))
+    heights = ((0, "1410px"), (640, "925px"), (1040, "640px"))
 
     temperature = traitlets.Float(4.0).tag(sync=True)
     index = traitlets.Int(0).tag(sync=True)
