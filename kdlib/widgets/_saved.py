@@ -126,4 +126,4 @@ def _base64(value: bytes) -> str:
 
 
 def _attribute(page: str) -> str:
-    return page.replace("&", "&amp;").replace('"', "&quot;")
+    return page.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

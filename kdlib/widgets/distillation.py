@@ -130,6 +130,7 @@ def _students(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_results(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.reset_index(drop=True)
     settings = table["setting"].str.extract(_SETTING).astype(float)
     rows = table.join(settings)[settings["alpha"].notna() & table["student_seed"].notna()]
     experiments = rows["experiment"].unique().tolist()

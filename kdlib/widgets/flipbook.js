@@ -7,7 +7,7 @@ function render({ model, el }) {
   const id = uniqueId("flipbook");
   const input = html("input", { id, type: "range", min: 0, max: labels.length - 1, step: 1 });
   const readout = html("output", { for: id, class: "readout", "aria-live": "off" });
-  const place = html("span", { class: "value place" });
+  const place = html("span", { class: "place" });
   const { button, stop } = playButton("the pictures", { frame: flip, stopped: settled });
   const pictures = model.get("_frames").map((frame, n) => {
     const picture = html("img", { alt: labels[n], src: `data:image/png;base64,${base64(frame)}` });
@@ -20,7 +20,8 @@ function render({ model, el }) {
       "div",
       { class: "drive" },
       button,
-      html("label", { for: id }, readout),
+      html("label", { for: id }, "Drag"),
+      readout,
       place,
       html("div", { class: "track" }, input),
     ),

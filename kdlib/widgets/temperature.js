@@ -563,7 +563,8 @@ function thumbnails(data, choose) {
   );
   list.append(...options.values());
 
-  const select = html("select", {}, html("option", { value: "" }, "all"));
+  const id = uniqueId("class");
+  const select = html("select", { id }, html("option", { value: "" }, "all"));
   classes.forEach((name, k) => {
     if (labels.includes(k)) select.append(html("option", { value: k }, name));
   });
@@ -575,7 +576,7 @@ function thumbnails(data, choose) {
       "div",
       { class: "choices" },
       html("span", { class: "title" }, "Choose an image: ", html("b", {}, "the confusing ones first")),
-      html("label", {}, "class ", select),
+      html("span", {}, html("label", { for: id }, "class"), " ", select),
       random,
     ),
     list,
