@@ -110,11 +110,7 @@ function keepKeys(root) {
 // What the reader has chosen, told to Python; without a kernel it stays here.
 function share(model, choice) {
   for (const [name, value] of Object.entries(choice)) model.set(name, value);
-  try {
-    model.save_changes();
-  } catch {
-    return;
-  }
+  model.save_changes();
 }
 
 // A button that runs `frame(seconds)` until it returns false or is pressed again.

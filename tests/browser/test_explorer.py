@@ -4,6 +4,7 @@ One function holds what must be true wherever an explorer works. Screenshots are
 ``build/screenshots``.
 """
 
+import copy
 import hashlib
 import inspect
 import math
@@ -252,7 +253,7 @@ def works(page, root):
     assert temperature_of(root) != before
     shows_what_torch_computes(root)
     root.get_by_label("log scale").check()
-    assert root.locator(".targets .axis text").first.inner_text() == "10⁻⁹"
+    assert root.locator(".targets .axis text").first.text_content() == "10⁻⁹"
     shows_what_torch_computes(root)
     slider.focus()
     page.keyboard.press("Home")
@@ -295,7 +296,8 @@ def test_live_it_works_tells_python_and_goes_on_when_the_kernel_is_shut_down(
         state="attached"
     )
     works(page, cell)
-    assert heard == []
+    # ipywidgets says that nobody listens any more; nothing else may be said.
+    assert all(text.startswith("Could not send widget sync message") for text in heard)
 
 
 def test_an_explorer_of_a_saved_notebook_works_where_it_is_trusted(lab, opened, saved):
@@ -308,6 +310,8 @@ def test_an_explorer_of_a_saved_notebook_works_where_it_is_trusted(lab, opened, 
 
 
 def test_a_notebook_that_is_not_trusted_shows_the_picture_and_how_to_trust_it(lab, opened, saved):
+    saved = copy.deepcopy(saved)
+    saved.cells.append(nbformat.v4.new_markdown_cell("Trust goes by content: this one is another."))
     lab.plant("untrusted", saved)
     page = opened("untrusted")
     for alt in ("An image of class", "Test errors of students", "picture 1 of 4"):
