@@ -639,7 +639,7 @@ function reveal(list, option) {
 }
 
 function caption({ classes, hasStudent }) {
-  const student = hasStudent ? "the student" : "an untrained student, whose logits are all alike,";
+  const student = hasStudent ? "the student" : "an untrained student whose logits are all alike";
   const few = `; of the ${classes.length} classes the likeliest ${MOST_ROWS} are shown`;
   return html(
     "p",
