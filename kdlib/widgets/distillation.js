@@ -10,7 +10,7 @@ function render({ model, el }) {
   const grid = unpackedGrid(model);
   const chosen = { temperature: model.get("temperature"), alpha: model.get("alpha") };
   const temperature = stops("temperature", "Drag the temperature T", grid.temperatures, choose, settled);
-  const alpha = stops("alpha", "and the weight α of the soft targets", grid.alphas, choose, settled);
+  const alpha = stops("alpha", "and the weight α of soft targets", grid.alphas, choose, settled);
   const map = errorMap(grid, choose, settled);
   const dots = errorDots(grid);
   const terms = lossTerms(grid);

@@ -258,8 +258,8 @@ function paint(canvas, { pixels, size: [channels, height, width] }, index) {
 
 // A bar a class: the teacher's, the student's below it, and the label as an outline of length 1.
 function targetBars({ classes, labels, logits, hasStudent }) {
-  const title = html("span", {}, html("b", { class: "teacher" }, "teacher’s"), " soft targets");
-  if (hasStudent) title.append(", ", html("b", { class: "student" }, "student’s"), " below");
+  const title = html("span", {}, "soft targets of ", html("b", { class: "teacher" }, "teacher"));
+  if (hasStudent) title.append(" and ", html("b", { class: "student" }, "student"));
   const { node, drawing, head } = panel("targets", title, null, BARS_HEIGHT);
   const log = html("input", { type: "checkbox" });
   head.append(html("label", { class: "toggle" }, log, "log scale"));
