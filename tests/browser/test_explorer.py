@@ -265,6 +265,18 @@ def works(page, root):
     assert explorer.evaluate("node => node.offsetHeight") == height
 
 
+def keys_stay_in(page, cell):
+    """JupyterLab would add a cell at "a", and at an arrow make another one active."""
+    slider_of(cell).click()
+    before = page.locator(".jp-Cell").count()
+    active = page.locator(".jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
+    for key in ("a", "ArrowDown", "ArrowDown", "ArrowUp"):
+        page.keyboard.press(key)
+    assert page.locator(".jp-Cell").count() == before
+    still = page.locator(".jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
+    assert still == active is not None
+
+
 def run_cell(page, place):
     page.locator(".jp-CodeCell").nth(place).locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
@@ -283,6 +295,7 @@ def test_live_it_works_tells_python_and_goes_on_when_the_kernel_is_shut_down(
     run_cell(page, 0)
     works(page, cell)
     assert cell.locator("iframe").count() == 0
+    keys_stay_in(page, cell)
     outputs_settle(page)
     run_cell(page, 1)
     page.get_by_text(f"chosen {temperature_of(cell)} {index_of(cell)}").wait_for()
