@@ -92,7 +92,7 @@ def run(path: Path, cache: str) -> nbformat.NotebookNode:
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without what only a kernel can show: widget views, their state, emptied progress bars.
 
-    Of a widget that says the same in Markdown, the Markdown stays.
+    Of a widget that says the same in Markdown, the Markdown stays; of an explorer its saved form.
     """
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {
@@ -106,7 +106,7 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             continue
         cell.metadata.pop("execution", None)
         for output in cell.outputs:
-            if "text/markdown" in output.get("data", {}):
+            if {"text/markdown", "text/html"} & {*output.get("data", {})}:
                 output.data.pop(WIDGET, None)
         cell.outputs = [output for output in cell.outputs if not _transient(output)]
     return notebook

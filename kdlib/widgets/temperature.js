@@ -1,0 +1,676 @@
+// The temperature explorer: everything that moves is drawn here, from the teacher's real logits.
+
+const SWEEP_SECONDS = 6;
+const BARS_HEIGHT = 300;
+const CURVES_HEIGHT = 232;
+const FAINTEST = 1e-9; // the left end of the logarithmic scale
+const MOST_ROWS = 12;
+const GRID = Array.from({ length: 121 }, (_, k) => COLDEST * (HOTTEST / COLDEST) ** (k / 120));
+
+function render({ model, el }) {
+  const data = unpacked(model);
+  const chosen = { temperature: model.get("temperature"), index: model.get("index") };
+  const teacher = new Float64Array(data.classes.length);
+  const student = new Float64Array(data.classes.length);
+
+  const slider = temperatureSlider(dragged, settled);
+  const picture = pictureOf(data);
+  const targets = targetBars(data);
+  const softness = entropyCurve(data);
+  const pull = gradientCurves(data);
+  const strip = thumbnails(data, choose);
+  const numbers = numberTable(data);
+  const root = html(
+    "div",
+    { class: "kdlib kdlib-temperature", role: "group", "aria-label": "temperature explorer" },
+    slider.node,
+    html("div", { class: "panels" }, picture.node, targets.node, softness.node, pull.node),
+    strip.node,
+    caption(data),
+    numbers.node,
+  );
+
+  function dragged(temperature) {
+    chosen.temperature = temperature;
+    draw();
+  }
+
+  function settled() {
+    share(model, { temperature: chosen.temperature });
+  }
+
+  function choose(index) {
+    chosen.index = index;
+    show();
+    share(model, { index });
+  }
+
+  // All that depends on the temperature; nodes are moved, none is made.
+  function draw() {
+    const { temperature, index } = chosen;
+    softmax(data.logits[index], temperature, teacher);
+    softmax(data.student[index], temperature, student);
+    slider.draw(temperature);
+    targets.draw(teacher, student);
+    softness.draw(temperature, entropy(teacher));
+    pull.draw(temperature, distance(student, teacher));
+    numbers.draw(temperature, teacher, student);
+  }
+
+  // All that depends on the image.
+  function show() {
+    picture.show(chosen.index);
+    targets.show(chosen.index);
+    softness.show(chosen.index);
+    pull.show(chosen.index);
+    strip.show(chosen.index);
+    numbers.show(chosen.index);
+    draw();
+  }
+
+  function followPython() {
+    const moved = model.get("index") !== chosen.index;
+    chosen.temperature = model.get("temperature");
+    chosen.index = model.get("index");
+    if (moved) show();
+    else draw();
+  }
+
+  el.append(root);
+  keepKeys(root);
+  const ends = [targets, softness, pull].map((panel) =>
+    onWidth(panel.node, (width) => {
+      panel.resize(width);
+      show();
+    }),
+  );
+  show();
+  model.on("change:temperature", followPython);
+  model.on("change:index", followPython);
+  return () => {
+    slider.stop();
+    ends.forEach((end) => end());
+    model.off("change:temperature", followPython);
+    model.off("change:index", followPython);
+  };
+}
+
+function unpacked(model) {
+  const classes = model.get("classes");
+  const labels = model.get("_labels");
+  const rows = (view) => {
+    const all = Float64Array.from(floats(view));
+    return labels.map((_, n) => all.subarray(n * classes.length, (n + 1) * classes.length));
+  };
+  const untrained = new Float64Array(classes.length);
+  const given = model.get("_student_logits").byteLength > 0;
+  return {
+    classes,
+    labels,
+    order: model.get("_order"),
+    logits: rows(model.get("_logits")),
+    student: given ? rows(model.get("_student_logits")) : labels.map(() => untrained),
+    hasStudent: given,
+    pixels: bytes(model.get("_pixels")),
+    size: model.get("_size"),
+  };
+}
+
+function temperatureSlider(dragged, settled) {
+  const id = uniqueId("temperature");
+  const input = html("input", {
+    id,
+    type: "range",
+    min: Math.log(COLDEST),
+    max: Math.log(HOTTEST),
+    step: "any",
+  });
+  const readout = html("output", { for: id, class: "readout", "aria-live": "off" });
+  const { button, stop } = playButton("a sweep of the temperature", {
+    frame: sweep,
+    stopped: () => {
+      began = null;
+      settled();
+    },
+  });
+  let temperature = 1;
+  let began = null;
+
+  const set = (value) => dragged(between(COLDEST, HOTTEST, Number(value.toPrecision(3))));
+
+  // Up and down once, back to where it stood.
+  function sweep(seconds) {
+    began ??= temperature;
+    const place = Math.min(1, seconds / SWEEP_SECONDS);
+    const height = (1 - Math.cos(2 * Math.PI * (place + phaseOf(began)))) / 2;
+    set(place < 1 ? COLDEST * (HOTTEST / COLDEST) ** height : began);
+    return place < 1;
+  }
+
+  input.addEventListener("input", () => {
+    stop();
+    const position = Number(input.value);
+    set(Math.abs(position) < 0.05 ? 1 : Math.exp(position));
+  });
+  input.addEventListener("change", settled);
+  input.addEventListener("keydown", (event) => {
+    const places = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5 };
+    const ends = { Home: COLDEST, End: HOTTEST };
+    const { key } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || !(key in places || key in ends)) return;
+    event.preventDefault();
+    stop();
+    set(ends[key] ?? rungFrom(temperature, places[key]));
+  });
+  input.addEventListener("keyup", settled);
+
+  const node = html(
+    "div",
+    { class: "drive" },
+    button,
+    html("label", { for: id }, "Drag the temperature"),
+    html("span", { class: "value" }, html("i", {}, "T"), " = ", readout),
+    html("div", { class: "track" }, input, sliderScale()),
+  );
+
+  function draw(value) {
+    temperature = value;
+    const position = Math.log(value);
+    if (Math.abs(Number(input.value) - position) > 1e-9) input.value = position;
+    input.setAttribute("aria-valuetext", `temperature ${spoken(value)}`);
+    write(readout, value.toPrecision(3));
+  }
+
+  return { node, draw, stop };
+}
+
+// Where in a sweep this temperature lies on the way up, in turns.
+function phaseOf(temperature) {
+  const height = Math.log(temperature / COLDEST) / Math.log(HOTTEST / COLDEST);
+  return Math.acos(between(-1, 1, 1 - 2 * height)) / (2 * Math.PI);
+}
+
+function sliderScale() {
+  const scale = html("div", { class: "scale", "aria-hidden": "true" });
+  for (const [temperature, text] of TICKS) {
+    const place = Math.log(temperature / COLDEST) / Math.log(HOTTEST / COLDEST);
+    scale.append(html("span", { style: `--place: ${place}` }, text));
+  }
+  const ends = [html("span", {}, "← nearer to one answer"), html("span", {}, "nearer to all alike →")];
+  return html("div", {}, scale, html("div", { class: "ends", "aria-hidden": "true" }, ...ends));
+}
+
+const TICKS = [
+  [0.25, "¼"],
+  [1, "1"],
+  [4, "4"],
+  [20, "20"],
+  [50, "50"],
+];
+
+function pictureOf(data) {
+  const canvas = canvasFor(data, { class: "image", role: "img" });
+  const label = html("b", { class: "hard" });
+  const answer = html("b", { class: "teacher" });
+  const node = html(
+    "figure",
+    { class: "picture" },
+    canvas,
+    html(
+      "figcaption",
+      {},
+      html("span", {}, "label ", label),
+      html("span", {}, "teacher says ", answer),
+    ),
+  );
+
+  function show(index) {
+    const { classes, labels, logits } = data;
+    paint(canvas, data, index);
+    canvas.setAttribute("aria-label", `image ${index}, label ${classes[labels[index]]}`);
+    write(label, classes[labels[index]]);
+    write(answer, classes[logits[index].indexOf(Math.max(...logits[index]))]);
+  }
+
+  return { node, show };
+}
+
+function canvasFor({ size: [channels, height, width] }, attributes) {
+  const kind = channels === 1 ? "grey" : "colour";
+  const name = `${attributes.class} ${kind}`;
+  return html("canvas", { ...attributes, class: name, width, height });
+}
+
+// Grey images are dark on white, as on paper.
+function paint(canvas, { pixels, size: [channels, height, width] }, index) {
+  const area = height * width;
+  const start = index * channels * area;
+  const picture = new ImageData(width, height);
+  for (let place = 0; place < area; place++) {
+    for (let colour = 0; colour < 3; colour++) {
+      const value = pixels[start + (channels === 1 ? 0 : colour) * area + place];
+      picture.data[4 * place + colour] = channels === 1 ? 255 - value : value;
+    }
+    picture.data[4 * place + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+// A bar a class: the teacher's, the student's below it, and the label as an outline of length 1.
+function targetBars({ classes, labels, logits, hasStudent }) {
+  const title = html("span", {}, "soft targets of ", html("b", { class: "teacher" }, "teacher"));
+  if (hasStudent) title.append(" and ", html("b", { class: "student" }, "student"));
+  const { node, drawing, head } = panel("targets", title, null, BARS_HEIGHT);
+  const log = html("input", { type: "checkbox" });
+  head.append(html("label", { class: "toggle" }, log, "log scale"));
+
+  const count = Math.min(classes.length, MOST_ROWS);
+  const step = (BARS_HEIGHT - 30) / count;
+  const thick = hasStudent ? 0.42 : 0.62;
+  const rows = Array.from({ length: count }, (_, place) => barRow(place, step, thick, hasStudent));
+  const outline = svg("rect", { class: "outline", height: step - 3, rx: 2 });
+  const outlineName = svg("text", { class: "hard small", "text-anchor": "end" });
+  write(outlineName, "label");
+  const axis = svg("g", { class: "axis" });
+  drawing.append(axis, outline, outlineName, ...rows.map((row) => row.node));
+
+  let shown = [];
+  let left = 0;
+  let span = 1;
+  let last = null;
+
+  const length = (p) =>
+    log.checked ? span * Math.max(0, 1 - Math.log(p) / Math.log(FAINTEST)) : span * p;
+
+  function resize(width) {
+    const longest = Math.max(...classes.map((name) => name.length));
+    left = between(18, 96, 8 + 7.2 * longest);
+    span = Math.max(40, width - left - 66);
+    drawing.setAttribute("width", width);
+    for (const row of rows) row.place(left);
+    outline.setAttribute("x", left);
+    outline.setAttribute("width", span);
+    outlineName.setAttribute("x", left + span - 5);
+    drawAxis();
+  }
+
+  function drawAxis() {
+    const ticks = log.checked ? [-9, -6, -3, 0] : [0, 0.25, 0.5, 0.75, 1];
+    axis.replaceChildren(
+      ...ticks.flatMap((tick) => {
+        const x = left + (log.checked ? span * (1 + tick / 9) : span * tick);
+        const text = svg("text", { x, y: BARS_HEIGHT - 6, "text-anchor": "middle" });
+        write(text, log.checked && tick ? powerOfTen(tick) : String(log.checked ? 1 : tick));
+        return [svg("line", { x1: x, x2: x, y1: 0, y2: BARS_HEIGHT - 24 }), text];
+      }),
+    );
+  }
+
+  function show(index) {
+    const label = labels[index];
+    shown = rowsFor(logits[index], label, count);
+    rows.forEach((row, place) => row.name(classes[shown[place]], shown[place] === label));
+    const y = shown.indexOf(label) * step + 1.5;
+    outline.setAttribute("y", y);
+    outlineName.setAttribute("y", y + step / 2 + 2.5);
+  }
+
+  function draw(teacher, student) {
+    last = [teacher, student];
+    rows.forEach((row, place) => {
+      const k = shown[place];
+      row.draw(teacher[k], length(teacher[k]), student[k], length(student[k]));
+    });
+  }
+
+  log.addEventListener("change", () => {
+    drawAxis();
+    draw(...last);
+  });
+  return { node, resize, show, draw };
+}
+
+// Every class in its order; of many classes the likeliest, and the labelled one.
+function rowsFor(logits, label, count) {
+  const places = Array.from(logits, (_, k) => k);
+  if (places.length <= count) return places;
+  const likeliest = places.sort((a, b) => logits[b] - logits[a]).slice(0, count);
+  if (!likeliest.includes(label)) likeliest[count - 1] = label;
+  return likeliest;
+}
+
+function barRow(place, step, thick, hasStudent) {
+  const top = place * step + (hasStudent ? 0.08 : 0.19) * step;
+  const name = svg("text", { class: "name", y: place * step + step / 2 + 4, "text-anchor": "end" });
+  const bar = svg("rect", { class: "teacher", y: top, height: thick * step, rx: 1 });
+  const number = svg("text", { class: "number", y: top + (thick * step) / 2 + 4 });
+  const node = svg("g", {}, name, bar, number);
+  const below = svg("rect", { class: "student", y: top + thick * step + 1, height: 0.34 * step, rx: 1 });
+  const numberBelow = svg("text", { class: "number student", y: top + (thick + 0.17) * step + 5 });
+  if (hasStudent) node.append(below, numberBelow);
+  let start = 0;
+
+  return {
+    node,
+    place(left) {
+      start = left;
+      name.setAttribute("x", left - 8);
+      bar.setAttribute("x", left);
+      below.setAttribute("x", left);
+    },
+    name(text, labelled) {
+      write(name, text);
+      name.classList.toggle("hard", labelled);
+    },
+    draw(p, length, q, lengthBelow) {
+      bar.setAttribute("width", length);
+      number.setAttribute("x", start + length + 6);
+      write(number, readable(p));
+      if (!hasStudent) return;
+      below.setAttribute("width", lengthBelow);
+      numberBelow.setAttribute("x", start + lengthBelow + 6);
+      write(numberBelow, readable(q));
+    },
+  };
+}
+
+// Axes of a curve over the temperature, 0 to 1 upwards.
+function plane(drawing, right) {
+  const top = 10;
+  const bottom = CURVES_HEIGHT - 36;
+  const left = 34;
+  let span = 1;
+  return {
+    top,
+    bottom,
+    left,
+    resize(width) {
+      span = Math.max(40, width - left - right);
+      drawing.setAttribute("width", width);
+    },
+    end: () => left + span,
+    x: (temperature) => left + (span * Math.log(temperature / COLDEST)) / Math.log(HOTTEST / COLDEST),
+    y: (height) => bottom - (bottom - top) * between(0, 1, height),
+  };
+}
+
+function temperatureAxis({ x, bottom, left, end }) {
+  const title = svg("text", { x: (left + end()) / 2, y: bottom + 32, "text-anchor": "middle" });
+  write(title, "temperature T");
+  return [
+    svg("line", { class: "base", x1: left, x2: end(), y1: bottom, y2: bottom }),
+    ...TICKS.map(([temperature, name]) => {
+      const text = svg("text", { x: x(temperature), y: bottom + 16, "text-anchor": "middle" });
+      write(text, name);
+      return text;
+    }),
+    title,
+  ];
+}
+
+function heightAxis({ y, left, end }, ticks) {
+  return ticks.flatMap(([height, name]) => {
+    const text = svg("text", { x: left - 6, y: y(height) + 4, "text-anchor": "end" });
+    write(text, name);
+    return [svg("line", { x1: left, x2: end(), y1: y(height), y2: y(height) }), text];
+  });
+}
+
+function pathOver({ x, y }, heights) {
+  return heights
+    .map((height, k) => `${k ? "L" : "M"}${x(GRID[k]).toFixed(2)} ${y(height).toFixed(2)}`)
+    .join("");
+}
+
+function entropyCurve({ classes, logits }) {
+  const title = html("span", {}, "entropy of ", html("b", { class: "teacher" }, "soft targets"));
+  const { node, drawing, value } = panel("entropy", title, " nats", CURVES_HEIGHT);
+  const axes = plane(drawing, 14);
+  const most = Math.log(classes.length);
+  const fraction = (nats) => nats / (1.12 * most);
+  const frame = svg("g", { class: "axis" });
+  const ceiling = svg("line", { class: "ceiling" });
+  const ceilingName = svg("text", { class: "note" });
+  write(ceilingName, `all ${classes.length} alike: ${most.toFixed(2)}`);
+  const hair = svg("line", { class: "hair", y1: axes.top, y2: axes.bottom });
+  const curve = svg("path", { class: "curve" });
+  const mark = svg("circle", { class: "mark teacher", r: 6 });
+  drawing.append(frame, ceiling, ceilingName, hair, curve, mark);
+
+  function resize(width) {
+    axes.resize(width);
+    const whole = Array.from({ length: Math.floor(most) + 1 }, (_, nats) => nats);
+    const nats = whole.filter((tick) => most < 4 || tick % 2 === 0);
+    frame.replaceChildren(
+      ...heightAxis(axes, nats.map((tick) => [fraction(tick), String(tick)])),
+      ...temperatureAxis(axes),
+    );
+    const y = axes.y(fraction(most));
+    assign(ceiling, { x1: axes.left, x2: axes.end(), y1: y, y2: y });
+    assign(ceilingName, { x: axes.left + 4, y: y - 5 });
+  }
+
+  function show(index) {
+    const soft = new Float64Array(classes.length);
+    const heights = GRID.map((T) => fraction(entropy(softmax(logits[index], T, soft))));
+    curve.setAttribute("d", pathOver(axes, heights));
+  }
+
+  function draw(temperature, nats) {
+    const x = axes.x(temperature);
+    assign(mark, { cx: x, cy: axes.y(fraction(nats)) });
+    assign(hair, { x1: x, x2: x });
+    writeNumber(value, nats, nats.toFixed(2));
+  }
+
+  return { node, resize, show, draw };
+}
+
+// The norm over the classes of T (q - p) and of (q - p) / T, on a logarithmic scale.
+function gradientCurves({ classes, logits, student, hasStudent }) {
+  const title = html("span", {}, "size of the soft loss’s gradient");
+  const { node, drawing } = panel("gradient", title, null, CURVES_HEIGHT);
+  const axes = plane(drawing, 72);
+  const frame = svg("g", { class: "axis" });
+  const hair = svg("line", { class: "hair", y1: axes.top, y2: axes.bottom });
+  const lines = [
+    gradientLine("soft", "with T²", (T) => T),
+    gradientLine("control", "without", (T) => 1 / T),
+  ];
+  drawing.append(frame, hair, ...lines.flatMap((line) => line.nodes));
+  const p = new Float64Array(classes.length);
+  const q = new Float64Array(classes.length);
+  const gap = (index, T) => distance(softmax(student[index], T, q), softmax(logits[index], T, p));
+  const [lowest, highest] = [-4, 1];
+  const fraction = (size) => (Math.log10(size) - lowest) / (highest - lowest);
+
+  function resize(width) {
+    axes.resize(width);
+    const powers = Array.from({ length: highest - lowest + 1 }, (_, k) => lowest + k);
+    const ticks = powers.map((power) => [
+      (power - lowest) / (highest - lowest),
+      power === 0 ? "1" : power === 1 ? "10" : powerOfTen(power),
+    ]);
+    frame.replaceChildren(...heightAxis(axes, ticks), ...temperatureAxis(axes));
+  }
+
+  function show(index) {
+    const gaps = GRID.map((T) => gap(index, T));
+    for (const line of lines) line.show(axes, gaps.map((size, k) => fraction(size * line.by(GRID[k]))));
+    spread(lines.map((line) => line.label), axes);
+  }
+
+  function draw(temperature, size) {
+    const x = axes.x(temperature);
+    assign(hair, { x1: x, x2: x });
+    for (const line of lines) {
+      const weighted = size * line.by(temperature);
+      line.draw(x, axes.y(fraction(weighted)), weighted);
+    }
+  }
+
+  return { node, resize, show, draw };
+}
+
+function gradientLine(ink, name, by) {
+  const curve = svg("path", { class: `curve ${ink}` });
+  const mark = svg("circle", { class: `mark ${ink}`, r: 6 });
+  const title = svg("tspan", {});
+  const number = svg("tspan", { class: "strong", dy: 15 });
+  write(title, name);
+  const label = svg("text", { class: ink }, title, number);
+  return {
+    by,
+    label,
+    nodes: [curve, mark, label],
+    show(axes, heights) {
+      const x = axes.end() + 10;
+      curve.setAttribute("d", pathOver(axes, heights));
+      assign(label, { x, y: axes.y(heights[heights.length - 1]) });
+      title.setAttribute("x", x);
+      number.setAttribute("x", x);
+    },
+    draw(x, y, size) {
+      assign(mark, { cx: x, cy: y });
+      mark.dataset.size = size;
+      write(number, readable(size));
+    },
+  };
+}
+
+// Two labels of two lines each: at their curves' ends, but never over each other.
+function spread([upper, lower], { top, bottom }) {
+  const high = between(top + 8, bottom - 50, Number(upper.getAttribute("y")));
+  const low = between(high + 34, bottom - 12, Number(lower.getAttribute("y")));
+  upper.setAttribute("y", high);
+  lower.setAttribute("y", low);
+}
+
+// The images, the most uncertain first; one of them is chosen, by mouse or by arrow keys.
+function thumbnails(data, choose) {
+  const { classes, labels, order } = data;
+  const list = html("div", { class: "strip", role: "listbox", "aria-orientation": "horizontal" });
+  list.setAttribute("aria-label", "images, the most uncertain first");
+  const options = new Map(
+    order.map((index) => {
+      const option = canvasFor(data, { class: "thumbnail", role: "option", tabindex: -1 });
+      option.setAttribute("aria-label", `image ${index}, label ${classes[labels[index]]}`);
+      option.setAttribute("aria-selected", "false");
+      option.dataset.index = index;
+      paint(option, data, index);
+      return [index, option];
+    }),
+  );
+  list.append(...options.values());
+
+  const id = uniqueId("class");
+  const select = html("select", { id }, html("option", { value: "" }, "all"));
+  classes.forEach((name, k) => {
+    if (labels.includes(k)) select.append(html("option", { value: k }, name));
+  });
+  const random = html("button", { type: "button" }, "random image");
+  const node = html(
+    "div",
+    { class: "choose" },
+    html(
+      "div",
+      { class: "choices" },
+      html("span", { class: "title" }, "Choose an image: ", html("b", {}, "the confusing ones first")),
+      html("span", {}, html("label", { for: id }, "class"), " ", select),
+      random,
+    ),
+    list,
+  );
+
+  const inClass = () => order.filter((index) => select.value === "" || labels[index] === Number(select.value));
+
+  let current = null;
+  function show(index) {
+    if (current === index) return;
+    const before = options.get(current);
+    const option = options.get(index);
+    before?.setAttribute("aria-selected", "false");
+    before?.setAttribute("tabindex", -1);
+    option.setAttribute("aria-selected", "true");
+    option.setAttribute("tabindex", 0);
+    current = index;
+    if (option.hidden) filter("");
+    reveal(list, option);
+  }
+
+  function filter(value) {
+    select.value = value;
+    const there = new Set(inClass());
+    for (const [index, option] of options) option.hidden = !there.has(index);
+  }
+
+  select.addEventListener("change", () => {
+    filter(select.value);
+    const [first] = inClass();
+    list.scrollLeft = 0;
+    choose(first);
+  });
+  random.addEventListener("click", () => {
+    const others = inClass().filter((index) => index !== current);
+    if (others.length) choose(others[Math.floor(Math.random() * others.length)]);
+  });
+  list.addEventListener("click", (event) => {
+    const { index } = event.target.dataset;
+    if (index !== undefined) choose(Number(index));
+  });
+  list.addEventListener("keydown", (event) => {
+    const there = inClass();
+    const place = there.indexOf(current);
+    const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: there.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const index = there[between(0, there.length - 1, to)];
+    choose(index);
+    options.get(index).focus({ preventScroll: true });
+  });
+  return { node, show };
+}
+
+// Scroll the strip, never the page.
+function reveal(list, option) {
+  const middle = option.offsetLeft - list.offsetLeft + option.offsetWidth / 2;
+  const there = middle > list.scrollLeft + 20 && middle < list.scrollLeft + list.clientWidth - 20;
+  if (!there) list.scrollLeft = middle - list.clientWidth / 2;
+}
+
+function caption({ classes, hasStudent }) {
+  const student = hasStudent ? "the student" : "an untrained student whose logits are all alike";
+  const few = `; of the ${classes.length} classes the likeliest ${MOST_ROWS} are shown`;
+  return html(
+    "p",
+    { class: "caption" },
+    "The teacher’s logits, divided by T, go through the softmax: a higher T lifts the small probabilities and " +
+      `never changes their order, and the pull on ${student} (the norm of the gradient by its logits) fades ` +
+      `with T unless the loss is multiplied by T²${classes.length > MOST_ROWS ? few : ""}.`,
+  );
+}
+
+function numberTable({ classes, labels, hasStudent }) {
+  const columns = ["class", "label", "teacher", ...(hasStudent ? ["student"] : [])];
+  const title = html("caption", {});
+  const cells = classes.map(() => columns.slice(1).map(() => html("data", {})));
+  const node = unseenTable(title, columns, classes.map((name, k) => unseenRow(name, cells[k])));
+  let current = 0;
+
+  function show(index) {
+    current = index;
+    cells.forEach(([label], k) => writeNumber(label, Number(labels[index] === k)));
+  }
+
+  function draw(temperature, teacher, student) {
+    write(title, `Soft targets of image ${current} at temperature ${spoken(temperature)}`);
+    cells.forEach(([, ofTeacher, ofStudent], k) => {
+      writeNumber(ofTeacher, teacher[k]);
+      if (hasStudent) writeNumber(ofStudent, student[k]);
+    });
+  }
+
+  return { node, show, draw };
+}
+
+export default { render };

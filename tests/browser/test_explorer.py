@@ -1,0 +1,473 @@
+"""The explorers as a reader meets them: live, without a kernel, trusted, untrusted, and on a static page.
+
+One function holds what must be true wherever an explorer works. Screenshots are left in
+``build/screenshots``.
+"""
+
+import copy
+import hashlib
+import inspect
+import math
+import re
+from pathlib import Path
+
+import lesson
+import nbformat
+import numpy as np
+import pytest
+import torch
+from nbclient import NotebookClient
+
+import kdlib as kd
+
+pytestmark = pytest.mark.browser
+
+HERE = Path(__file__).parent
+SCREENSHOTS = HERE.parents[1] / "build" / "screenshots"
+AXE = HERE / "vendor" / "axe-core-4.14.1.min.js"
+AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+WIDTHS = (400, 640, 900, 1040, 1600)
+
+
+def made():
+    """The explorer of the tests, the same in every process, and what it was made of."""
+    import numpy as np
+
+    import kdlib as kd
+
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 6, (40, 10)).astype(np.float32)
+    student_logits = draw.normal(0, 3, (40, 10)).astype(np.float32)
+    labels = draw.integers(0, 10, 40)
+    images = draw.random((40, 28, 28))
+    explorer = kd.widgets.TemperatureExplorer(
+        logits, images, labels, list("0123456789"), student_logits
+    )
+    return explorer, labels, logits, student_logits
+
+
+EXPLORER, LABELS, LOGITS, STUDENT_LOGITS = made()
+TEACHER, STUDENT = torch.tensor(LOGITS), torch.tensor(STUDENT_LOGITS)
+MAKE = f"{inspect.getsource(made)}\nexplorer = made()[0]\nexplorer"
+GRID = """
+import kdlib as kd
+table = kd.results("student")
+grid = kd.widgets.DistillationExplorer(table[table["experiment"] == "grid 30"])
+grid
+"""
+PAGES = """
+import numpy as np
+import kdlib as kd
+book = kd.widgets.Flipbook(np.random.default_rng(0).random((4, 28, 28)), ["one", "two", "three", "four"])
+book
+"""
+
+
+@pytest.fixture(scope="module")
+def saved():
+    """The notebook of all three explorers as make lesson saves it."""
+    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, GRID, PAGES)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
+    return lesson.cleaned(notebook)
+
+
+@pytest.fixture(scope="module")
+def static_page(saved, tmp_path_factory):
+    """That notebook as a page on the disk."""
+    nbconvert = pytest.importorskip("nbconvert", reason="needs nbconvert")
+    path = tmp_path_factory.mktemp("site") / "page.html"
+    path.write_text(nbconvert.HTMLExporter().from_notebook_node(saved)[0])
+    return path
+
+
+@pytest.fixture
+def offline(browser, static_page):
+    """Opens the static page where nothing but the disk can be reached."""
+    contexts = []
+
+    def open_it(width=1280, **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": 1400}, offline=True, **options
+        )
+        contexts.append(context)
+        context.route(re.compile("^https?:"), lambda route: route.abort())
+        page = context.new_page()
+        page.goto(static_page.as_uri(), wait_until="domcontentloaded")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+
+
+def complaints(page):
+    """A list that fills with errors of the page; what an aborted download says is none."""
+    heard = []
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            heard.append(message.text)
+            if message.type == "error" and "Failed to load resource" not in message.text
+            else None
+        ),
+    )
+    return heard
+
+
+def frame_of(page, title):
+    return page.frame_locator(f"iframe[title='{title}']")
+
+
+def slider_of(root):
+    return root.get_by_role("slider", name="Drag the temperature")
+
+
+def numbers_of(root):
+    """The numbers in the table for screen readers: teacher and student, one a class."""
+    values = root.locator(".kdlib-temperature .unseen td data").evaluate_all(
+        "cells => cells.map(cell => Number(cell.value))"
+    )
+    return torch.tensor(values, dtype=torch.float64).reshape(10, 3).T
+
+
+def temperature_of(root):
+    return float(root.locator(".kdlib-temperature .readout").inner_text())
+
+
+def index_of(root):
+    chosen = root.locator(".thumbnail[aria-selected=true]")
+    assert chosen.count() == 1
+    return int(chosen.get_attribute("data-index"))
+
+
+def shows_what_torch_computes(root):
+    temperature, index = temperature_of(root), index_of(root)
+    label, teacher, student = numbers_of(root)
+    p = (TEACHER[index].double() / temperature).softmax(-1)
+    q = (STUDENT[index].double() / temperature).softmax(-1)
+    assert label.tolist() == [float(k == LABELS[index]) for k in range(10)]
+    assert (teacher - p).abs().max() < 1e-6
+    assert (student - q).abs().max() < 1e-6
+    nats = torch.special.entr(p).sum().item()
+    assert abs(float(root.locator(".entropy data").get_attribute("value")) - nats) < 1e-6
+    marker_stands_at(root, temperature, nats)
+    sizes = root.locator(".gradient .mark").evaluate_all(
+        "ms => ms.map(m => Number(m.dataset.size))"
+    )
+    gap = (q - p).norm().item()
+    assert sizes == pytest.approx([temperature * gap, gap / temperature], rel=1e-5)
+    log_scale = root.get_by_label("log scale").is_checked()
+    lengths = (1 + p.log10() / 9).clamp(min=0) if log_scale else p
+    assert np.allclose(lengths_of_bars(root), lengths, atol=1e-6)
+
+
+def lengths_of_bars(root):
+    """As parts of the outline that marks the label, which is 1 long."""
+    widths = root.locator(".targets svg").evaluate(
+        """svg => [".outline", "rect.teacher"].map(name =>
+            [...svg.querySelectorAll(name)].map(bar => Number(bar.getAttribute("width"))))"""
+    )
+    return np.array(widths[1]) / widths[0][0]
+
+
+def marker_stands_at(root, temperature, nats):
+    """On the axes as they are drawn: between the ends of the line of T, below the line of ln 10."""
+    place = root.locator(".entropy svg").evaluate(
+        """svg => {
+            const of = (chosen, names) => names.map(name => Number(svg.querySelector(chosen).getAttribute(name)));
+            return [...of(".base", ["x1", "x2", "y1"]), ...of(".ceiling", ["y1"]), ...of(".mark", ["cx", "cy"])];
+        }"""
+    )
+    left, right, bottom, ceiling, x, y = place
+    along = math.log(temperature / 0.25) / math.log(200)
+    assert x == pytest.approx(left + along * (right - left), abs=0.01)
+    assert y == pytest.approx(bottom - nats / math.log(10) * (bottom - ceiling), abs=0.01)
+
+
+def works(page, root):
+    """What must be true wherever the explorer works."""
+    slider = slider_of(root)
+    slider.wait_for(timeout=60_000)
+    slider.scroll_into_view_if_needed()
+    explorer = root.locator(".kdlib-temperature")
+    height = explorer.evaluate("node => node.offsetHeight")
+    shows_what_torch_computes(root)
+
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+
+    def across(share):
+        return box["x"] + 12 + share * (box["width"] - 24)
+
+    start = math.log(temperature_of(root) / 0.25) / math.log(200)
+    page.mouse.move(across(start), middle)
+    page.mouse.down()
+    for share in np.linspace(start, 0.95, 8):
+        page.mouse.move(across(share), middle)
+        shows_what_torch_computes(root)
+        assert explorer.evaluate("node => node.offsetHeight") == height
+    assert temperature_of(root) == pytest.approx(0.25 * 200**0.95, rel=0.1)
+    one = math.log(4) / math.log(200)
+    page.mouse.move(across(one) + 3, middle)
+    assert temperature_of(root) == 1.0
+    page.mouse.up()
+    assert slider.get_attribute("aria-valuetext") == "temperature 1.0"
+
+    slider.focus()
+    for key, wanted in (
+        ("ArrowRight", 1.1),
+        ("ArrowUp", 1.2),
+        ("ArrowLeft", 1.1),
+        ("ArrowDown", 1.0),
+        ("ArrowDown", 0.9),
+        ("PageUp", 1.4),
+        ("PageDown", 0.9),
+        ("End", 50.0),
+        ("ArrowRight", 50.0),
+        ("Home", 0.25),
+        ("ArrowLeft", 0.25),
+    ):
+        page.keyboard.press(key)
+        assert temperature_of(root) == wanted, key
+        shows_what_torch_computes(root)
+    assert slider.get_attribute("aria-valuetext") == "temperature 0.25"
+
+    root.locator(".thumbnail").nth(2).click()
+    assert index_of(root) == EXPLORER._order[2]
+    page.keyboard.press("ArrowRight")
+    assert index_of(root) == EXPLORER._order[3]
+    shows_what_torch_computes(root)
+    root.get_by_label("class", exact=True).select_option("3")
+    assert LABELS[index_of(root)] == 3
+    root.get_by_role("button", name="random image").click()
+    assert LABELS[index_of(root)] == 3
+    root.get_by_label("class", exact=True).select_option("all")
+
+    play = root.get_by_role("button", name="play a sweep of the temperature")
+    before = temperature_of(root)
+    play.click()
+    page.wait_for_timeout(400)
+    root.get_by_role("button", name="pause a sweep of the temperature").click()
+    assert temperature_of(root) != before
+    shows_what_torch_computes(root)
+    root.get_by_label("log scale").check()
+    assert root.locator(".targets .axis text").first.text_content() == "10⁻⁹"
+    shows_what_torch_computes(root)
+    slider.focus()
+    page.keyboard.press("Home")
+    for _ in range(24):
+        page.keyboard.press("ArrowRight")
+        shows_what_torch_computes(root)
+    root.get_by_label("log scale").uncheck()
+    shows_what_torch_computes(root)
+    assert explorer.evaluate("node => node.offsetHeight") == height
+
+
+def keys_stay_in(page, cell):
+    """JupyterLab would add a cell at "a", and at an arrow make another one active."""
+    slider_of(cell).click()
+    before = page.locator(".jp-Cell").count()
+    active = page.locator(".jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
+    for key in ("a", "ArrowDown", "ArrowDown", "ArrowUp"):
+        page.keyboard.press(key)
+    assert page.locator(".jp-Cell").count() == before
+    still = page.locator(".jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
+    assert still == active is not None
+
+
+def run_cell(page, place):
+    page.locator(".jp-CodeCell").nth(place).locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+
+
+def test_live_it_works_tells_python_and_goes_on_when_the_kernel_is_shut_down(
+    lab, opened, outputs_settle
+):
+    lab.plant(
+        "live",
+        [MAKE, "print('chosen', explorer.temperature, explorer.index)", "explorer.temperature = 8"],
+    )
+    page = opened("live")
+    cell = page.locator(".jp-CodeCell").nth(0)
+    heard = complaints(page)
+    run_cell(page, 0)
+    works(page, cell)
+    assert cell.locator("iframe").count() == 0
+    keys_stay_in(page, cell)
+    outputs_settle(page)
+    run_cell(page, 1)
+    page.get_by_text(f"chosen {temperature_of(cell)} {index_of(cell)}").wait_for()
+    run_cell(page, 2)
+    page.wait_for_function("() => document.querySelector('.kdlib .readout').textContent === '8.00'")
+    shows_what_torch_computes(cell)
+    assert heard == []
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_role("menuitem", name="Shut Down Kernel", exact=True).click()
+    page.locator(".jp-Notebook-ExecutionIndicator:not([data-status=idle])").wait_for(
+        state="attached"
+    )
+    works(page, cell)
+    # ipywidgets says that nobody listens any more; nothing else may be said.
+    assert all(text.startswith("Could not send widget sync message") for text in heard)
+
+
+def test_an_explorer_of_a_saved_notebook_works_where_it_is_trusted(lab, opened, saved):
+    lab.plant("trusted", saved)
+    lab.trust("trusted")
+    page = opened("trusted")
+    heard = complaints(page)
+    works(page, frame_of(page, "temperature explorer"))
+    assert heard == []
+
+
+def test_a_notebook_that_is_not_trusted_shows_the_picture_and_how_to_trust_it(lab, opened, saved):
+    saved = copy.deepcopy(saved)
+    saved.cells.append(nbformat.v4.new_markdown_cell("Trust goes by content: this one is another."))
+    lab.plant("untrusted", saved)
+    page = opened("untrusted")
+    for alt in ("An image of class", "Test errors of students", "picture 1 of 4"):
+        picture = page.locator(f"img[alt*='{alt}']")
+        picture.scroll_into_view_if_needed()
+        assert picture.is_visible()
+        assert picture.evaluate("image => image.complete && image.naturalWidth") > 200
+    assert page.get_by_text("Trust Notebook").count() == 3
+    assert page.get_by_text("Trust Notebook").first.is_visible()
+    assert page.locator("iframe[srcdoc]").count() == 0
+
+
+def test_a_static_page_from_the_disk_works_without_a_network(offline):
+    page = offline()
+    heard = complaints(page)
+    works(page, frame_of(page, "temperature explorer"))
+    assert heard == []
+
+
+def test_where_the_explorer_works_nothing_of_the_picture_is_seen(offline):
+    for width in (400, 900, 1600):
+        page = offline(width)
+        for title in ("temperature explorer", "distillation explorer", "flipbook"):
+            frame = page.locator(f"iframe[title='{title}']")
+            frame_of(page, title).locator(".kdlib").wait_for()
+            hidden = frame.evaluate(
+                """frame => {
+                    const over = frame.getBoundingClientRect();
+                    const stage = frame.parentElement.getBoundingClientRect();
+                    return ["left", "right", "top", "bottom"].every(side => Math.abs(over[side] - stage[side]) < 1)
+                        && getComputedStyle(frame.parentElement).overflow === "hidden";
+                }"""
+            )
+            assert hidden
+            inside = frame_of(page, title).locator("html")
+            assert (
+                inside.evaluate("page => getComputedStyle(page).backgroundColor")
+                != "rgba(0, 0, 0, 0)"
+            )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_frame_is_as_high_as_its_explorer_and_nothing_sticks_out(offline, width):
+    page = offline(width)
+    for title in ("temperature explorer", "distillation explorer", "flipbook"):
+        frame_of(page, title).locator(".kdlib").wait_for()
+        room, high, wide, across = (
+            frame_of(page, title)
+            .locator("html")
+            .evaluate("page => [innerHeight, page.scrollHeight, page.scrollWidth, innerWidth]")
+        )
+        assert high <= room, (title, high, room)
+        assert (
+            frame_of(page, title).locator(".kdlib").evaluate("node => node.offsetHeight")
+            > 0.8 * room
+        )
+        assert wide <= across, title
+
+
+def test_the_grid_is_dragged_and_moved_by_keyboard_and_shows_what_was_measured(offline):
+    page = offline()
+    root = frame_of(page, "distillation explorer")
+    temperature = root.get_by_role("slider", name="Drag the temperature T")
+    alpha = root.get_by_role("slider", name="and the weight α")
+    table = kd.results("student").query("experiment == 'grid 30' and metric == 'test_errors'")
+    mean = table.groupby("setting")["value"].mean()
+    temperature.focus()
+    page.keyboard.press("Home")
+    for T in (1, 2, 4, 8, 20):
+        assert temperature.get_attribute("aria-valuetext") == f"temperature {T}"
+        shown = root.get_by_text(f"T = {T}, α = 0.9: ")
+        assert shown.text_content().startswith(
+            f"T = {T}, α = 0.9: {mean[f'T = {T}, alpha = 0.9']:.0f} ["
+        )
+        page.keyboard.press("ArrowRight")
+    alpha.focus()
+    page.keyboard.press("Home")
+    root.get_by_text("the temperature plays no part").wait_for()
+    box = root.locator(".map svg").bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + 10, steps=5)
+    page.mouse.up()
+    assert temperature.get_attribute("aria-valuetext") == "temperature 20"
+    assert alpha.get_attribute("aria-valuetext").endswith(" 1")
+
+
+def test_the_flipbook_turns_its_pages_by_keyboard_and_shows_one_at_a_time(offline):
+    page = offline()
+    root = frame_of(page, "flipbook")
+    slider = root.get_by_role("slider")
+    slider.focus()
+    for name in ("two", "three", "four", "four"):
+        page.keyboard.press("ArrowRight")
+        assert slider.get_attribute("aria-valuetext") == name
+        assert root.locator("img.shown").get_attribute("alt") == name
+        assert (
+            root.locator("img.shown").evaluate("image => image.complete && image.naturalWidth") > 0
+        )
+    page.keyboard.press("Home")
+    root.get_by_role("button", name="play the pictures").click()
+    root.get_by_role("button", name="play the pictures").wait_for()
+    assert root.locator("img.shown").get_attribute("alt") == "four"
+
+
+def test_readers_who_asked_for_less_motion_see_single_steps(offline):
+    page = offline(reduced_motion="reduce")
+    root = frame_of(page, "temperature explorer")
+    before = temperature_of(root)
+    root.get_by_role("button", name="play a sweep").click()
+    page.wait_for_timeout(500)
+    assert temperature_of(root) == before
+    page.wait_for_timeout(900)
+    assert temperature_of(root) != before
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_explorers_are_accessible(offline, scheme):
+    source = AXE.read_bytes()
+    assert hashlib.sha256(source).hexdigest() == AXE_SHA256
+    page = offline(color_scheme=scheme)
+    for title in ("temperature explorer", "distillation explorer", "flipbook"):
+        root = frame_of(page, title).locator(".kdlib")
+        root.wait_for()
+        found = root.evaluate(
+            """async (root, source) => {
+                (0, eval)(source);
+                const { violations } = await axe.run(document);
+                return violations.map(({ id, nodes }) => `${id}: ${nodes[0].html}`);
+            }""",
+            source.decode(),
+        )
+        of_pages = ("landmark", "page-has-heading", "region")  # a frame is no page of its own
+        assert [each for each in found if not each.startswith(of_pages)] == [], title
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 900, 1600])
+def test_a_picture_of_each_is_kept_for_looking_at(offline, scheme, width):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page = offline(width, color_scheme=scheme)
+    for title in ("temperature explorer", "distillation explorer", "flipbook"):
+        frame_of(page, title).locator(".kdlib").wait_for()
+        path = SCREENSHOTS / f"{title.split()[0]}-{width}-{scheme}.png"
+        page.locator(f"iframe[title='{title}']").screenshot(path=path)
+        assert path.stat().st_size > 5_000

@@ -1,0 +1,115 @@
+"""The distillation explorer's Python side: the numbers of the table, and nothing between them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import kdlib as kd
+from kdlib.widgets import DistillationExplorer
+
+
+def grid(width=30):
+    table = kd.results("student")
+    return table[table["experiment"] == f"grid {width}"]
+
+
+def students(temperatures=(1.0, 4.0), alphas=(0.0, 0.5), seeds=(0, 1, 2), **columns):
+    rows = [
+        {"temperature": T, "alpha": alpha, "seed": seed, "test_errors": 100 - 10 * alpha * T + seed}
+        for T in temperatures
+        for alpha in alphas
+        for seed in seeds
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+@pytest.mark.parametrize("width", [30, 800])
+def test_every_setting_of_the_shipped_grid_is_there_with_its_mean_and_interval(width):
+    explorer = DistillationExplorer(grid(width))
+    for T in explorer._temperatures:
+        for alpha in explorer._alphas[1:]:
+            explorer.temperature, explorer.alpha = T, alpha
+            rows = grid(width).query("metric == 'test_errors'")
+            errors = rows[rows["setting"] == f"T = {T:g}, alpha = {alpha:g}"]["value"].to_numpy()
+            interval = stats.t.interval(0.95, len(errors) - 1, errors.mean(), stats.sem(errors))
+            assert explorer.cell["errors"] == errors.tolist()
+            assert explorer.cell["mean"] == pytest.approx(errors.mean())
+            assert (explorer.cell["low"], explorer.cell["high"]) == pytest.approx(interval)
+
+
+def test_a_setting_is_compared_with_labels_only_seed_by_seed():
+    table = students()
+    table.loc[table["alpha"] > 0, "test_errors"] -= [0, 1, 2, 0, 1, 2]
+    explorer = DistillationExplorer(table)
+    wanted = kd.paired([80.0] * 3, [100.0, 101.0, 102.0], lower_is_better=True)
+    assert explorer.cell["against"] == vars(wanted)
+    assert explorer.cell["against"]["verdict"] == "better"
+
+
+def test_without_soft_targets_every_temperature_is_the_same_students():
+    explorer = DistillationExplorer(grid())
+    explorer.alpha = 0.0
+    for temperature in explorer._temperatures:
+        explorer.temperature = temperature
+        assert explorer.cell is explorer._cells[0]
+
+
+def test_a_cohort_brings_its_loss_terms_and_a_table_without_them_none():
+    terms = students(soft=np.arange(12.0), hard=1.0, objective="SoftTargets")
+    explorer = DistillationExplorer(terms)
+    explorer.temperature = 1.0
+    wanted = terms.query("temperature == 1 and alpha == 0.5")["soft"].mean()
+    assert explorer.cell["terms"] == {"soft": wanted, "hard": 1.0}
+    assert DistillationExplorer(students()).cell["terms"] is None
+    assert DistillationExplorer(students(soft=np.nan, hard=1.0)).cell["terms"] is None
+
+
+def test_the_frame_of_a_real_cohort_will_do(digits):
+    teacher = kd.models.mlp(8, depth=1, seed=0)
+    objectives = [kd.SoftTargets(teacher, T, alpha) for T in (1, 4) for alpha in (0, 0.5)]
+    cohort = kd.fit_cohort(
+        lambda seed: kd.models.mlp(4, depth=1, seed=seed),
+        objectives,
+        digits,
+        kd.Recipe(iterations=2),
+        seeds=[0, 1],
+        progress=False,
+    )
+    explorer = DistillationExplorer(cohort.frame)
+    assert explorer._temperatures == [1, 4]
+    assert explorer._alphas == [0, 0.5]
+    assert set(explorer.cell["terms"]) == {"soft", "hard"}
+
+
+def test_only_what_was_measured_can_be_chosen():
+    explorer = DistillationExplorer(grid())
+    with pytest.raises(ValueError, match="temperature must be one of 1, 2, 4, 8, 20, got 3"):
+        explorer.temperature = 3
+    with pytest.raises(ValueError, match="alpha must be one of 0, 0.5, 0.9, 1, got 0.7"):
+        explorer.alpha = 0.7
+
+
+def test_its_still_picture_says_in_words_what_it_shows():
+    explorer = DistillationExplorer(grid())
+    assert explorer.picture().startswith(b"\x89PNG")
+    assert f"{explorer.cell['mean']:.0f} on average" in explorer.alt()
+
+
+def test_what_it_cannot_show_is_named():
+    whole = kd.results("student")
+    uneven = students().drop(index=5)
+    for table, error, words in (
+        ([1, 2], TypeError, "table must be a pandas table"),
+        (whole, ValueError, "table must be one experiment .* got grid 30 and grid 800"),
+        (whole[whole["experiment"] == "images"], ValueError, "table must be one experiment"),
+        (pd.concat([grid(), grid()]), ValueError, "table must hold each student once"),
+        (students().drop(columns="seed"), ValueError, "table must have the column seed"),
+        (students(test_errors=np.nan), ValueError, "table must have temperature.* got nan"),
+        (students(alphas=(0.5, 1.0)), ValueError, "table must have students of alpha = 0"),
+        (students(seeds=(0,)), ValueError, "the same seeds in every setting, at least two"),
+        (uneven, ValueError, "the same seeds in every setting"),
+        (students().query("temperature == 1 or alpha == 0"), ValueError, "got none of T = 4"),
+    ):
+        with pytest.raises(error, match=words):
+            DistillationExplorer(table)

@@ -1,0 +1,186 @@
+"""The saved form: one piece of HTML that holds all it needs, and a picture for pages that drop frames."""
+
+import base64
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import lesson
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+import kdlib as kd
+from kdlib.widgets._explorer import module
+from kdlib.widgets._saved import EXPORT, WHY_STILL, saved_form
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+MODULES = ("temperature", "flipbook", "distillation")
+
+
+def form(**changed):
+    arguments = {
+        "name": "small explorer",
+        "source": f"function render() {{}}\n{EXPORT}\n",
+        "style": "p { margin: 0 }",
+        "state": {"index": 3, "_pixels": b"\x00\xff"},
+        "heights": ((0, "300px"), (640, "200px")),
+        "picture": b"PNG",
+        "alt": 'a "small" picture',
+    }
+    return saved_form(**(arguments | changed))
+
+
+class Parts(HTMLParser):
+    """The elements of a page, each with its attributes, and its text by element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts = [], {}
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, text):
+        if self.elements:
+            self.texts.setdefault(self.elements[-1][0], []).append(text)
+
+    def one(self, tag):
+        (found,) = [attributes for name, attributes in self.elements if name == tag]
+        return found
+
+
+def page_in(text):
+    return Parts(Parts(text).one("iframe")["srcdoc"])
+
+
+def explorer(**options):
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 6, (300, 10))
+    images = draw.integers(0, 256, (300, 28, 28)).astype(np.uint8)  # noise: nothing compresses
+    return kd.widgets.TemperatureExplorer(
+        logits, images, logits.argmax(-1), list("0123456789"), logits[::-1], **options
+    )
+
+
+def test_without_its_frame_and_style_the_picture_and_the_line_are_left():
+    """What JupyterLab keeps of a notebook that is not trusted."""
+    parts = Parts(re.sub(r"<iframe.*?</iframe>|<style>.*?</style>", "", form(), flags=re.DOTALL))
+    picture = parts.one("img")
+    assert base64.b64decode(picture["src"].removeprefix("data:image/png;base64,")) == b"PNG"
+    assert picture["alt"] == 'a "small" picture'
+    assert parts.texts["p"] == [WHY_STILL]
+    assert "trust" in WHY_STILL and "Trust Notebook" in WHY_STILL
+
+
+def test_the_frame_may_run_scripts_and_nothing_else():
+    frame = Parts(form()).one("iframe")
+    assert frame["sandbox"] == "allow-scripts"
+    assert frame["title"] == "small explorer"
+    assert not any(tag == "script" for tag, _ in Parts(form()).elements)
+
+
+def test_the_frame_covers_the_picture_by_its_own_attributes():
+    parts = Parts(form())
+    assert "position: relative" in [a for t, a in parts.elements if t == "div"][1]["style"]
+    style = parts.one("iframe")["style"]
+    for rule in ("position: absolute", "width: 100%", "height: 100%", "left: 0", "top: 0"):
+        assert rule in style
+
+
+def test_no_rule_of_the_style_sheet_hides_the_picture():
+    """A page may keep the style and drop the frame."""
+    (style,) = re.findall(r"<style>(.*?)</style>", form(), flags=re.DOTALL)
+    for rule in re.findall(r"([^{}]+)\{[^{}]*\}", style):
+        assert "img" not in rule
+        assert "iframe" in rule or "overflow" not in rule
+    assert not re.search(r"display|visibility|opacity", style)
+
+
+def test_the_frame_holds_the_very_module_and_the_state():
+    (script,) = page_in(form()).texts["script"]
+    assert script.startswith("function render() {}\n")
+    saved = json.loads(re.search(r"const SAVED = (\{.*?\});\n", script)[1])
+    assert saved == {"index": 3, "_pixels": {"base64": "AP8="}}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_nothing_and_asks_no_network(name):
+    source = module(name)
+    assert source.rstrip().endswith(EXPORT)
+    assert not re.search(r"\bimport\b\s*[({\"'*]|\bimport\s+\w|\brequire\(|\bfetch\(", source)
+    assert re.findall(r"https?://[^\"' ]+", source) == [
+        "http://www.w3.org/2000/svg"
+    ]  # a name, no address
+
+
+def test_a_saved_explorer_asks_no_network():
+    text = html.unescape(explorer().to_html())
+    assert set(re.findall(r"https?://[^\"' )]+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"\bsrc=\"(?!data:)|url\(|@import|<link", text)
+
+
+def test_text_that_would_end_the_script_stays_text():
+    nasty = '</script><img src="x"> & <!--'
+    page = page_in(form(state={"classes": [nasty]}))
+    (script,) = page.texts["script"]
+    assert json.loads(re.search(r"const SAVED = (\{.*?\});\n", script)[1]) == {"classes": [nasty]}
+    assert not any(tag == "img" for tag, _ in page.elements)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"source": "function render() {}"}, ValueError, "source must end with"),
+        ({"source": f'"</script>"; {EXPORT}'}, ValueError, "source must not have '</'"),
+        ({"state": {"x": {1, 2}}}, TypeError, "state must be JSON and bytes, got set"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(changed, error, words):
+    with pytest.raises(error, match=words):
+        form(**changed)
+
+
+def test_three_hundred_images_stay_below_a_megabyte():
+    assert len(explorer().to_html().encode()) < 1_000_000
+
+
+def test_the_picture_is_drawn_when_the_saved_form_is_made_and_not_before(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        kd.widgets.TemperatureExplorer, "picture", lambda self: drawn.append(1) or b"PNG"
+    )
+    shown = explorer()
+    shown.temperature = 20
+    assert drawn == []
+    shown.to_html()
+    assert drawn == [1]
+
+
+def test_what_is_displayed_is_the_widget_its_saved_form_and_words():
+    shown = explorer()
+    data, _ = shown._repr_mimebundle_()
+    assert data[WIDGET]["model_id"] == shown.model_id
+    assert data["text/html"] == shown.to_html()
+    assert data["text/plain"] == shown.alt()
+
+
+SOURCE = """
+import numpy as np
+import kdlib as kd
+logits = np.eye(3)
+kd.widgets.TemperatureExplorer(logits, np.zeros((3, 4, 4)), [0, 1, 2], list("abc"))
+"""
+
+
+def test_cleaning_a_lesson_leaves_the_saved_form_and_no_view():
+    cell = nbformat.v4.new_code_cell(SOURCE)
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    NotebookClient(notebook, timeout=120).execute()
+    (output,) = lesson.cleaned(notebook).cells[0].outputs
+    assert set(output.data) == {"text/plain", "text/html"}
+    assert "<iframe" in output.data["text/html"]
+    nbformat.validate(notebook)

@@ -1,0 +1,190 @@
+"""The temperature explorer's Python side: what it accepts, what it keeps, and in which order."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import kdlib as kd
+from kdlib.widgets import TemperatureExplorer
+
+CLASSES = list("0123456789")
+
+
+def draws(seed=0):
+    return np.random.default_rng(seed)
+
+
+def given(**changed):
+    """Arguments for five images of ten classes."""
+    arguments = {
+        "logits": draws().normal(0, 5, (5, 10)),
+        "images": draws(1).random((5, 28, 28)),
+        "labels": np.arange(5),
+        "classes": CLASSES,
+    }
+    return arguments | changed
+
+
+def kept_logits(explorer, name="_logits"):
+    return np.frombuffer(getattr(explorer, name), np.float32).reshape(len(explorer._labels), -1)
+
+
+def kept_pixels(explorer):
+    return np.frombuffer(explorer._pixels, np.uint8).reshape(-1, *explorer._size)
+
+
+def test_arrays_tensors_and_lists_give_the_same_explorer():
+    arrays = given()
+    tensors = {name: torch.tensor(arrays[name]) for name in ("logits", "images", "labels")}
+    lists = {name: arrays[name].tolist() for name in tensors}
+    wanted = TemperatureExplorer(**arrays).state()
+    assert TemperatureExplorer(**(arrays | tensors)).state() == wanted
+    assert TemperatureExplorer(**(arrays | lists)).state() == wanted
+
+
+def test_logits_that_carry_a_gradient_or_have_half_precision_are_taken_as_they_are():
+    logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0)).bfloat16()
+    explorer = TemperatureExplorer(**given(logits=logits.requires_grad_()))
+    assert np.array_equal(kept_logits(explorer), logits.detach().float().numpy())
+
+
+def test_logits_are_kept_in_float32_to_the_bit():
+    logits = draws(3).normal(0, 20, (5, 10)).astype(np.float32)
+    explorer = TemperatureExplorer(**given(logits=logits, student_logits=logits[::-1]))
+    assert np.array_equal(kept_logits(explorer), logits)
+    assert np.array_equal(kept_logits(explorer, "_student_logits"), logits[::-1])
+
+
+def test_without_a_student_none_is_kept():
+    assert TemperatureExplorer(**given())._student_logits == b""
+
+
+def test_images_are_sorted_by_the_teachers_entropy_and_the_most_uncertain_is_shown_first():
+    logits = draws(4).normal(0, 8, (5, 10))
+    explorer = TemperatureExplorer(**given(logits=logits))
+    p = torch.tensor(logits).softmax(-1)
+    wanted = torch.special.entr(p).sum(-1).argsort(descending=True).tolist()
+    assert explorer._order == wanted
+    assert explorer.index == wanted[0]
+
+
+def test_an_entropy_too_small_for_an_exponential_is_still_sorted_without_warning():
+    logits = np.array([[900.0, 0.0], [-900.0, 0.0], [1.0, 1.0]])
+    explorer = TemperatureExplorer(logits, np.zeros((3, 4, 4), np.uint8), [0, 1, 0], ["cat", "dog"])
+    assert explorer._order[0] == 2
+
+
+def test_pixels_in_uint8_stay_as_they_are():
+    images = draws().integers(40, 90, (5, 28, 28)).astype(np.uint8)
+    assert np.array_equal(kept_pixels(TemperatureExplorer(**given(images=images)))[:, 0], images)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalised_pixels_come_back_to_within_half_a_level(channels):
+    images = draws().integers(0, 256, (5, channels, 16, 16))
+    images[0, :, 0, :2] = 0, 255  # each channel spans its range in some image
+    mean, spread = (
+        np.arange(channels)[:, None, None] + 0.3,
+        np.arange(channels)[:, None, None] + 0.5,
+    )
+    normalised = ((images / 255 - mean) / spread).astype(np.float32)
+    explorer = TemperatureExplorer(**given(images=normalised))
+    assert explorer._size == [channels, 16, 16]
+    assert np.array_equal(kept_pixels(explorer), images)
+
+
+def test_an_image_without_contrast_divides_by_nothing():
+    explorer = TemperatureExplorer(**given(images=np.full((5, 28, 28), 0.5)))
+    assert not kept_pixels(explorer).any()
+
+
+def test_temperature_and_index_can_be_set_from_python_and_never_leave_their_range():
+    explorer = TemperatureExplorer(**given())
+    explorer.temperature, explorer.index = 20, 4
+    assert (explorer.temperature, explorer.index) == (20.0, 4)
+    for temperature in (0.24, 51, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature must be from 0.25 to 50, got"):
+            explorer.temperature = temperature
+    for index in (-1, 5):
+        with pytest.raises(ValueError, match=f"index must be from 0 to 4, got {index}"):
+            explorer.index = index
+    assert (explorer.temperature, explorer.index) == (20.0, 4)
+
+
+def test_what_a_reader_chose_is_heard_by_observers():
+    explorer, heard = TemperatureExplorer(**given()), []
+    explorer.observe(lambda change: heard.append(change.new), ["temperature", "index"])
+    explorer.set_state({"temperature": 7.5})
+    explorer.set_state({"index": 3})
+    assert heard[0] == 7.5
+    assert explorer.index == 3
+
+
+def test_moving_it_draws_nothing_in_python(monkeypatch):
+    explorer = TemperatureExplorer(**given())
+    monkeypatch.setattr(TemperatureExplorer, "picture", lambda self: pytest.fail("was drawn"))
+    for temperature in np.geomspace(0.25, 50, 200):
+        explorer.set_state({"temperature": float(temperature)})
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"logits": np.zeros(10)}, ValueError, r"logits must be \(N, C\).*got shape \(10,\)"),
+        ({"logits": np.zeros((0, 10))}, ValueError, r"logits must be \(N, C\).*\(0, 10\)"),
+        ({"logits": np.zeros((5, 1))}, ValueError, r"logits must be \(N, C\).*\(5, 1\)"),
+        ({"logits": np.full((5, 10), np.nan)}, ValueError, "logits must be finite, got nan"),
+        ({"logits": [["a"] * 10] * 5}, TypeError, "logits must be a tensor or an array of numbers"),
+        ({"logits": None}, TypeError, "logits must be a tensor or an array of numbers"),
+        ({"logits": [[1.0, 2.0], [1.0]]}, TypeError, "logits must be a tensor or an array"),
+        ({"images": np.zeros((5, 28, 28, 3))}, ValueError, "images must be .*transpose"),
+        ({"images": np.zeros((4, 28, 28))}, ValueError, "images must be as many .* 5, got 4"),
+        ({"images": np.full((5, 2, 2), np.inf)}, ValueError, "images must be finite, got inf"),
+        ({"labels": np.zeros(4, int)}, ValueError, "labels must be one a row of logits, 5"),
+        ({"labels": np.zeros(5)}, TypeError, "labels must be whole numbers, got float64"),
+        ({"labels": [0, 1, 2, 3, 10]}, ValueError, "labels must be .* from 0 to 9, got 10"),
+        ({"labels": [0, 1, 2, 3, -1]}, ValueError, "labels must be .* from 0 to 9, got -1"),
+        ({"classes": CLASSES[:9]}, ValueError, "classes must be one name .* 10 .* got 9"),
+        ({"classes": "0123456789"}, TypeError, "classes must be a sequence of names"),
+        ({"classes": range(10)}, TypeError, "classes must be a sequence of names"),
+        ({"student_logits": np.zeros((5, 9))}, ValueError, r"student_logits must have .*\(5, 9\)"),
+        ({"student_logits": np.zeros(5)}, ValueError, r"student_logits must be \(N, C\)"),
+    ],
+)
+def test_what_it_cannot_show_is_named(changed, error, words):
+    with pytest.raises(error, match=words):
+        TemperatureExplorer(**given(**changed))
+
+
+def test_its_still_picture_says_in_words_what_it_shows():
+    explorer = TemperatureExplorer(**given())
+    explorer.temperature, explorer.index = 2.0, 3
+    assert explorer.picture().startswith(b"\x89PNG")
+    assert "class 3" in explorer.alt()
+    assert "temperature 2" in explorer.alt()
+
+
+def test_the_inks_are_those_of_the_course():
+    from kdlib.widgets._explorer import style_sheet
+
+    for name in ("teacher", "student", "soft", "hard", "control"):
+        assert f"--{name}: light-dark({kd.plots.COLOURS[name]}," in style_sheet()
+
+
+def test_importing_the_library_loads_no_widget_and_naming_an_explorer_does():
+    source = """
+import sys
+import kdlib as kd
+kd.widgets
+before = "anywidget" in sys.modules
+kd.widgets.TemperatureExplorer
+print(before, "anywidget" in sys.modules, "matplotlib.pyplot" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "True", "False"]
+    assert {"DistillationExplorer", "Flipbook", "TemperatureExplorer"} <= {*kd.widgets.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'Explorer'"):
+        kd.widgets.Explorer  # noqa: B018
