@@ -369,7 +369,7 @@ class _Run:
         for step, samples in zip(range(first, first + steps), batches, strict=False):
             for name, term in self._step(Batch(*samples, step / self.total, draws)).items():
                 sums[name] = sums.get(name, 0) + term
-        means = (torch.stack(list(sums.values())) / steps).tolist()  # here the host waits for the device
+        means = (torch.stack(list(sums.values())) / steps).tolist()  # waits for the device
         row = {"epoch": epoch, "step": first + steps, "seconds": time.perf_counter() - started}
         row |= dict(zip(sums, means, strict=True)) | self._validation()
         self._check_finite(row, dict(zip(sums, means, strict=True)))
