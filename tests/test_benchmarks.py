@@ -20,28 +20,28 @@ def training():
     return module
 
 
-@pytest.fixture(scope="module")
-def small(digits):
-    return digits.limit(300)
+@pytest.fixture
+def small(real_data):
+    return kd.data.load("mnist", device="cpu", root=real_data).limit(2_000)
 
 
 def test_the_plain_loop_sees_the_images_that_kdlib_sees(training, small):
     images, labels = zip(*training.Images(small.train), strict=True)
     assert list(labels) == small.train.labels.tolist()
-    theirs, ours = torch.stack(images).flatten(), small.train.inputs.flatten()
-    # The same but for the numbers they are normalised by, and rounding to 256 levels.
-    assert torch.corrcoef(torch.stack([theirs, ours]))[0, 1] > 1 - 1e-6
+    # Their mean and deviation have four digits.
+    torch.testing.assert_close(torch.stack(images), small.train.inputs, atol=2e-3, rtol=0)
 
 
 def test_both_sides_start_alike_and_learn(training, small):
-    teacher = kd.models.mlp(30, seed=0)
-    kd.fit(teacher, kd.CrossEntropy(), small, kd.Recipe(epochs=20), progress=False)
+    teacher = kd.models.mlp(100, seed=0)
+    kd.fit(teacher, kd.CrossEntropy(), small, kd.Recipe(epochs=5), progress=False)
     right = kd.evaluate(teacher, small.test).accuracy
+    assert right > 0.8
     for student in (
-        training.plain(small, teacher, seed=1, epochs=20, workers=0),
-        training.fitted(small, teacher, seed=1, epochs=20, precision="float32"),
+        training.plain(small, teacher, seed=1, epochs=3, workers=0),
+        training.fitted(small, teacher, seed=1, epochs=3, precision="float32"),
     ):
-        assert kd.evaluate(student, small.test).accuracy > right - 0.1
+        assert kd.evaluate(student, small.test).accuracy > right - 0.05
 
 
 def test_one_seed_cannot_be_paired_and_is_refused_before_anything_runs(training):

@@ -8,13 +8,7 @@ import pages
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="needs an installed Chromium"),
-]
+pytestmark = pytest.mark.browser
 
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 each_page = pytest.mark.parametrize("name", ["index", *NAMES, "99_planted"])
@@ -42,16 +36,6 @@ def site(tmp_path_factory):
     row = "| [99 Planted](notebooks/99_planted.ipynb) | does it work? | 1 | digits |\n"
     (root / "README.md").write_text((ROOT / "README.md").read_text() + "\n" + row)
     return pages.build(root)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
