@@ -278,8 +278,13 @@ def keys_stay_in(page, cell):
 
 
 def run_cell(page, place):
-    page.locator(".jp-CodeCell").nth(place).locator(".cm-content").click()
+    """Shift+Enter in a cell, until it has its number: the first one imports everything, which takes."""
+    cell = page.locator(".jp-CodeCell").nth(place)
+    cell.locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")
+    prompt = cell.locator(".jp-InputPrompt")
+    prompt.filter(has_text=re.compile(r"\[(\d+|\*)\]")).wait_for(timeout=30_000)  # it has begun
+    prompt.filter(has_text=re.compile(r"\[\d+\]")).wait_for(timeout=240_000)
 
 
 def test_live_it_works_tells_python_and_goes_on_when_the_kernel_is_shut_down(
