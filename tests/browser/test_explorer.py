@@ -4,6 +4,7 @@ One function holds what must be true wherever an explorer works. Screenshots are
 ``build/screenshots``.
 """
 
+import contextlib
 import copy
 import hashlib
 import inspect
@@ -20,6 +21,7 @@ from nbclient import NotebookClient
 
 import kdlib as kd
 
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = pytest.mark.browser
 
 HERE = Path(__file__).parent
@@ -280,10 +282,13 @@ def keys_stay_in(page, cell):
 def run_cell(page, place):
     """Shift+Enter in a cell, until it has its number: the first one imports everything, which takes."""
     cell = page.locator(".jp-CodeCell").nth(place)
-    cell.locator(".cm-content").click()
-    page.keyboard.press("Shift+Enter")
     prompt = cell.locator(".jp-InputPrompt")
-    prompt.filter(has_text=re.compile(r"\[(\d+|\*)\]")).wait_for(timeout=30_000)  # it has begun
+    for _ in range(3):  # a page that is not ready yet may swallow the keys
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        with contextlib.suppress(playwright.TimeoutError):
+            prompt.filter(has_text=re.compile(r"\[(\d+|\*)\]")).wait_for(timeout=10_000)
+            break
     prompt.filter(has_text=re.compile(r"\[\d+\]")).wait_for(timeout=240_000)
 
 
