@@ -23,7 +23,6 @@ from kdlib.training import History
 
 __all__ = [
     "COLOURS",
-    "TemperatureFigure",
     "confusion_matrix",
     "gallery",
     "labelled_line",
@@ -35,6 +34,7 @@ __all__ = [
     "soft_target_bars",
     "style",
     "temperature_axis",
+    "temperature_figure",
 ]
 
 _INKS = sns.color_palette("colorblind").as_hex()
@@ -412,103 +412,41 @@ def reliability_diagram(
     return ax
 
 
-class TemperatureFigure:
-    """One figure that follows a slider: an image, its soft targets at T, and their entropy over T.
-
-    :meth:`update` moves what is drawn and draws nothing anew.
+def temperature_figure(
+    logits: Tensor, image: Tensor, label: int, classes: Sequence[str], temperature: float
+) -> Figure:
+    """An image, its soft targets at T on two scales, and their entropy over T.
 
     Args:
-        logits: the teacher's, ``(N, C)``.
-        images: ``(N, channels, H, W)``.
-        labels: ``(N,)``.
-        classes: their names.
+        logits: the teacher's for this image, ``(C,)``.
+        image: ``(channels, H, W)`` with 1 or 3 channels, on any scale.
+        label: the true class.
+        classes: C names.
+        temperature: positive and finite.
+
+    Raises:
+        TypeError, ValueError: logits or a temperature that :func:`kdlib.soften` refuses, or other than one
+            logit a class.
     """
-
-    temperatures = np.geomspace(0.25, 50, 60)
-
-    def __init__(
-        self, logits: Tensor, images: Tensor, labels: Tensor, classes: Sequence[str]
-    ) -> None:
-        self.logits, self.images = logits.detach().cpu(), images.detach().cpu()
-        self.labels, self.classes = labels.cpu(), tuple(classes)
-        self.figure, axes = plt.subplots(
-            1, 4, figsize=(12.5, 3), width_ratios=(1, 1.6, 1.6, 1.5), constrained_layout=True
-        )
-        self._picture, self._bars, self._log_bars, self._entropy = axes
-        self._artist = _draw_image(self._picture, self.images[0])
-        start = soften(self.logits[0])
-        soft_target_bars(start, self.classes, ax=self._bars)
-        soft_target_bars(start, self.classes, ax=self._log_bars, log=True)
-        self._bars.set_title("soft targets", color=COLOURS["teacher"])
-        self._log_bars.set_title("the same, log scale", color=COLOURS["teacher"])
-        grid = torch.as_tensor(self.temperatures, dtype=torch.float32)[:, None]
-        self._curves = _entropy(soften(self.logits, grid))  # (temperatures, N)
-        (self._curve,) = self._entropy.plot(self.temperatures, self._curves[:, 0], color="#999999")
-        (self._mark,) = self._entropy.plot([1], [1], "o", color=COLOURS["teacher"], markersize=9)
-        ceiling = np.log(len(self.classes))
-        self._entropy.axhline(ceiling, color="#cccccc", linestyle=":")
-        self._entropy.text(0.25, ceiling, "all classes alike", va="bottom", fontsize=9)
-        temperature_axis(self._entropy).set(ylim=(0, ceiling * 1.15), title="entropy (nats)")
-        self.update(0, 1.0)
-
-    def update(self, index: int, temperature: float) -> Figure:
-        """Show this image at this temperature.
-
-        Raises:
-            ValueError: there is no such image, or the temperature is not positive and finite.
-        """
-        if not 0 <= index < len(self.logits):
-            raise ValueError(f"index must be from 0 to {len(self.logits) - 1}, got {index}")
-        probabilities = soften(self.logits[index], temperature)
-        label = int(self.labels[index])
-        self._artist.set_data(_displayable(self.images[index]))
-        self._picture.set_title(
-            f"label: {self.classes[label]}", color=COLOURS["hard"], loc="center"
-        )
-        for axes in (self._bars, self._log_bars):
-            for k, bar in enumerate(axes.patches):
-                bar.set_height(float(probabilities[k]))
-                bar.set_edgecolor(COLOURS["hard"] if k == label else "none")
-        self._bars.set_title(f"soft targets at T = {temperature:.3g}", color=COLOURS["teacher"])
-        self._curve.set_ydata(self._curves[:, index])
-        self._mark.set_data([temperature], [float(_entropy(probabilities))])
-        return self.figure
-
-    def alt(self, index: int, temperature: float) -> str:
-        """What the figure shows, in words."""
-        probabilities = soften(self.logits[index], temperature)
-        top = probabilities.topk(min(3, len(self.classes)))
-        names = ", ".join(
-            f"{self.classes[k]} {p:.2g}" for p, k in zip(*map(Tensor.tolist, top), strict=True)
-        )
-        label = self.classes[int(self.labels[index])]
-        return (
-            f"An image of class {label} and the teacher's soft targets at temperature "
-            f"{temperature:.3g}: {names}; entropy {float(_entropy(probabilities)):.2f} nats."
-        )
-
-    def sliders(self, index: int = 0, temperature: float = 4.0):
-        """Show the figure as an ordinary picture, and two sliders that replace it in place."""
-        import ipywidgets
-        from IPython.display import display
-
-        bundle, metadata = _bundle(self.update(index, temperature), self.alt(index, temperature))
-        plt.close(self.figure)
-        handle = display(bundle, metadata=metadata, raw=True, display_id=True)
-        low, high = np.log10([self.temperatures[0], self.temperatures[-1]])
-        heat = ipywidgets.FloatLogSlider(
-            temperature, min=low, max=high, step=0.01, description="temperature"
-        )
-        image = ipywidgets.IntSlider(index, min=0, max=len(self.logits) - 1, description="image")
-        for slider in (heat, image):
-            slider.style.description_width = "initial"
-            slider.observe(lambda _: self.refresh(handle, image.value, heat.value), "value")
-        return ipywidgets.HBox([heat, image])
-
-    def refresh(self, handle, index: int, temperature: float) -> None:
-        """Replace the picture behind the handle, in place."""
-        bundle, metadata = _bundle(self.update(index, temperature), self.alt(index, temperature))
-        handle.update(bundle, metadata=metadata, raw=True)
+    logits = logits.detach().cpu()
+    probabilities = soften(logits, temperature)
+    figure, (picture, bars, log_bars, curve) = plt.subplots(
+        1, 4, figsize=(12.5, 3), width_ratios=(1, 1.6, 1.6, 1.5), layout="constrained"
+    )
+    _draw_image(picture, image)
+    picture.set_title(f"label: {classes[label]}", color=COLOURS["hard"], loc="center")
+    soft_target_bars(probabilities, classes, label, bars)
+    soft_target_bars(probabilities, classes, label, log_bars, log=True)
+    bars.set_title(f"soft targets at T = {temperature:.3g}", color=COLOURS["teacher"])
+    log_bars.set_title("the same, log scale", color=COLOURS["teacher"])
+    grid = torch.logspace(*np.log10([0.25, 50]), 60)
+    curve.plot(grid, _entropy(soften(logits, grid[:, None])), color="#999999")
+    curve.plot([temperature], [_entropy(probabilities)], "o", color=COLOURS["teacher"], ms=9)
+    ceiling = np.log(len(classes))
+    curve.axhline(ceiling, color="#cccccc", linestyle=":")
+    curve.text(0.25, ceiling, "all classes alike", va="bottom", fontsize=9)
+    temperature_axis(curve).set(ylim=(0, ceiling * 1.15), title="entropy (nats)")
+    return figure
 
 
 def _label_ends(ax: Axes) -> None:

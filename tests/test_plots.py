@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what was given. Sliders' callbacks are swept over their whole range."""
+"""Pictures: what is drawn is what was given."""
 
 from itertools import pairwise
 
@@ -31,9 +31,8 @@ def teacher_logits():
 
 
 @pytest.fixture
-def temperature_figure(teacher_logits):
-    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    return plots.TemperatureFigure(teacher_logits, images, torch.tensor([0, 3, 9, 5]), CLASSES)
+def images():
+    return torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
 
 
 def softmax_by_hand(z, T):
@@ -43,11 +42,10 @@ def softmax_by_hand(z, T):
 
 @pytest.mark.parametrize("temperature", [*np.geomspace(0.25, 50, 9), 1.0, 1e-2, 1e4])
 @pytest.mark.parametrize("index", range(4))
-def test_the_slider_shows_the_softmax_at_its_temperature(
-    temperature_figure, teacher_logits, index, temperature
-):
-    figure = temperature_figure.update(index, float(temperature))
-    expected = softmax_by_hand(teacher_logits[index].double().numpy(), temperature)
+def test_soft_targets_are_drawn_at_their_temperature(images, teacher_logits, index, temperature):
+    logits = teacher_logits[index]
+    figure = plots.temperature_figure(logits, images[index], 3, CLASSES, float(temperature))
+    expected = softmax_by_hand(logits.double().numpy(), temperature)
     for axes in figure.axes[1:3]:
         heights = [bar.get_height() for bar in axes.patches]
         np.testing.assert_allclose(heights, expected, atol=1e-6)
@@ -58,35 +56,29 @@ def test_the_slider_shows_the_softmax_at_its_temperature(
     assert f"{temperature:.3g}" in figure.axes[1].get_title()
 
 
-def test_the_slider_marks_the_label_of_the_image_shown(temperature_figure):
-    figure = temperature_figure.update(2, 4.0)
-    assert "9" in figure.axes[0].get_title(loc="center")
-    outlined = [k for k, bar in enumerate(figure.axes[1].patches) if bar.get_edgecolor()[3] > 0]
-    assert outlined == [9]
-    shown = figure.axes[0].images[0].get_array()
-    np.testing.assert_allclose(shown.min(), 0, atol=1e-6)
-    assert not np.array_equal(
-        np.asarray(shown), np.asarray(temperature_figure.update(1, 4.0).axes[0].images[0]._A)
+def test_the_entropy_curve_goes_through_its_mark(images, teacher_logits):
+    figure = plots.temperature_figure(teacher_logits[0], images[0], 3, CLASSES, 4.0)
+    curve, mark, _ = figure.axes[3].lines
+    (x,), (y,) = mark.get_data()
+    assert np.interp(np.log(x), np.log(curve.get_xdata()), curve.get_ydata()) == pytest.approx(
+        y, abs=2e-3
     )
 
 
-def test_the_slider_draws_nothing_anew(temperature_figure):
-    before = [id(a) for axes in temperature_figure.figure.axes for a in axes.get_children()]
-    temperature_figure.update(3, 20.0)
-    after = [id(a) for axes in temperature_figure.figure.axes for a in axes.get_children()]
-    assert before == after
+def test_the_label_of_the_image_is_marked(images, teacher_logits):
+    figure = plots.temperature_figure(teacher_logits[2], images[2], 9, CLASSES, 4.0)
+    assert "9" in figure.axes[0].get_title(loc="center")
+    outlined = [k for k, bar in enumerate(figure.axes[1].patches) if bar.get_edgecolor()[3] > 0]
+    assert outlined == [9]
+    low, high = images[2].min(), images[2].max()
+    shown = np.asarray(figure.axes[0].images[0].get_array())
+    np.testing.assert_allclose(shown, ((images[2] - low) / (high - low))[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("index", "temperature"), [(-1, 1.0), (4, 1.0), (0, 0.0), (0, np.nan)])
-def test_the_slider_refuses_what_it_cannot_show(temperature_figure, index, temperature):
-    with pytest.raises(ValueError, match="index must be|temperature must be"):
-        temperature_figure.update(index, temperature)
-
-
-def test_the_picture_is_told_in_words(temperature_figure, teacher_logits):
-    top = int(teacher_logits[1].argmax())
-    assert temperature_figure.alt(1, 1.0).startswith("An image of class 3")
-    assert f": {top} " in temperature_figure.alt(1, 1.0)
+@pytest.mark.parametrize("temperature", [0.0, np.nan])
+def test_a_figure_of_no_temperature_is_refused(images, teacher_logits, temperature):
+    with pytest.raises(ValueError, match="temperature must be"):
+        plots.temperature_figure(teacher_logits[0], images[0], 0, CLASSES, temperature)
 
 
 def test_bars_are_the_probabilities_with_the_label_outlined():

@@ -77,6 +77,7 @@ function unpackedGrid(model) {
     temperatures: model.get("_temperatures"),
     alphas: model.get("_alphas"),
     labels: cells.find((cell) => cell.alpha === 0),
+    testImages: model.get("_test_images"),
     at: ({ temperature, alpha }) => find(alpha, temperature),
   };
 }
@@ -184,7 +185,7 @@ function note(text, x, y, anchor) {
 }
 
 // Every student's errors: of labels only, and of the setting.
-function errorDots({ cells, labels }) {
+function errorDots({ cells, labels, testImages }) {
   const { node, drawing } = panel("dots", "test errors, a dot a student", null, DOTS_HEIGHT);
   const all = cells.flatMap(({ errors, low, high }) => [...errors, low, high]);
   const margin = 0.03 * (Math.max(...all) - Math.min(...all)) || 1;
@@ -192,8 +193,10 @@ function errorDots({ cells, labels }) {
   const rows = [dotRow("hard", labels, 24), dotRow("soft", labels, 84)];
   const axis = svg("g", { class: "axis" });
   const verdict = html("p", { class: "verdict" });
+  const accuracy = html("p", { class: "verdict" });
   drawing.append(axis, ...rows.map((row) => row.node));
   node.append(verdict);
+  if (testImages) node.append(accuracy);
   let span = 1;
   const x = (errors) => 8 + (span * (errors - least)) / (most - least);
 
@@ -212,6 +215,13 @@ function errorDots({ cells, labels }) {
   function draw(cell, { temperature, alpha }) {
     rows[1].draw(cell, x, alpha ? `T = ${temperature}, α = ${alpha}` : "α = 0: the same");
     write(verdict, alpha ? inWords(cell.against) : "Without soft targets the temperature plays no part.");
+    if (testImages) write(accuracy, `Accuracy ${right(cell)}; of labels only ${right(labels)}.`);
+  }
+
+  // More errors are less accuracy, so the interval's ends change places.
+  function right({ mean, low, high }) {
+    const percent = (errors) => (100 * (1 - errors / testImages)).toFixed(2);
+    return `${percent(mean)} % [${percent(high)}, ${percent(low)}]`;
   }
 
   return { node, resize, draw };

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import pandas as pd
 import traitlets
 
@@ -26,33 +28,37 @@ class DistillationExplorer(Explorer):
             ``temperature``, ``alpha``, ``seed``, ``test_errors`` and, where known, ``test_loss`` (in
             nats) and the loss terms ``soft`` and ``hard``: what ``kd.fit_cohort(...).frame`` is. Every
             temperature with every alpha but 0, which one temperature stands for; the same seeds.
+        test_images: how many the errors were counted among; adds the accuracy with its interval.
 
     Attributes:
         temperature, alpha: the setting chosen, one of those measured.
 
     Raises:
         TypeError, ValueError: another table, several experiments, a setting that is missing, unequal
-            or fewer than two seeds; a setting that was not measured.
+            or fewer than two seeds; fewer test images than errors; a setting that was not measured.
 
     Example:
         >>> from kdlib.reproduce import results
         >>> table = results("student")
-        >>> explorer = DistillationExplorer(table[table.experiment == "grid 30"])
+        >>> explorer = DistillationExplorer(table[table.experiment == "grid 30"], test_images=10_000)
         >>> explorer.temperature = 20
     """
 
     _esm = module("distillation")
     name = "distillation explorer"
-    heights = ((0, "970px"), (720, "570px"))
+    heights = ((0, "1020px"), (720, "620px"))
 
     temperature = traitlets.Float().tag(sync=True)
     alpha = traitlets.Float().tag(sync=True)
     _cells = traitlets.List().tag(sync=True)
     _temperatures = traitlets.List().tag(sync=True)
     _alphas = traitlets.List().tag(sync=True)
+    _test_images = traitlets.Int(allow_none=True).tag(sync=True)
 
-    def __init__(self, table: pd.DataFrame) -> None:
+    def __init__(self, table: pd.DataFrame, test_images: int | None = None) -> None:
         students = _students(table)
+        if test_images is not None:
+            _check_test_images(test_images, int(students["test_errors"].max()))
         temperatures = sorted(students["temperature"].unique().tolist())
         alphas = sorted(students["alpha"].unique().tolist())
         super().__init__(
@@ -61,6 +67,7 @@ class DistillationExplorer(Explorer):
             _cells=_cells(students, temperatures, alphas),
             _temperatures=temperatures,
             _alphas=alphas,
+            _test_images=None if test_images is None else int(test_images),
         )
 
     @traitlets.validate("temperature")
@@ -105,6 +112,18 @@ class DistillationExplorer(Explorer):
             f"Test errors of students by temperature and alpha; at T = {self.temperature:g} and "
             f"alpha = {self.alpha:g} they are {cell['mean']:.0f} on average "
             f"[{cell['low']:.0f}, {cell['high']:.0f}], n = {len(cell['errors'])}."
+        )
+
+
+def _check_test_images(test_images: int, most_errors: int) -> None:
+    if not isinstance(test_images, Integral) or isinstance(test_images, bool):
+        raise TypeError(
+            f"test_images must be a whole number, got {test_images!r}; len(data.test) is one"
+        )
+    if test_images < max(most_errors, 1):
+        raise ValueError(
+            f"test_images must be at least the {most_errors} errors of a student, got {test_images}; "
+            "len(data.test) would do"
         )
 
 

@@ -103,30 +103,38 @@ class TemperatureExplorer(Explorer):
         return proposal.value
 
     def picture(self) -> bytes:
-        figure = self._figure().update(0, self.temperature)
-        return png(figure)
-
-    def alt(self) -> str:
-        return self._figure().alt(0, self.temperature)
-
-    def _figure(self):
-        """The same image, bars and entropy by matplotlib."""
         import torch
         from matplotlib import pyplot as plt
 
-        from kdlib.plots import TemperatureFigure
+        from kdlib.plots import temperature_figure
 
         n = self.index
-        logits = np.frombuffer(self._logits, np.float32).reshape(len(self._labels), -1)
-        pixels = np.frombuffer(self._pixels, np.uint8).reshape(-1, *self._size)
-        figure = TemperatureFigure(
-            torch.tensor(logits[[n]]),
-            torch.tensor(pixels[[n]]),
-            torch.tensor([self._labels[n]]),
+        pixels = np.frombuffer(self._pixels, np.uint8).reshape(-1, *self._size)[n]
+        figure = temperature_figure(
+            torch.tensor(self._shown),
+            torch.tensor(pixels),
+            self._labels[n],
             self.classes,
+            self.temperature,
         )
-        plt.close(figure.figure)
-        return figure
+        plt.close(figure)
+        return png(figure)
+
+    def alt(self) -> str:
+        logits = self._shown.astype(float) / self.temperature
+        soft = np.exp(logits - logits.max())
+        soft /= soft.sum()
+        top = ", ".join(f"{self.classes[k]} {soft[k]:.2g}" for k in np.argsort(-soft)[:3])
+        return (
+            f"An image of class {self.classes[self._labels[self.index]]} and the teacher's soft targets "
+            f"at temperature {self.temperature:.3g}: {top}; "
+            f"entropy {entropy(logits[None])[0]:.2f} nats."
+        )
+
+    @property
+    def _shown(self) -> np.ndarray:
+        """The teacher's logits for the image shown."""
+        return np.frombuffer(self._logits, np.float32).reshape(len(self._labels), -1)[self.index]
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:

@@ -84,7 +84,7 @@ def test_the_notebook_installs_kdlib_by_itself_and_leaves_torch_alone(clone, pyt
     home["IPYTHONDIR"] = home["JUPYTER_DATA_DIR"] = str(tmp_path)
 
     assert asked(python, "import importlib.util as u; print(u.find_spec('kdlib'))", alone) == "None"
-    # Every cell, that of the sliders among them; and pip notes what it does.
+    # Every cell, those of the explorers among them; and pip notes what it does.
     run(python, *check, path, cwd=alone, PIP_LOG=str(tmp_path / "first"), **home)
     assert (tmp_path / "first").exists()
 

@@ -55,6 +55,20 @@ def test_without_soft_targets_every_temperature_is_the_same_students():
         assert explorer.cell is explorer._cells[0]
 
 
+@pytest.mark.parametrize(
+    ("test_images", "error", "words"),
+    [
+        (100, ValueError, "at least the 102 errors of a student, got 100"),
+        (0, ValueError, "test_images must be at least"),
+        (1e4, TypeError, "whole number, got 10000.0"),
+        (True, TypeError, "whole number, got True"),
+    ],
+)
+def test_test_images_that_cannot_be_are_refused(test_images, error, words):
+    with pytest.raises(error, match=words):
+        DistillationExplorer(students(), test_images=test_images)
+
+
 def test_a_cohort_brings_its_loss_terms_and_a_table_without_them_none():
     terms = students(soft=np.arange(12.0), hard=1.0, objective="SoftTargets")
     explorer = DistillationExplorer(terms)

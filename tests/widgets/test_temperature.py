@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,8 +164,37 @@ def test_its_still_picture_says_in_words_what_it_shows():
     explorer = TemperatureExplorer(**given())
     explorer.temperature, explorer.index = 2.0, 3
     assert explorer.picture().startswith(b"\x89PNG")
-    assert "class 3" in explorer.alt()
-    assert "temperature 2" in explorer.alt()
+    z = given()["logits"][3].astype(float) / 2
+    soft = np.exp(z) / np.exp(z).sum()
+    first, second, third = np.argsort(-soft)[:3]
+    names = given()["classes"]
+    label = names[given()["labels"][3]]
+    assert explorer.alt() == (
+        f"An image of class {label} and the teacher's soft targets at temperature 2: "
+        f"{names[first]} {soft[first]:.2g}, {names[second]} {soft[second]:.2g}, "
+        f"{names[third]} {soft[third]:.2g}; entropy {-(soft * np.log(soft)).sum():.2f} nats."
+    )
+
+
+def test_in_colab_it_brings_its_own_widget_manager(monkeypatch):
+    address = "https://example.org/manager.min.js"
+    asked = []
+    colab = SimpleNamespace(
+        enable_custom_widget_manager=lambda: asked.append(True),
+        _widgets=SimpleNamespace(_installed_url=address),
+    )
+    monkeypatch.setitem(sys.modules, "google.colab.output", colab)
+    data, metadata = TemperatureExplorer(**given())._repr_mimebundle_()
+    (view,) = metadata.values()
+    assert asked and view == {"colab": {"custom_widget_manager": {"url": address}}}
+    assert set(metadata) < set(data)
+
+
+def test_a_front_end_without_widgets_gets_the_saved_form_and_one_without_html_the_words():
+    explorer = TemperatureExplorer(**given())
+    data, _ = explorer._repr_mimebundle_()
+    assert data["text/html"] == explorer.to_html()
+    assert data["text/plain"] == explorer.alt()
 
 
 def test_the_inks_are_those_of_the_course():
