@@ -265,25 +265,25 @@ function dotRow(ink, { errors }, y) {
 // The two terms: as measured in the last epoch, or the weights with which they enter.
 function lossTerms({ cells }) {
   const measured = cells.every((cell) => cell.terms);
-  const title = measured ? "loss terms, last epoch" : "weights of the loss terms";
+  const title = measured ? "the loss’s terms, last epoch" : "weights of the loss’s terms";
   const { node, drawing } = panel("terms", title, null, TERMS_HEIGHT);
   const bars = [termBar("soft", 4), termBar("hard", 34)];
   const loss = html("p", { class: "verdict" });
   drawing.append(...bars.map((bar) => bar.node));
-  node.append(loss);
+  if (cells.every((cell) => cell.loss)) node.append(loss);
   const values = (cell) => (measured ? [cell.terms.soft, cell.terms.hard] : [cell.alpha, 1 - cell.alpha]);
   const longest = Math.max(...cells.flatMap(values));
   let span = 1;
 
   function resize(width) {
-    span = Math.max(40, width - 190);
+    span = Math.max(40, width - (measured ? 240 : 190));
     drawing.setAttribute("width", width);
   }
 
   function words({ terms }, { temperature, alpha }) {
-    if (measured) return [`${readable(terms.soft)} nats, soft targets`, `${readable(terms.hard)} nats, labels`];
-    const rest = Number((1 - alpha).toFixed(3));
-    return [`${alpha} · T² · KL at T = ${temperature}`, `${rest} · cross entropy, labels`];
+    const weighted = [`${alpha} · T² · KL at T = ${temperature}`, `${Number((1 - alpha).toFixed(3))} · cross entropy`];
+    if (!measured) return weighted;
+    return [terms.soft, terms.hard].map((nats, k) => `${readable(nats)} nats of ${weighted[k]}`);
   }
 
   function draw(cell, setting) {

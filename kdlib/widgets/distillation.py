@@ -89,20 +89,23 @@ class DistillationExplorer(Explorer):
         )
 
     def picture(self) -> bytes:
+        import seaborn as sns
         from matplotlib import pyplot as plt
 
-        from kdlib.plots import COLOURS, labelled_line
+        from kdlib.plots import COLOURS
 
-        figure, ax = plt.subplots(figsize=(8, 4), layout="constrained")
-        labels = next(cell for cell in self._cells if cell["alpha"] == 0)
-        ax.axhline(labels["mean"], color=COLOURS["hard"], linestyle=":")
-        ax.annotate("labels only", (self._temperatures[0], labels["mean"]), color=COLOURS["hard"])
-        for alpha in self._alphas[1:]:
-            means = [cell["mean"] for cell in self._cells if cell["alpha"] == alpha]
-            labelled_line(ax, self._temperatures, means, f"α = {alpha:g}", COLOURS["soft"], "o")
-        ax.set(xscale="log", xlabel="temperature", ylabel="mean test errors")
-        ax.set_xticks(self._temperatures, [f"{T:g}" for T in self._temperatures])
-        ax.minorticks_off()
+        labels, *others = self._cells
+        means = (
+            pd.DataFrame(others)
+            .pivot_table("mean", "alpha", "temperature")
+            .sort_index(ascending=False)
+        )
+        means.columns = [f"{T:g}" for T in means.columns]
+        figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+        shades = sns.light_palette(COLOURS["soft"], reverse=True, as_cmap=True)
+        sns.heatmap(means, annot=True, fmt=".0f", cmap=shades, cbar=False, linewidths=3, ax=ax)
+        title = f"mean test errors; labels only, alpha = 0: {labels['mean']:.0f}"
+        ax.set(title=title, xlabel="temperature")
         plt.close(figure)
         return png(figure)
 

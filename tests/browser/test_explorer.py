@@ -378,6 +378,26 @@ def test_notebook_02_run_by_clicking_shows_its_own_teacher(lab, run_all, outputs
     assert heard == []
 
 
+def test_python_hears_of_a_drag_once_when_the_reader_lets_go(lab, opened):
+    listen = "heard = []\nexplorer.observe(lambda change: heard.append(change.new), 'temperature')"
+    lab.plant("sync", [MAKE, listen, "print('heard', heard)"])
+    page = opened("sync")
+    cell = page.locator(".jp-CodeCell").nth(0)
+    run_cell(page, 0)
+    run_cell(page, 1)
+    slider_of(cell).wait_for(timeout=60_000)
+    slider_of(cell).scroll_into_view_if_needed()
+    box = slider_of(cell).bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    for step in range(20):
+        page.mouse.move(box["x"] + box["width"] / 2 + 10 * step, middle)
+    page.mouse.up()
+    run_cell(page, 2)
+    page.get_by_text(f"heard [{temperature_of(cell)}]").wait_for()
+
+
 def test_an_explorer_of_a_saved_notebook_works_where_it_is_trusted(lab, opened, saved):
     lab.plant("trusted", saved)
     lab.trust("trusted")
