@@ -85,6 +85,7 @@ function render({ model, el }) {
     }),
   );
   show();
+  ends.push(onWidth(strip.node, strip.reveal));
   model.on("change:temperature", followPython);
   model.on("change:index", followPython);
   return () => {
@@ -423,7 +424,7 @@ function pathOver({ x, y }, heights) {
 }
 
 function entropyCurve({ classes, logits }) {
-  const title = html("span", {}, "entropy of ", html("b", { class: "teacher" }, "soft targets"));
+  const title = html("span", {}, "their ", html("b", { class: "teacher" }, "entropy"));
   const { node, drawing, value } = panel("entropy", title, " nats", CURVES_HEIGHT);
   const axes = plane(drawing, 14);
   const most = Math.log(classes.length);
@@ -628,13 +629,14 @@ function thumbnails(data, choose) {
     choose(index);
     options.get(index).focus({ preventScroll: true });
   });
-  return { node, show };
+  return { node, show, reveal: () => reveal(list, options.get(current)) };
 }
 
 // Scroll the strip, never the page.
 function reveal(list, option) {
   const middle = option.offsetLeft - list.offsetLeft + option.offsetWidth / 2;
-  const there = middle > list.scrollLeft + 20 && middle < list.scrollLeft + list.clientWidth - 20;
+  const [left, right] = [list.scrollLeft + 28, list.scrollLeft + list.clientWidth - 28];
+  const there = middle > left && middle < right;
   if (!there) list.scrollLeft = middle - list.clientWidth / 2;
 }
 

@@ -469,6 +469,21 @@ def test_the_frame_is_as_high_as_its_explorer_and_nothing_sticks_out(offline, wi
         assert wide <= across, title
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_chosen_thumbnail_is_seen_whole(offline, width):
+    root = frame_of(offline(width), "temperature explorer")
+    chosen = root.locator(".thumbnail[aria-selected=true]")
+    for _ in range(3):
+        place = chosen.evaluate(
+            """chosen => {
+                const [own, strip] = [chosen, chosen.parentElement].map(n => n.getBoundingClientRect());
+                return [own.left - strip.left, strip.right - own.right];
+            }"""
+        )
+        assert min(place) >= 4, place  # its outline included
+        root.get_by_role("button", name="random image").click()
+
+
 def test_the_grid_is_dragged_and_moved_by_keyboard_and_shows_what_was_measured(offline):
     page = offline()
     root = frame_of(page, "distillation explorer")
