@@ -193,10 +193,9 @@ function errorDots({ cells, labels, testImages }) {
   const rows = [dotRow("hard", labels, 24), dotRow("soft", labels, 84)];
   const axis = svg("g", { class: "axis" });
   const verdict = html("p", { class: "verdict" });
-  const accuracy = html("p", { class: "verdict" });
+  const scores = html("p", { class: "scores" });
   drawing.append(axis, ...rows.map((row) => row.node));
-  node.append(verdict);
-  if (testImages) node.append(accuracy);
+  node.append(verdict, scores);
   let span = 1;
   const x = (errors) => 8 + (span * (errors - least)) / (most - least);
 
@@ -215,13 +214,18 @@ function errorDots({ cells, labels, testImages }) {
   function draw(cell, { temperature, alpha }) {
     rows[1].draw(cell, x, alpha ? `T = ${temperature}, α = ${alpha}` : "α = 0: the same");
     write(verdict, alpha ? inWords(cell.against) : "Without soft targets the temperature plays no part.");
-    if (testImages) write(accuracy, `Accuracy ${right(cell)}; of labels only ${right(labels)}.`);
+    const accuracy = testImages ? `Accuracy ${right(cell)}; of labels only ${right(labels)}. ` : "";
+    write(scores, accuracy + (cell.loss ? `Test loss ${nats(cell.loss)}.` : ""));
   }
 
   // More errors are less accuracy, so the interval's ends change places.
   function right({ mean, low, high }) {
     const percent = (errors) => (100 * (1 - errors / testImages)).toFixed(2);
     return `${percent(mean)} % [${percent(high)}, ${percent(low)}]`;
+  }
+
+  function nats({ mean, low, high }) {
+    return `${mean.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}] nats`;
   }
 
   return { node, resize, draw };
@@ -268,9 +272,7 @@ function lossTerms({ cells }) {
   const title = measured ? "the loss’s terms, last epoch" : "weights of the loss’s terms";
   const { node, drawing } = panel("terms", title, null, TERMS_HEIGHT);
   const bars = [termBar("soft", 4), termBar("hard", 34)];
-  const loss = html("p", { class: "verdict" });
   drawing.append(...bars.map((bar) => bar.node));
-  if (cells.every((cell) => cell.loss)) node.append(loss);
   const values = (cell) => (measured ? [cell.terms.soft, cell.terms.hard] : [cell.alpha, 1 - cell.alpha]);
   const longest = Math.max(...cells.flatMap(values));
   let span = 1;
@@ -289,9 +291,6 @@ function lossTerms({ cells }) {
   function draw(cell, setting) {
     const texts = words(cell, setting);
     values(cell).forEach((value, k) => bars[k].draw((span * value) / longest, texts[k]));
-    if (!cell.loss) return;
-    const { mean, low, high } = cell.loss;
-    write(loss, `Test loss ${mean.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}] nats.`);
   }
 
   return { node, resize, draw };

@@ -46,7 +46,7 @@ class DistillationExplorer(Explorer):
 
     _esm = module("distillation")
     name = "distillation explorer"
-    heights = ((0, "1020px"), (720, "620px"))
+    heights = ((0, "980px"), (720, "590px"))
 
     temperature = traitlets.Float().tag(sync=True)
     alpha = traitlets.Float().tag(sync=True)
