@@ -4,6 +4,8 @@
 # make lesson   run the notebooks at lesson size and save their outputs (NB=02_temperature for one)
 # make site     write the lessons as static pages into site/, to be opened from disk or put on a web server
 # make thumbnails   write the small pictures of the README's table (make lesson does it, too)
+# make animation   write the README's moving picture of the temperature explorer (needs Chromium)
+# make explorers   put the present drawing into the explorers that the notebooks hold
 # make badges   write the notebooks' Colab badges and install cells, from project.urls
 # make gpu      the tests that need a GPU, then the benchmark of training; PYTHON=python3 takes the
 #               Python that is there and installs nothing
@@ -20,7 +22,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Whoever names a Python for the GPU has torch in it.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
-.PHONY: lab test lint lesson site thumbnails badges gpu test-floors clean
+.PHONY: lab test lint lesson site thumbnails animation explorers badges gpu test-floors clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
@@ -41,6 +43,12 @@ site: .venv/ready
 
 thumbnails: .venv/ready
 	$(BIN)/python tools/thumbnails.py
+
+animation: .venv/ready
+	$(BIN)/python tools/animation.py
+
+explorers: .venv/ready
+	$(BIN)/python tools/explorers.py
 
 badges: .venv/ready
 	$(BIN)/python tools/badges.py

@@ -39,6 +39,11 @@ class Explorer(anywidget.AnyWidget):
     name: ClassVar[str]
     heights: ClassVar[Sequence[tuple[int, str]]]
 
+    @classmethod
+    def heights_for(cls, picture: bytes) -> Sequence[tuple[int, str]]:
+        """Of the frame over this still picture; see `saved_form`."""
+        return cls.heights
+
     def picture(self) -> bytes:
         """A still picture, PNG, for pages that cannot show the explorer."""
         raise NotImplementedError
@@ -58,13 +63,14 @@ class Explorer(anywidget.AnyWidget):
 
     def to_html(self) -> str:
         """The saved form: works without a kernel and a network, else shows the picture."""
+        picture = self.picture()
         return saved_form(
             name=self.name,
             source=self._esm,
             style=self._css,
             state=self.state(),
-            heights=self.heights,
-            picture=self.picture(),
+            heights=self.heights_for(picture),
+            picture=picture,
             alt=self.alt(),
         )
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 
-__all__ = ["saved_form"]
+__all__ = ["saved_form", "taken_apart"]
 
 EXPORT = "export default { render };"
 WHY_STILL = (
@@ -19,6 +20,7 @@ WHY_STILL = (
     "(JupyterLab: View, Activate Command Palette, Trust Notebook; or jupyter trust and its file name "
     "in a terminal), or run its cell."
 )
+SAVED = "const SAVED = "
 # The smallest stand-in for the model of a live widget.
 _MODEL = """
 const state = Object.fromEntries(Object.entries(SAVED).map(([name, value]) => [name, revived(value)]));
@@ -92,6 +94,33 @@ def saved_form(
     )
 
 
+_FORM = re.compile(
+    r'<img src="data:image/png;base64,(?P<picture>[^"]*)" alt="(?P<alt>[^"]*)".*'
+    r'<iframe title="(?P<name>[^"]*)" sandbox="allow-scripts" srcdoc="(?P<page>[^"]*)"',
+    re.DOTALL,
+)
+
+
+def taken_apart(form: str) -> dict[str, object]:
+    """What `saved_form` was given, but for the drawing: name, state, picture and alt.
+
+    Bytes in the state stay as base64, as `saved_form` keeps them.
+
+    Raises:
+        ValueError: it is no saved form.
+    """
+    if not (found := _FORM.search(form)):
+        raise ValueError(f"form must be what saved_form returns, got {form[:40]!r}")
+    _, _, saved = html.unescape(found["page"]).partition(SAVED)
+    state, _ = json.JSONDecoder().raw_decode(saved)
+    return {
+        "name": html.unescape(found["name"]),
+        "state": state,
+        "picture": base64.b64decode(found["picture"]),
+        "alt": html.unescape(found["alt"]),
+    }
+
+
 def _page(name: str, source: str, style: str, state: Mapping[str, object]) -> str:
     module = source.rstrip()
     if not module.endswith(EXPORT):
@@ -102,7 +131,7 @@ def _page(name: str, source: str, style: str, state: Mapping[str, object]) -> st
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f"<style>{_PAGE_STYLE}{style}</style></head><body>"
-        f'<script type="module">{module.removesuffix(EXPORT)}const SAVED = {saved};{_MODEL}</script>'
+        f'<script type="module">{module.removesuffix(EXPORT)}{SAVED}{saved};{_MODEL}</script>'
         "</body></html>"
     )
 

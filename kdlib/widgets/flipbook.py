@@ -48,13 +48,13 @@ class Flipbook(Explorer):
 
     def __init__(self, frames: Sequence, labels: Sequence[str]) -> None:
         pictures = _pictures(frames)
-        self._width, self._height = _common_size(pictures)
+        _common_size(pictures)
         super().__init__(labels=_checked_labels(labels, len(pictures)), _frames=pictures)
 
-    @property
-    def heights(self) -> tuple[tuple[int, str]]:
-        ratio = self._height / self._width
-        return ((0, f"calc(106px + min({self._height}px, (100cqw - 24px) * {ratio:.4f}))"),)
+    @classmethod
+    def heights_for(cls, picture: bytes) -> tuple[tuple[int, str]]:
+        width, height = _common_size([picture])
+        return ((0, f"calc(106px + min({height}px, (100cqw - 24px) * {height / width:.4f}))"),)
 
     @traitlets.validate("index")
     def _index_in_range(self, proposal) -> int:

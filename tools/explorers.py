@@ -1,0 +1,78 @@
+"""Put the present drawing into every explorer that the notebooks hold.
+
+``python tools/explorers.py``, or ``make explorers``, after a change of kdlib/widgets/*.js or explorer.css:
+a saved explorer holds the JavaScript that it was saved with. Its data, its still picture and the words
+for it stay as they were measured; nothing is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from badges import save
+
+from kdlib.widgets import DistillationExplorer, Flipbook, TemperatureExplorer
+from kdlib.widgets._explorer import Explorer
+from kdlib.widgets._saved import saved_form, taken_apart
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPLORERS = {kind.name: kind for kind in (TemperatureExplorer, DistillationExplorer, Flipbook)}
+
+
+def saved_forms(notebook: nbformat.NotebookNode, name: str) -> list[str]:
+    """Those of the explorers of this name, in order."""
+    forms = (data["text/html"] for data in _with_explorer(notebook))
+    return [form for form in forms if taken_apart(form)["name"] == name]
+
+
+def redrawn(form: str) -> str:
+    """The saved form in the present drawing.
+
+    Raises:
+        ValueError: the drawing reads other data than was saved.
+    """
+    saved = taken_apart(form)
+    kind = EXPLORERS[saved["name"]]
+    read = {*kind.class_traits(sync=True)} - {*Explorer.class_traits(sync=True)}
+    if other := read ^ {*saved["state"]}:
+        raise ValueError(
+            f"saved {kind.name} must hold what its drawing reads, not so with {', '.join(sorted(other))}; "
+            "make lesson measures and saves it anew"
+        )
+    heights = kind.heights_for(saved["picture"])
+    return saved_form(**saved, source=kind._esm, style=kind._css, heights=heights)
+
+
+def redraw(notebook: nbformat.NotebookNode) -> bool:
+    """Every explorer of the notebook; false where there was nothing to change."""
+    changed = False
+    for data in _with_explorer(notebook):
+        before, data["text/html"] = data["text/html"], redrawn(data["text/html"])
+        changed |= data["text/html"] != before
+    return changed
+
+
+def _with_explorer(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if '<div class="kdlib-saved ' in data.get("text/html", ""):
+                yield data
+
+
+def main(root: Path = ROOT) -> None:
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        try:
+            changed = redraw(notebook)
+        except ValueError as error:
+            raise SystemExit(f"{path.name}: {error}") from None
+        if changed:
+            save(notebook, path)
+            print(f"wrote the explorers of {path.name}")
+
+
+if __name__ == "__main__":
+    main()
