@@ -10,6 +10,7 @@ import base64
 import html
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 
 __all__ = ["saved_form", "taken_apart"]
@@ -81,10 +82,10 @@ def saved_form(
         ValueError: a source that cannot be put into a page: another last line, or a closing tag in it.
     """
     page = _page(name, source, style, state)
-    short = name.replace(" ", "-")
+    size, rules = _heights(heights)
     return (
-        f"<style>{_STYLE}{_heights(short, heights)}</style>"
-        f'<div class="kdlib-saved {short}"><div style="position: relative">'
+        f"<style>{_STYLE}{rules}</style>"
+        f'<div class="kdlib-saved {name.replace(" ", "-")} {size}"><div style="position: relative">'
         f'<img src="data:image/png;base64,{_base64(picture)}" alt="{html.escape(alt)}" '
         'style="max-width: 100%">'
         f"<p>{WHY_STILL}</p>"
@@ -136,9 +137,11 @@ def _page(name: str, source: str, style: str, state: Mapping[str, object]) -> st
     )
 
 
-def _heights(short: str, heights: Sequence[tuple[int, str]]) -> str:
-    rule = f".kdlib-saved.{short} > div:has(> iframe)"
-    return "".join(
+def _heights(heights: Sequence[tuple[int, str]]) -> tuple[str, str]:
+    """A class of its own for these heights, because a page may hold others, and its rules."""
+    size = f"high-{zlib.crc32(repr([*heights]).encode()):08x}"
+    rule = f".kdlib-saved.{size} > div:has(> iframe)"
+    return size, "".join(
         f"@container (min-width: {width}px) {{ {rule} {{ height: {height}; }} }}\n"
         for width, height in heights
     )

@@ -276,6 +276,7 @@ function targetBars({ classes, labels, logits, hasStudent }) {
   drawing.append(axis, outline, outlineName, ...rows.map((row) => row.node));
 
   let shown = [];
+  let label = 0;
   let left = 0;
   let span = 1;
   let last = null;
@@ -308,7 +309,7 @@ function targetBars({ classes, labels, logits, hasStudent }) {
   }
 
   function show(index) {
-    const label = labels[index];
+    label = labels[index];
     shown = rowsFor(logits[index], label, count);
     rows.forEach((row, place) => row.name(classes[shown[place]], shown[place] === label));
     const y = shown.indexOf(label) * step + 1.5;
@@ -322,6 +323,9 @@ function targetBars({ classes, labels, logits, hasStudent }) {
       const k = shown[place];
       row.draw(teacher[k], length(teacher[k]), student[k], length(student[k]));
     });
+    const highest = hasStudent ? Math.max(teacher[label], student[label]) : teacher[label];
+    const inTheWay = length(highest) > span - 80;
+    outlineName.setAttribute("visibility", inTheWay ? "hidden" : "visible");
   }
 
   log.addEventListener("change", () => {

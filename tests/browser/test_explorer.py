@@ -83,6 +83,10 @@ students["test_errors"] = 100 - students.alpha * students.temperature + students
 cohort = kd.widgets.DistillationExplorer(students.assign(soft=students.alpha, hard=1 - students.alpha))
 cohort
 """
+TALL = """
+tall = kd.widgets.Flipbook(np.random.default_rng(0).random((2, 84, 28)), ["high", "and low"])
+tall
+"""
 PAGES = """
 import numpy as np
 import kdlib as kd
@@ -94,7 +98,7 @@ book
 @pytest.fixture(scope="module")
 def saved():
     """The notebook of all explorers as make lesson saves it."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, GRID, PAGES, COHORT)]
+    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, GRID, PAGES, COHORT, TALL)]
     notebook = nbformat.v4.new_notebook(cells=cells)
     NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
     return lesson.cleaned(notebook)
@@ -427,7 +431,7 @@ def test_a_notebook_that_is_not_trusted_shows_the_picture_and_how_to_trust_it(la
         picture.scroll_into_view_if_needed()
         assert picture.is_visible()
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 200
-    assert page.get_by_text("Trust Notebook").count() == 4
+    assert page.get_by_text("Trust Notebook").count() == 5
     assert page.get_by_text("Trust Notebook").first.is_visible()
     assert page.locator("iframe[srcdoc]").count() == 0
 
