@@ -1,6 +1,10 @@
-"""benchmarks/: both sides of a comparison see the same images and learn."""
+"""benchmarks/: both sides of a comparison see the same images and learn; a slider's moves are all painted."""
 
 import importlib.util
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +15,25 @@ import kdlib as kd
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def benchmark(name):
+    path = ROOT / "benchmarks" / f"{name}.py"
+    specification = importlib.util.spec_from_file_location(f"benchmark_of_{name}", path)
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+    except SystemExit:
+        pytest.skip(f"the benchmark {name} needs what is not installed")
+    return module
+
+
 @pytest.fixture(scope="module")
 def training():
-    path = ROOT / "benchmarks" / "training.py"
-    specification = importlib.util.spec_from_file_location("benchmark_of_training", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return benchmark("training")
+
+
+@pytest.fixture(scope="module")
+def sliders():
+    return benchmark("slider_latency")
 
 
 @pytest.fixture
@@ -47,3 +63,35 @@ def test_both_sides_start_alike_and_learn(training, small):
 def test_one_seed_cannot_be_paired_and_is_refused_before_anything_runs(training):
     with pytest.raises(SystemExit, match="at least 2"):
         training.main(1)
+
+
+def test_a_move_of_a_slider_lasts_until_the_next_picture_and_other_frames_are_dropped(sliders):
+    moves = [(95, 100), (195, 200)]  # sent, heard
+    frames = [  # over, a new picture, no picture, height
+        (90, True, False, 10),
+        (110, False, True, 10),
+        (130, True, False, 12),
+        (150, False, False, 12),
+        (210, True, False, 10),
+        (230, True, False, 10),
+    ]
+    seen = sliders.summary(moves, frames)
+    assert seen["latency"].tolist() == [35, 15]
+    assert seen["in_page"].tolist() == [30, 10]
+    assert seen["frames"] == 7  # of a sixtieth of a second, from 100 to 200
+    assert seen["pictures"] == 2  # the first is older, the last too late
+    assert (seen["blank"], seen["heights"], seen["interval"]) == (1, 2, 20)
+
+
+@pytest.mark.browser
+def test_every_move_of_every_slider_is_painted(sliders):
+    command = [sys.executable, ROOT / "benchmarks" / "slider_latency.py", "4"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    lines = run.stdout.splitlines()
+    for side in sliders.SIDES:
+        (row,) = [line.removeprefix(side) for line in lines if line.startswith(side)]
+        moves, *latencies = map(float, row.split()[:5])
+        assert moves == 4
+        assert min(latencies) > 0
+    assert re.fullmatch(r"ratio: \d+\.\d", lines[-1])
