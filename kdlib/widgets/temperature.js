@@ -662,18 +662,24 @@ function numberTable({ classes, labels, hasStudent }) {
   const cells = classes.map(() => columns.slice(1).map(() => html("data", {})));
   const node = unseenTable(title, columns, classes.map((name, k) => unseenRow(name, cells[k])));
   let current = 0;
+  let resting = null;
 
   function show(index) {
     current = index;
     cells.forEach(([label], k) => writeNumber(label, Number(labels[index] === k)));
   }
 
+  // The values at once; the words, which would cost every frame a layout, when the hand rests.
   function draw(temperature, teacher, student) {
-    write(title, `Soft targets of image ${current} at temperature ${spoken(temperature)}`);
     cells.forEach(([, ofTeacher, ofStudent], k) => {
-      writeNumber(ofTeacher, teacher[k]);
-      if (hasStudent) writeNumber(ofStudent, student[k]);
+      ofTeacher.value = String(teacher[k]);
+      if (hasStudent) ofStudent.value = String(student[k]);
     });
+    clearTimeout(resting);
+    resting = setTimeout(() => {
+      write(title, `Soft targets of image ${current} at temperature ${spoken(temperature)}`);
+      for (const cell of cells.flatMap(([, ...numbers]) => numbers)) write(cell, readable(Number(cell.value)));
+    }, 100);
   }
 
   return { node, show, draw };

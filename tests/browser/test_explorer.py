@@ -198,6 +198,17 @@ def shows_what_torch_computes(root, given=GIVEN):
     assert np.allclose(lengths_of_bars(root), lengths, atol=1e-6)
 
 
+def says_what_it_shows(root):
+    """The table for screen readers, in words, once the hand rests."""
+    title = f"Soft targets of image {index_of(root)} at temperature"
+    table = root.locator(".kdlib-temperature .unseen table")
+    table.filter(has_text=f"{title} {temperature_of(root):.1f}").wait_for(state="attached")
+    words = " ".join(table.locator("td:nth-child(3)").all_text_contents())
+    words = words.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")).replace("·10", "e")
+    spoken = [float(re.sub("^10-", "1e-", word)) for word in words.split()]
+    assert spoken == pytest.approx(numbers_of(root)[1].tolist(), abs=0.005)
+
+
 def lengths_of_bars(root):
     """As parts of the outline that marks the label, which is 1 long."""
     widths = root.locator(".targets svg").evaluate(
@@ -297,6 +308,7 @@ def works(page, root, given=GIVEN):
         shows_what_torch_computes(root, given)
     root.get_by_label("log scale").uncheck()
     shows_what_torch_computes(root, given)
+    says_what_it_shows(root)
     assert explorer.evaluate("node => node.offsetHeight") == height
 
 
