@@ -4,8 +4,8 @@ The temperature explorer beside what a notebook usually has: ``interact``, a sli
 function that draws with matplotlib inline. Both show one digit of one teacher in four panels: the image,
 its soft targets, their entropy over T, and the size of the gradient over T with and without T². The
 function computes its curves once, and has the explorer's few ticks. The third row is the browser's own
-floor: a bare range input that writes its value. All are live cells of one JupyterLab page, dragged by a
-real mouse in blocks that take turns.
+floor: a bare range input that writes its value. All are live cells of one JupyterLab page in a headless
+Chromium; the browser itself moves the mouse. The sides take turns, a drag of 20 moves each.
 
 Latency: each move waits until the one before is painted, and a random part of a frame more. It lasts from
 the mouse's move (the event's ``timeStamp``, so waiting for the next frame counts) to the first task after
@@ -41,10 +41,11 @@ from pathlib import Path
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 PACKAGES = ("playwright", "jupyterlab", "ipywidgets", "nbformat")
-for missing in [name for name in PACKAGES if find_spec(name) is None] + ["Chromium"] * (
-    not BROWSER
-):
-    print(f"skipped: the benchmark of sliders needs {missing}")
+MISSING = [name for name in PACKAGES if find_spec(name) is None]
+if BROWSER is None:
+    MISSING.append("an installed Chromium")
+if MISSING:
+    print(f"skipped: the benchmark of sliders needs {', '.join(MISSING)}")
     raise SystemExit
 
 import nbformat
@@ -149,6 +150,7 @@ WATCH = """() => {
         const node = area.querySelector("output, img");
         const input = area.querySelector("input[type=range]");
         if (!node || node.complete === false) return null;
+        // The explorer takes what is nearly 1 for T = 1; a move goes further than that.
         if (input && Math.abs(Math.log(node.value) - input.value) > 0.06) return before;
         return node.value ?? node.getAttribute("src");
     }
@@ -196,8 +198,9 @@ def lab():
             f"JUPYTER_{kind}_DIR": f"{home}/{kind}" for kind in ("CONFIG", "RUNTIME", "DATA")
         }
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-             "--IdentityProvider.token=", f"--ServerApp.port={address.split(':')[-1]}"],
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+             "--expose-app-in-browser", "--IdentityProvider.token=",
+             f"--ServerApp.port={address.split(':')[-1]}"],
             cwd=home, env=os.environ | folders, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -331,6 +334,8 @@ def report(drags: pd.DataFrame) -> None:
 
 
 def main(moves: int = 200) -> None:
+    if moves < 1:
+        raise SystemExit(f"MOVES must be at least 1, got {moves}")
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("jupyterlab", "ipywidgets", "matplotlib")
     )
