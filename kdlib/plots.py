@@ -413,9 +413,16 @@ def reliability_diagram(
 
 
 def temperature_figure(
-    logits: Tensor, image: Tensor, label: int, classes: Sequence[str], temperature: float
+    logits: Tensor,
+    image: Tensor,
+    label: int,
+    classes: Sequence[str],
+    temperature: float,
+    student_logits: Tensor | None = None,
 ) -> Figure:
     """An image, its soft targets at T on two scales, and their entropy over T.
+
+    Of more than twelve classes the eleven likeliest and the labelled one have bars.
 
     Args:
         logits: the teacher's for this image, ``(C,)``.
@@ -423,6 +430,7 @@ def temperature_figure(
         label: the true class.
         classes: C names.
         temperature: positive and finite.
+        student_logits: ``(C,)``; a student's probabilities at T are dots over the bars.
 
     Raises:
         TypeError, ValueError: logits or a temperature that :func:`kdlib.soften` refuses, or other than one
@@ -435,8 +443,25 @@ def temperature_figure(
     )
     _draw_image(picture, image)
     picture.set_title(f"label: {classes[label]}", color=COLOURS["hard"], loc="center")
-    soft_target_bars(probabilities, classes, label, bars)
-    soft_target_bars(probabilities, classes, label, log_bars, log=True)
+    shown = torch.arange(len(classes))
+    if len(classes) > 12:
+        others = probabilities.argsort(descending=True, stable=True)
+        shown = torch.cat([others[others != label][:11], torch.tensor([label])])
+    names, place = [classes[k] for k in shown], shown.tolist().index(label)
+    soft_target_bars(probabilities[shown], names, place, bars)
+    soft_target_bars(probabilities[shown], names, place, log_bars, log=True)
+    if student_logits is not None:
+        dots = soften(student_logits.detach().cpu(), temperature)[shown]
+        for ax in (bars, log_bars):
+            ax.plot(dots, "o", color=COLOURS["student"])
+        bars.text(
+            0.98,
+            0.95,
+            "dots: student",
+            color=COLOURS["student"],
+            ha="right",
+            transform=bars.transAxes,
+        )
     bars.set_title(f"soft targets at T = {temperature:.3g}", color=COLOURS["teacher"])
     log_bars.set_title("the same, log scale", color=COLOURS["teacher"])
     grid = torch.logspace(*np.log10([0.25, 50]), 60)

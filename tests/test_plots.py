@@ -75,6 +75,29 @@ def test_the_label_of_the_image_is_marked(images, teacher_logits):
     np.testing.assert_allclose(shown, ((images[2] - low) / (high - low))[0], atol=1e-6)
 
 
+def test_a_students_soft_targets_are_dots_over_the_bars(images, teacher_logits):
+    student = teacher_logits[1]
+    figure = plots.temperature_figure(teacher_logits[0], images[0], 3, CLASSES, 4.0, student)
+    for axes in figure.axes[1:3]:
+        (dots,) = axes.lines
+        expected = softmax_by_hand(student.double().numpy(), 4.0)
+        np.testing.assert_allclose(dots.get_ydata(), expected, atol=1e-6)
+
+
+def test_of_many_classes_the_likeliest_and_the_labelled_one_are_drawn(images):
+    logits = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    label = int(logits.argmin())
+    names = [f"class {k}" for k in range(100)]
+    axes = plots.temperature_figure(logits, images[0], label, names, 2.0).axes[1]
+    shown = [text.get_text() for text in axes.get_xticklabels()]
+    likeliest = logits.argsort(descending=True)[:11].tolist()
+    assert shown == [names[k] for k in [*likeliest, label]]
+    soft = softmax_by_hand(logits.double().numpy(), 2.0)
+    heights = [bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(heights, soft[[*likeliest, label]], atol=1e-6)
+    assert [bar.get_edgecolor()[3] > 0 for bar in axes.patches] == [False] * 11 + [True]
+
+
 @pytest.mark.parametrize("temperature", [0.0, np.nan])
 def test_a_figure_of_no_temperature_is_refused(images, teacher_logits, temperature):
     with pytest.raises(ValueError, match="temperature must be"):

@@ -2,7 +2,7 @@
 
 ``python tools/animation.py``, or ``make animation``; needs Chromium. Nothing is recorded as it runs: the
 mouse goes a step, the page is painted, a picture is taken, so that a busy machine makes the same file.
-The file's comment is a hash of the drawing that it shows.
+The file's comment is a hash of the explorer that it shows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from pathlib import Path
 import nbformat
 from explorers import redrawn, saved_forms
 from PIL import Image
-
-from kdlib.widgets._explorer import module, style_sheet
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -58,13 +56,28 @@ PAINTED = "() => new Promise(done => requestAnimationFrame(() => requestAnimatio
 Place = tuple[float, float]
 
 
-def drawing() -> str:
-    """A hash of the explorer's JavaScript and style sheet."""
-    return hashlib.sha256((module("temperature") + style_sheet()).encode()).hexdigest()
+def hash_of(form: str) -> str:
+    """Of all that is filmed: the explorer with its data, and what the film adds."""
+    return hashlib.sha256((form + LAYOUT + POINTER).encode()).hexdigest()
+
+
+def explorer_of(root: Path) -> str:
+    """Lesson 02's first temperature explorer in the present drawing.
+
+    Raises:
+        SystemExit: the lesson holds none.
+    """
+    lesson = root / "notebooks" / "02_temperature.ipynb"
+    forms = saved_forms(nbformat.read(lesson, as_version=4), "temperature explorer")
+    if not forms:
+        raise SystemExit(
+            f"{lesson.name} must hold a saved temperature explorer; make lesson NB={lesson.stem}"
+        )
+    return redrawn(forms[0])
 
 
 def made_from(path: Path) -> str | None:
-    """The hash of the drawing that an animation shows; None without an animation."""
+    """The hash of the explorer that an animation shows; None without an animation."""
     if not path.exists():
         return None
     with Image.open(path) as image:
@@ -202,17 +215,12 @@ def installed() -> str:
 
 
 def main(root: Path = ROOT) -> None:
-    lesson = root / "notebooks" / "02_temperature.ipynb"
-    forms = saved_forms(nbformat.read(lesson, as_version=4), "temperature explorer")
-    if not forms:
-        raise SystemExit(
-            f"{lesson.name} must hold a saved temperature explorer; make lesson NB={lesson.stem}"
-        )
+    form = explorer_of(root)
     with chromium() as browser:
-        frames = film(browser, redrawn(forms[0]))
+        frames = film(browser, form)
     target = root / "docs" / "explorer.gif"
     target.parent.mkdir(exist_ok=True)
-    target.write_bytes(gif(frames, drawing()))
+    target.write_bytes(gif(frames, hash_of(form)))
     print(
         f"wrote {target.relative_to(root)}: {len(frames)} frames, {target.stat().st_size // 1000} kB"
     )

@@ -41,7 +41,7 @@ def redrawn(form: str) -> str:
             f"saved {kind.name} must hold what its drawing reads, not so with {', '.join(sorted(other))}; "
             "make lesson measures and saves it anew"
         )
-    heights = kind.heights_for(saved["picture"])
+    heights = kind.heights_for(saved["state"], saved["picture"])
     return saved_form(**saved, source=kind._esm, style=kind._css, heights=heights)
 
 

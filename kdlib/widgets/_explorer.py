@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -40,8 +40,8 @@ class Explorer(anywidget.AnyWidget):
     heights: ClassVar[Sequence[tuple[int, str]]]
 
     @classmethod
-    def heights_for(cls, picture: bytes) -> Sequence[tuple[int, str]]:
-        """Of the frame over this still picture; see `saved_form`."""
+    def heights_for(cls, state: Mapping, picture: bytes) -> Sequence[tuple[int, str]]:
+        """Of the frame with this state over this still picture; see `saved_form`."""
         return cls.heights
 
     def picture(self) -> bytes:
@@ -63,13 +63,13 @@ class Explorer(anywidget.AnyWidget):
 
     def to_html(self) -> str:
         """The saved form: works without a kernel and a network, else shows the picture."""
-        picture = self.picture()
+        state, picture = self.state(), self.picture()
         return saved_form(
             name=self.name,
             source=self._esm,
             style=self._css,
-            state=self.state(),
-            heights=self.heights_for(picture),
+            state=state,
+            heights=self.heights_for(state, picture),
             picture=picture,
             alt=self.alt(),
         )

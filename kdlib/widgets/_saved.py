@@ -128,7 +128,7 @@ def _page(name: str, source: str, style: str, state: Mapping[str, object]) -> st
         raise ValueError(f"source must end with {EXPORT!r}, got {module[-40:]!r}")
     if "</" in module.removesuffix(EXPORT):
         raise ValueError("source must not have '</' in it: it would close the script it stands in")
-    saved = json.dumps(state, default=_kept, separators=(",", ":")).replace("</", "<\\/")
+    saved = json.dumps(state, default=_kept, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
         f"<style>{_PAGE_STYLE}{style}</style></head><body>"

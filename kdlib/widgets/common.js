@@ -66,7 +66,8 @@ function readable(number) {
   if (number === 0) return "0";
   if (number >= 100) return number.toFixed(0);
   if (number >= 0.995) return number.toPrecision(3);
-  if (number >= 0.01) return number.toFixed(2);
+  if (number >= 0.0095) return number.toFixed(2);
+  if (number < 1e-300) return "<10⁻³⁰⁰";
   const power = Math.floor(Math.log10(number));
   const digit = Math.round(number / 10 ** power);
   return digit === 10 ? powerOfTen(power + 1) : `${digit}·${powerOfTen(power)}`;

@@ -89,7 +89,7 @@ function stops(name, title, values, choose, settled) {
   const readout = html("output", { for: id, class: "readout", "aria-live": "off" });
   const scale = html("div", { class: "scale", "aria-hidden": "true" });
   values.forEach((value, k) => {
-    scale.append(html("span", { style: `--place: ${k / (values.length - 1)}` }, String(value)));
+    scale.append(html("span", { style: `--place: ${k / Math.max(1, values.length - 1)}` }, short(value)));
   });
   input.addEventListener("input", () => choose({ [name]: values[Number(input.value)] }));
   input.addEventListener("change", settled);
@@ -104,8 +104,8 @@ function stops(name, title, values, choose, settled) {
     node,
     draw(value) {
       input.value = values.indexOf(value);
-      input.setAttribute("aria-valuetext", `${name} ${value}`);
-      write(readout, String(value));
+      input.setAttribute("aria-valuetext", `${name} ${short(value)}`);
+      write(readout, short(value));
     },
   };
 }
@@ -144,9 +144,9 @@ function errorMap(grid, choose, settled) {
       assign(number, { x: at.x + at.width / 2, y: at.y + ROW / 2 + 2 });
     }
     axis.replaceChildren(
-      ...alphas.map((alpha) => note(alpha, GRID_LEFT - 8, rowOf(alpha) * ROW + ROW / 2 + 4, "end")),
+      ...alphas.map((alpha) => note(short(alpha), GRID_LEFT - 8, rowOf(alpha) * ROW + ROW / 2 + 4, "end")),
       ...temperatures.map((T, k) =>
-        note(T, GRID_LEFT + (k + 0.5) * step, ROW * alphas.length + 16, "middle"),
+        note(short(T), GRID_LEFT + (k + 0.5) * step, ROW * alphas.length + 16, "middle"),
       ),
       note("temperature T", GRID_LEFT + (step * temperatures.length) / 2, height - 6, "middle"),
       note("α", 4, 12, "start"),
@@ -212,7 +212,7 @@ function errorDots({ cells, labels, testImages }) {
   }
 
   function draw(cell, { temperature, alpha }) {
-    rows[1].draw(cell, x, alpha ? `T = ${temperature}, α = ${alpha}` : "α = 0: the same");
+    rows[1].draw(cell, x, alpha ? `T = ${short(temperature)}, α = ${short(alpha)}` : "α = 0: the same");
     write(verdict, alpha ? inWords(cell.against) : "Without soft targets the temperature plays no part.");
     const accuracy = testImages ? `Accuracy ${right(cell)}; of labels only ${right(labels)}. ` : "";
     write(scores, accuracy + (cell.loss ? `Test loss ${nats(cell.loss)}.` : ""));
@@ -231,8 +231,14 @@ function errorDots({ cells, labels, testImages }) {
   return { node, resize, draw };
 }
 
+// As many digits as one would write by hand: 0.3, not 0.30000000000000004.
+function short(value) {
+  return String(Number(value.toPrecision(6)));
+}
+
 function inWords({ difference, low, high, n, verdict }) {
-  const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(0)}`;
+  const digits = Math.max(Math.abs(low), Math.abs(high)) < 10 ? 1 : 0;
+  const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(digits)}`;
   return (
     `${signed(difference)} errors against labels only [${signed(low)}, ${signed(high)}], ` +
     `n = ${n}, paired: ${verdict}.`
@@ -283,7 +289,7 @@ function lossTerms({ cells }) {
   }
 
   function words({ terms }, { temperature, alpha }) {
-    const weighted = [`${alpha} · T² · KL at T = ${temperature}`, `${Number((1 - alpha).toFixed(3))} · cross entropy`];
+    const weighted = [`${short(alpha)} · T² · KL at T = ${short(temperature)}`, `${short(1 - alpha)} · cross entropy`];
     if (!measured) return weighted;
     return [terms.soft, terms.hard].map((nats, k) => `${readable(nats)} nats of ${weighted[k]}`);
   }
@@ -313,14 +319,14 @@ function gridTable({ temperatures, alphas, at }) {
   const rows = alphas.map((alpha) => {
     const cells = temperatures.map((temperature) => {
       const number = html("data", {});
-      const { mean } = at({ temperature, alpha });
-      writeNumber(number, mean, mean.toFixed(1));
+      const { mean, against } = at({ temperature, alpha });
+      writeNumber(number, mean, alpha ? `${mean.toFixed(1)}, ${against.verdict}` : mean.toFixed(1));
       return number;
     });
-    return unseenRow(String(alpha), cells);
+    return unseenRow(short(alpha), cells);
   });
-  const title = html("caption", {}, "Mean test errors by temperature and alpha");
-  return unseenTable(title, ["alpha", ...temperatures.map((T) => `T = ${T}`)], rows);
+  const title = html("caption", {}, "Mean test errors by temperature and alpha, each against labels only");
+  return unseenTable(title, ["alpha", ...temperatures.map((T) => `T = ${short(T)}`)], rows);
 }
 
 export default { render };

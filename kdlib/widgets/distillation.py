@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 
 import pandas as pd
@@ -46,7 +47,6 @@ class DistillationExplorer(Explorer):
 
     _esm = module("distillation")
     name = "distillation explorer"
-    heights = ((0, "980px"), (720, "590px"))
 
     temperature = traitlets.Float().tag(sync=True)
     alpha = traitlets.Float().tag(sync=True)
@@ -77,6 +77,11 @@ class DistillationExplorer(Explorer):
     @traitlets.validate("alpha")
     def _alpha_was_measured(self, proposal) -> float:
         return _measured("alpha", proposal.value, self._alphas)
+
+    @classmethod
+    def heights_for(cls, state: Mapping, picture: bytes) -> tuple[tuple[int, str], ...]:
+        rows = len(state["_alphas"])
+        return ((0, f"{810 + 44 * rows}px"), (720, f"{max(590, 240 + 44 * rows)}px"))
 
     @property
     def cell(self) -> dict[str, object]:
@@ -148,6 +153,10 @@ def _students(table: pd.DataFrame) -> pd.DataFrame:
         )
     if not len(students) or not (students["alpha"] == 0).any():
         raise ValueError("table must have students of alpha = 0, the labels alone, to compare with")
+    if not (students["alpha"] != 0).any():
+        raise ValueError(
+            "table must have students of an alpha above 0, got those of alpha = 0 alone"
+        )
     return students
 
 

@@ -43,9 +43,9 @@ function render({ model, el }) {
   // On to the last picture; from there, from the first.
   function flip(seconds) {
     began ??= shown === labels.length - 1 ? 0 : shown;
-    const index = began + Math.floor(seconds * FRAMES_A_SECOND);
-    draw(Math.min(index, labels.length - 1));
-    return index < labels.length - 1;
+    const due = began + Math.floor(seconds * FRAMES_A_SECOND);
+    draw(Math.min(due, shown + 1, labels.length - 1)); // none is left out, however slow the page
+    return shown < labels.length - 1;
   }
 
   function settled() {

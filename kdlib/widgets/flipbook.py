@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import traitlets
@@ -52,7 +52,7 @@ class Flipbook(Explorer):
         super().__init__(labels=_checked_labels(labels, len(pictures)), _frames=pictures)
 
     @classmethod
-    def heights_for(cls, picture: bytes) -> tuple[tuple[int, str]]:
+    def heights_for(cls, state: Mapping, picture: bytes) -> tuple[tuple[int, str]]:
         width, height = _common_size([picture])
         return ((0, f"calc(106px + min({height}px, (100cqw - 24px) * {height / width:.4f}))"),)
 

@@ -5,6 +5,7 @@ const BARS_HEIGHT = 300;
 const CURVES_HEIGHT = 232;
 const FAINTEST = 1e-9; // the left end of the logarithmic scale
 const MOST_ROWS = 12;
+const LONGEST_NAME = 14;
 const GRID = Array.from({ length: 121 }, (_, k) => COLDEST * (HOTTEST / COLDEST) ** (k / 120));
 
 function render({ model, el }) {
@@ -68,12 +69,15 @@ function render({ model, el }) {
     draw();
   }
 
-  function followPython() {
-    const moved = model.get("index") !== chosen.index;
+  // Each follows alone: an image chosen during a sweep leaves the sweep's temperature as it is.
+  function followTemperature() {
     chosen.temperature = model.get("temperature");
+    draw();
+  }
+
+  function followIndex() {
     chosen.index = model.get("index");
-    if (moved) show();
-    else draw();
+    show();
   }
 
   el.append(root);
@@ -86,13 +90,13 @@ function render({ model, el }) {
   );
   show();
   ends.push(onWidth(strip.node, strip.reveal));
-  model.on("change:temperature", followPython);
-  model.on("change:index", followPython);
+  model.on("change:temperature", followTemperature);
+  model.on("change:index", followIndex);
   return () => {
     slider.stop();
     ends.forEach((end) => end());
-    model.off("change:temperature", followPython);
-    model.off("change:index", followPython);
+    model.off("change:temperature", followTemperature);
+    model.off("change:index", followIndex);
   };
 }
 
@@ -285,8 +289,8 @@ function targetBars({ classes, labels, logits, hasStudent }) {
     log.checked ? span * Math.max(0, 1 - Math.log(p) / Math.log(FAINTEST)) : span * p;
 
   function resize(width) {
-    const longest = Math.max(...classes.map((name) => name.length));
-    left = between(18, 96, 8 + 7.2 * longest);
+    const longest = Math.max(...classes.map((name) => clipped(name).length));
+    left = 11 + 7.2 * longest;
     span = Math.max(40, width - left - 66);
     drawing.setAttribute("width", width);
     for (const row of rows) row.place(left);
@@ -344,6 +348,11 @@ function rowsFor(logits, label, count) {
   return likeliest;
 }
 
+// Beside a bar there is room for a short name; the table for screen readers has all of it.
+function clipped(name) {
+  return name.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}…` : name;
+}
+
 function barRow(place, step, thick, hasStudent) {
   const top = place * step + (hasStudent ? 0.08 : 0.19) * step;
   const name = svg("text", { class: "name", y: place * step + step / 2 + 4, "text-anchor": "end" });
@@ -364,7 +373,7 @@ function barRow(place, step, thick, hasStudent) {
       below.setAttribute("x", left);
     },
     name(text, labelled) {
-      write(name, text);
+      write(name, clipped(text));
       name.classList.toggle("hard", labelled);
     },
     draw(p, length, q, lengthBelow) {
@@ -486,7 +495,7 @@ function gradientCurves({ classes, logits, student, hasStudent }) {
   const p = new Float64Array(classes.length);
   const q = new Float64Array(classes.length);
   const gap = (index, T) => distance(softmax(student[index], T, q), softmax(logits[index], T, p));
-  const [lowest, highest] = [-4, 1];
+  const [lowest, highest] = [-5, 2];
   const fraction = (size) => (Math.log10(size) - lowest) / (highest - lowest);
 
   function resize(width) {
@@ -494,7 +503,7 @@ function gradientCurves({ classes, logits, student, hasStudent }) {
     const powers = Array.from({ length: highest - lowest + 1 }, (_, k) => lowest + k);
     const ticks = powers.map((power) => [
       (power - lowest) / (highest - lowest),
-      power === 0 ? "1" : power === 1 ? "10" : powerOfTen(power),
+      power === 0 ? "1" : powerOfTen(power),
     ]);
     frame.replaceChildren(...heightAxis(axes, ticks), ...temperatureAxis(axes));
   }
@@ -646,7 +655,7 @@ function reveal(list, option) {
 
 function caption({ classes, hasStudent }) {
   const student = hasStudent ? "the student" : "an untrained student whose logits are all alike";
-  const few = `; of the ${classes.length} classes the likeliest ${MOST_ROWS} are shown`;
+  const few = `; of the ${classes.length} classes ${MOST_ROWS} are shown, the likeliest and the labelled one`;
   return html(
     "p",
     { class: "caption" },

@@ -52,7 +52,7 @@ class TemperatureExplorer(Explorer):
 
     _esm = module("temperature")
     name = "temperature explorer"
-    heights = ((0, "1410px"), (640, "925px"), (1040, "640px"))
+    heights = ((0, "1440px"), (640, "970px"), (1040, "660px"))
 
     temperature = traitlets.Float(4.0).tag(sync=True)
     index = traitlets.Int(0).tag(sync=True)
@@ -111,30 +111,29 @@ class TemperatureExplorer(Explorer):
         n = self.index
         pixels = np.frombuffer(self._pixels, np.uint8).reshape(-1, *self._size)[n]
         figure = temperature_figure(
-            torch.tensor(self._shown),
+            torch.tensor(self._of_image(self._logits)),
             torch.tensor(pixels),
             self._labels[n],
             self.classes,
             self.temperature,
+            torch.tensor(self._of_image(self._student_logits)) if self._student_logits else None,
         )
         plt.close(figure)
         return png(figure)
 
     def alt(self) -> str:
-        logits = self._shown.astype(float) / self.temperature
+        logits = self._of_image(self._logits).astype(float) / self.temperature
         soft = np.exp(logits - logits.max())
         soft /= soft.sum()
-        top = ", ".join(f"{self.classes[k]} {soft[k]:.2g}" for k in np.argsort(-soft)[:3])
+        top = ", ".join(f"{self.classes[k]}: {soft[k]:.2g}" for k in np.argsort(-soft)[:3])
         return (
             f"An image of class {self.classes[self._labels[self.index]]} and the teacher's soft targets "
-            f"at temperature {self.temperature:.3g}: {top}; "
+            f"at temperature {self.temperature:.3g} ({top}); "
             f"entropy {entropy(logits[None])[0]:.2f} nats."
         )
 
-    @property
-    def _shown(self) -> np.ndarray:
-        """The teacher's logits for the image shown."""
-        return np.frombuffer(self._logits, np.float32).reshape(len(self._labels), -1)[self.index]
+    def _of_image(self, logits: bytes) -> np.ndarray:
+        return np.frombuffer(logits, np.float32).reshape(len(self._labels), -1)[self.index]
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:
@@ -148,6 +147,7 @@ def quantised(images: np.ndarray) -> np.ndarray:
     """(N, channels, H, W) in uint8; what is uint8 stays as it is."""
     if images.dtype == np.uint8:
         return images
+    images = images.astype(float)
     low = images.min((0, 2, 3), keepdims=True)
     span = images.max((0, 2, 3), keepdims=True) - low
     return np.rint((images - low) / np.where(span > 0, span, 1) * 255).astype(np.uint8)

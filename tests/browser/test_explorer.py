@@ -83,6 +83,25 @@ students["test_errors"] = 100 - students.alpha * students.temperature + students
 cohort = kd.widgets.DistillationExplorer(students.assign(soft=students.alpha, hard=1 - students.alpha))
 cohort
 """
+MANY = """
+many = kd.widgets.TemperatureExplorer(
+    np.random.default_rng(0).normal(0, 3, (5, 100)), np.zeros((5, 3, 8, 8)), range(5),
+    [f"German shorthaired pointer {k}" for k in range(100)],
+)
+many
+"""
+ALONE = """
+alone = kd.widgets.TemperatureExplorer(
+    np.random.default_rng(0).normal(0, 3, (5, 10)), np.zeros((5, 8, 8)), range(5), list("0123456789")
+)
+alone
+"""
+LARGE = """
+rows = itertools.product([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], np.arange(11) / 10, range(2))
+students = pd.DataFrame(rows, columns=["temperature", "alpha", "seed"])
+large = kd.widgets.DistillationExplorer(students.assign(test_errors=100), test_images=1000)
+large
+"""
 TALL = """
 tall = kd.widgets.Flipbook(np.random.default_rng(0).random((2, 84, 28)), ["high", "and low"])
 tall
@@ -94,11 +113,13 @@ book = kd.widgets.Flipbook(np.random.default_rng(0).random((4, 28, 28)), ["one",
 book
 """
 
+SOURCES = (MAKE, GRID, PAGES, COHORT, TALL, ALONE, MANY, LARGE)
+
 
 @pytest.fixture(scope="module")
 def saved():
     """The notebook of all explorers as make lesson saves it."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (MAKE, GRID, PAGES, COHORT, TALL)]
+    cells = [nbformat.v4.new_code_cell(source) for source in SOURCES]
     notebook = nbformat.v4.new_notebook(cells=cells)
     NotebookClient(notebook, timeout=120, store_widget_state=False).execute()
     return lesson.cleaned(notebook)
@@ -188,11 +209,15 @@ def shows_what_torch_computes(root, given=GIVEN):
     nats = torch.special.entr(p).sum().item()
     assert abs(float(root.locator(".entropy data").get_attribute("value")) - nats) < 1e-6
     marker_stands_at(root, temperature, nats)
-    sizes = root.locator(".gradient .mark").evaluate_all(
-        "ms => ms.map(m => Number(m.dataset.size))"
+    sizes, places = (
+        root.locator(".gradient .mark").evaluate_all(f"ms => ms.map(m => Number({read}))")
+        for read in ("m.dataset.size", "m.getAttribute('cy')")
     )
     gap = (q - p).norm().item()
     assert sizes == pytest.approx([temperature * gap, gap / temperature], rel=1e-5)
+    top, bottom = 10, 196  # 100 and 10⁻⁵
+    shares = (2 - np.log10(np.array(sizes))) / 7
+    assert places == pytest.approx(top + (bottom - top) * shares.clip(0, 1), abs=0.01)
     log_scale = root.get_by_label("log scale").is_checked()
     lengths = (1 + p.log10() / 9).clamp(min=0) if log_scale else p
     assert np.allclose(lengths_of_bars(root), lengths, atol=1e-6)
@@ -443,7 +468,7 @@ def test_a_notebook_that_is_not_trusted_shows_the_picture_and_how_to_trust_it(la
         picture.scroll_into_view_if_needed()
         assert picture.is_visible()
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 200
-    assert page.get_by_text("Trust Notebook").count() == 5
+    assert page.get_by_text("Trust Notebook").count() == len(SOURCES)
     assert page.get_by_text("Trust Notebook").first.is_visible()
     assert page.locator("iframe[srcdoc]").count() == 0
 

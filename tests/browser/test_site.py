@@ -120,8 +120,14 @@ def test_the_explorers_of_a_lesson_work_on_its_page(opened, name):
 
 
 def test_the_lessons_on_temperature_and_on_students_have_explorers(opened):
-    for name in ("00_start_here", "02_temperature", "03_student"):
-        assert opened(name).locator("iframe").count()
+    wanted = {
+        "00_start_here": ["temperature explorer"],
+        "02_temperature": ["temperature explorer"] * 2,
+        "03_student": ["distillation explorer"],
+    }
+    for name, titles in wanted.items():
+        frames = opened(name).locator("iframe").all()
+        assert [frame.get_attribute("title") for frame in frames] == titles
 
 
 def test_formulas_are_drawn_as_formulas(opened):

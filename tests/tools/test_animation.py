@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ANIMATION = ROOT / "docs" / "explorer.gif"
 
 
-def test_it_shows_the_present_drawing():
-    assert animation.made_from(ANIMATION) == animation.drawing(), (
-        f"{ANIMATION.name} is missing or shows another drawing: run make animation"
+def test_it_shows_the_explorer_of_the_lesson_in_the_present_drawing():
+    wanted = animation.hash_of(animation.explorer_of(ROOT))
+    assert animation.made_from(ANIMATION) == wanted, (
+        f"{ANIMATION.name} is missing or shows another explorer: run make animation"
     )
 
 
@@ -36,10 +37,11 @@ def test_the_readme_shows_it_with_its_words():
 def test_the_file_knows_its_drawing_and_another_drawing_is_noticed(tmp_path, monkeypatch):
     path = tmp_path / "small.gif"
     assert animation.made_from(path) is None
-    path.write_bytes(animation.gif(squares(), animation.drawing()))
-    assert animation.made_from(path) == animation.drawing()
-    monkeypatch.setattr(animation, "style_sheet", lambda: ".kdlib { color: red }")
-    assert animation.made_from(path) != animation.drawing()
+    path.write_bytes(animation.gif(squares(), animation.hash_of("an explorer")))
+    assert animation.made_from(path) == animation.hash_of("an explorer")
+    assert animation.made_from(path) != animation.hash_of("another explorer")
+    monkeypatch.setattr(animation, "LAYOUT", ".kdlib { color: red }")
+    assert animation.made_from(path) != animation.hash_of("an explorer")
 
 
 def squares():

@@ -12,7 +12,12 @@ from kdlib.widgets._saved import taken_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-NASTY = ['</script><img src="x">', "R&amp;D 'n' <!--", "Äpfel ☃ 😀\n\\", "const SAVED = {};"]
+NASTY = [
+    '</script><img src="x">',
+    "R&amp;D 'n' <!--<script>",
+    "Äpfel ☃ 😀\n\\",
+    "const SAVED = {};",
+]
 
 
 def temperature():

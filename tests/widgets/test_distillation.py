@@ -55,6 +55,15 @@ def test_without_soft_targets_every_temperature_is_the_same_students():
         assert explorer.cell is explorer._cells[0]
 
 
+def test_labels_alone_are_no_grid():
+    with pytest.raises(ValueError, match="an alpha above 0, got those of alpha = 0 alone"):
+        DistillationExplorer(students(alphas=(0.0,)))
+
+
+def test_one_temperature_is_a_grid():
+    assert DistillationExplorer(students(temperatures=(4.0,))).picture().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("test_images", "error", "words"),
     [

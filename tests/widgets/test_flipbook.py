@@ -50,7 +50,7 @@ def test_colours_of_uint8_stay_as_they_are_and_small_arrays_are_shown_larger():
 
 def test_the_frame_is_as_high_as_the_pictures_and_the_slider_together():
     book = Flipbook(figures([(4, 2)] * 3), LABELS)
-    ((width, height),) = book.heights_for(book.picture())
+    ((width, height),) = book.heights_for(book.state(), book.picture())
     assert width == 0
     assert height.endswith("+ min(220px, (100cqw - 24px) * 0.5000))")
 

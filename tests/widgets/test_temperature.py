@@ -97,6 +97,15 @@ def test_normalised_pixels_come_back_to_within_half_a_level(channels):
     assert np.array_equal(kept_pixels(explorer), images)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64])
+def test_pixels_of_any_number_are_scaled(dtype):
+    images = np.zeros((5, 4, 4), dtype)
+    images[0, 0, 0] = 1 if dtype is bool else 100
+    images[1, 0, 0] = 0 if dtype is bool else -100
+    pixels = kept_pixels(TemperatureExplorer(**given(images=images)))
+    assert (pixels.min(), pixels.max(), pixels[0, 0, 0, 0]) == (0, 255, 255)
+
+
 def test_an_image_without_contrast_divides_by_nothing():
     explorer = TemperatureExplorer(**given(images=np.full((5, 28, 28), 0.5)))
     assert not kept_pixels(explorer).any()
@@ -170,9 +179,9 @@ def test_its_still_picture_says_in_words_what_it_shows():
     names = given()["classes"]
     label = names[given()["labels"][3]]
     assert explorer.alt() == (
-        f"An image of class {label} and the teacher's soft targets at temperature 2: "
-        f"{names[first]} {soft[first]:.2g}, {names[second]} {soft[second]:.2g}, "
-        f"{names[third]} {soft[third]:.2g}; entropy {-(soft * np.log(soft)).sum():.2f} nats."
+        f"An image of class {label} and the teacher's soft targets at temperature 2 ("
+        f"{names[first]}: {soft[first]:.2g}, {names[second]}: {soft[second]:.2g}, "
+        f"{names[third]}: {soft[third]:.2g}); entropy {-(soft * np.log(soft)).sum():.2f} nats."
     )
 
 
