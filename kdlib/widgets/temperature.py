@@ -52,7 +52,7 @@ class TemperatureExplorer(Explorer):
 
     _esm = module("temperature")
     name = "temperature explorer"
-    heights = ((0, "1440px"), (640, "970px"), (1040, "660px"))
+    heights = ((0, "1470px"), (640, "970px"), (1040, "660px"))
 
     temperature = traitlets.Float(4.0).tag(sync=True)
     index = traitlets.Int(0).tag(sync=True)
