@@ -647,10 +647,10 @@ function thumbnails(data, choose) {
 
 // Scroll the strip, never the page.
 function reveal(list, option) {
-  const middle = option.offsetLeft - list.offsetLeft + option.offsetWidth / 2;
-  const [left, right] = [list.scrollLeft + 28, list.scrollLeft + list.clientWidth - 28];
-  const there = middle > left && middle < right;
-  if (!there) list.scrollLeft = middle - list.clientWidth / 2;
+  const [strip, own] = [list, option].map((node) => node.getBoundingClientRect());
+  const middle = own.left - strip.left + own.width / 2;
+  const there = middle > 28 && middle < strip.width - 28;
+  if (!there) list.scrollLeft += middle - strip.width / 2;
 }
 
 function caption({ classes, hasStudent }) {
