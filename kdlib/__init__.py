@@ -3,15 +3,15 @@
 ``import kdlib as kd`` is enough for every lesson.
 """
 
-from kdlib import data, losses, models, objectives, stats
+from kdlib import data, losses, models, objectives, omitted, specialists, stats
 from kdlib._networks import logits
 from kdlib.cohort import Cohort, fit_cohort
 from kdlib.losses import hinton_loss, logit_matching_loss, soft_target_loss, soften
 from kdlib.objectives import Batch, CrossEntropy, LogitMatching, SoftTargets
 from kdlib.profiles import pick
 from kdlib.seeding import seeded
-from kdlib.stats import Comparison, paired
-from kdlib.training import History, Recipe, Scores, evaluate, fit, keep
+from kdlib.stats import Comparison, Interval, interval, paired
+from kdlib.training import Fidelity, History, Recipe, Scores, evaluate, fidelity, fit, keep
 
 __version__ = "0.1.0"
 
@@ -34,16 +34,20 @@ __all__ = [
     "Cohort",
     "Comparison",
     "CrossEntropy",
+    "Fidelity",
     "History",
+    "Interval",
     "LogitMatching",
     "Recipe",
     "Scores",
     "SoftTargets",
     "data",
     "evaluate",
+    "fidelity",
     "fit",
     "fit_cohort",
     "hinton_loss",
+    "interval",
     "keep",
     "logit_matching_loss",
     "logits",
@@ -51,6 +55,7 @@ __all__ = [
     "mistakes",
     "models",
     "objectives",
+    "omitted",
     "paired",
     "pick",
     "plots",
@@ -59,6 +64,7 @@ __all__ = [
     "seeded",
     "soft_target_loss",
     "soften",
+    "specialists",
     "stats",
     "widgets",
 ]

@@ -9,7 +9,26 @@ import numpy as np
 
 from kdlib._checks import real
 
-__all__ = ["Comparison", "paired"]
+__all__ = ["Comparison", "Interval", "interval", "paired"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean of some scores.
+
+    Attributes:
+        mean: in their unit.
+        low, high: its confidence interval.
+        n: how many scores.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}], n = {self.n}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,30 @@ class Comparison:
         )
 
 
+def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of scores of several seeds, with Student's t interval.
+
+    ``m +- t * s / sqrt(n)`` with m the mean and s the standard deviation of the scores and t of n - 1
+    degrees of freedom.
+
+    Args:
+        values: one score a seed.
+        confidence: of the interval, in (0, 1).
+
+    Raises:
+        ValueError: fewer than two scores, scores that are not finite, or a confidence out of range.
+
+    >>> print(interval([74, 78, 76]))
+    76 [71.03, 80.97], n = 3
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"values must be at least two finite scores, got {values.tolist()}")
+    margin = _margin(values, confidence)
+    mean = float(values.mean())
+    return Interval(mean, mean - margin, mean + margin, len(values))
+
+
 def paired(
     a: Sequence[float],
     b: Sequence[float],
@@ -61,8 +104,6 @@ def paired(
     >>> print(paired([98.1, 98.3, 98.2], [97.5, 97.9, 97.7]))
     +0.5 [+0.2516, +0.7484], n = 3, paired: better
     """
-    from scipy.stats import t
-
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
         raise ValueError(
@@ -71,15 +112,21 @@ def paired(
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"a and b must be finite, got {a.tolist()} and {b.tolist()}")
-    if not 0 < real("confidence", confidence) < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual")
     d = a - b
     rounding = 4 * np.finfo(float).eps * np.maximum(np.abs(a), np.abs(b))
     d[np.abs(d) <= rounding] = 0  # the same score, computed in two ways
-    n = len(d)
-    margin = t.ppf((1 + confidence) / 2, n - 1) * d.std(ddof=1) / np.sqrt(n)
+    margin = _margin(d, confidence)
     low, high = float(d.mean() - margin), float(d.mean() + margin)
-    return Comparison(float(d.mean()), low, high, n, _verdict(low, high, lower_is_better))
+    return Comparison(float(d.mean()), low, high, len(d), _verdict(low, high, lower_is_better))
+
+
+def _margin(values: np.ndarray, confidence: float) -> float:
+    from scipy.stats import t
+
+    if not 0 < real("confidence", confidence) < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual")
+    n = len(values)
+    return float(t.ppf((1 + confidence) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
 
 
 def _verdict(low: float, high: float, lower_is_better: bool) -> str:

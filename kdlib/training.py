@@ -31,7 +31,7 @@ from kdlib.losses import cross_entropy
 from kdlib.objectives import Batch, Objective, Outputs
 from kdlib.seeding import check_seed, forked, key, reseed, seeded, stream
 
-__all__ = ["History", "Recipe", "Scores", "evaluate", "fit", "keep"]
+__all__ = ["Fidelity", "History", "Recipe", "Scores", "evaluate", "fidelity", "fit", "keep"]
 
 _VALIDATION = ("validation_loss", "validation_accuracy")
 _CHOICES = {
@@ -171,6 +171,19 @@ class Scores:
     ece: float
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """How much a student answers as its teacher does.
+
+    Attributes:
+        agreement: the share of samples for which both name the same class, in [0, 1].
+        divergence: the mean of KL(teacher || student) at T = 1, in nats.
+    """
+
+    agreement: float
+    divergence: float
+
+
 def fit(
     model: nn.Module,
     objective: Objective,
@@ -259,21 +272,10 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
     >>> scores.errors == round((1 - scores.accuracy) * 360)
     True
     """
-    if not isinstance(split, Split):
-        raise TypeError(
-            f"split must be a Split such as data.test or data.validation, got {type(split).__name__}"
-        )
+    _check_split(split)
     if split.labels is None:
         raise ValueError("split must have labels to be scored against, and it has none")
-    alone = isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList)
-    models = [model] if alone or not isinstance(model, Iterable) else list(model)
-    if not models:
-        raise ValueError("model must be a network or a list of at least one, got an empty list")
-    for member in models:
-        if not isinstance(member, nn.Module):
-            raise TypeError(f"model must be a network or a list of networks, got {member!r}")
-    members = [wide("logits", logits(member, split)).log_softmax(-1) for member in models]
-    log_p = torch.stack(members).cpu().logsumexp(0) - math.log(len(models))  # (N, C)
+    log_p = _log_probabilities("model", model, split)
     labels = split.labels.cpu()
     loss = cross_entropy(log_p, labels).item()
     confidence, predicted = log_p.exp().max(-1)
@@ -287,6 +289,53 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
     )
 
 
+def fidelity(
+    student: nn.Module | Sequence[nn.Module],
+    teacher: nn.Module | Sequence[nn.Module],
+    split: Split,
+) -> Fidelity:
+    """How much a student answers as its teacher does, right or wrong, at T = 1 in eval mode.
+
+    Several networks answer by the mean of their probabilities. Needs no labels; every module's mode is
+    put back. Source: Stanton et al. 2021, section 3.
+
+    Raises:
+        TypeError: split is no Split, or a network is none.
+        ValueError: there is no network.
+
+    >>> import kdlib as kd
+    >>> same, test = kd.models.mlp(30), kd.data.load("digits", device="cpu").test
+    >>> kd.fidelity(same, same, test)
+    Fidelity(agreement=1.0, divergence=0.0)
+    """
+    _check_split(split)
+    log_q = _log_probabilities("student", student, split)
+    log_p = _log_probabilities("teacher", teacher, split)
+    agree = log_q.argmax(-1) == log_p.argmax(-1)
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return Fidelity(int(agree.sum()) / len(split), divergence.mean().item())
+
+
+def _check_split(split: Split) -> None:
+    if not isinstance(split, Split):
+        raise TypeError(
+            f"split must be a Split such as data.test or data.validation, got {type(split).__name__}"
+        )
+
+
+def _log_probabilities(name: str, model: nn.Module | Sequence[nn.Module], split: Split) -> Tensor:
+    """Of one network, or of the mean of several, ``(N, C)``."""
+    alone = isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList)
+    models = [model] if alone or not isinstance(model, Iterable) else list(model)
+    if not models:
+        raise ValueError(f"{name} must be a network or a list of at least one, got an empty list")
+    for member in models:
+        if not isinstance(member, nn.Module):
+            raise TypeError(f"{name} must be a network or a list of networks, got {member!r}")
+    members = [wide("logits", logits(member, split)).log_softmax(-1) for member in models]
+    return torch.stack(members).cpu().logsumexp(0) - math.log(len(models))
+
+
 def keep(
     build: Callable[..., nn.Module],
     objective: Objective,
@@ -297,7 +346,8 @@ def keep(
     """A trained network: the stored one if this very training was done before, else trained now.
 
     Stored in torch's cache folder under a hash of the network's start, the objective, the data, the
-    recipe and the seed; says which it was.
+    recipe and the seed; says which it was. Of several processes that want the same network one
+    trains it, and the others wait.
 
     Args:
         build: makes the network, from the seed (``lambda seed: kd.models.mlp(800, seed=seed)``, or
@@ -308,7 +358,7 @@ def keep(
         ValueError: the stored file is damaged.
         KeyboardInterrupt: training was stopped by hand; nothing is stored.
     """
-    from safetensors.torch import save_model
+    from filelock import FileLock
 
     check_seed(seed)
     with seeded(seed):
@@ -317,9 +367,19 @@ def keep(
     identity = _identity(model, objective, data, recipe, seed) | {"start": weights_hash(model)}
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
-    device = data.train.inputs.device
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        return _kept(model, objective, data, recipe, seed, path)
+
+
+def _kept(
+    model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int, path: Path
+) -> nn.Module:
+    from safetensors.torch import save_model
+
+    name = path.stem
     if path.exists():
-        _load_kept(model.to(device, _weights_dtype(recipe)), path)
+        _load_kept(model.to(data.train.inputs.device, _weights_dtype(recipe)), path)
         print(f"loaded a network trained earlier ({name})")
         return model.eval()
     started = time.perf_counter()

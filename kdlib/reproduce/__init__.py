@@ -12,11 +12,11 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 
 import pandas as pd
 import torch
@@ -26,7 +26,7 @@ from kdlib.training import autocast_dtype
 
 __all__ = ["COLUMNS", "PROTOCOLS", "Row", "Setting", "recipe_hash", "results", "run", "settings"]
 
-PROTOCOLS = ("student",)
+PROTOCOLS = ("student", "hinton")
 SHIPPED = Path(__file__).parent.parent / "results"
 _WHAT = ["experiment", "setting", "protocol", "recipe"]
 COLUMNS = [
@@ -117,20 +117,23 @@ def results(name: str) -> pd.DataFrame:
     return _read(SHIPPED / f"{name}.csv")
 
 
-def run(name: str, out: Path, *, workers: int = 1, only: Sequence[str] = ()) -> Iterator[str]:
+def run(
+    name: str, out: Path, *, executor: Executor | None = None, only: Sequence[str] = ()
+) -> Iterator[str]:
     """Run every setting that ``out/NAME.csv`` does not hold yet; yields a line for each.
 
     Args:
         name: of the protocol.
-        out: the folder of the table.
-        workers: processes that run settings side by side; 1 is this one.
+        out: the folder of the table, written by this process alone.
+        executor: what measures settings side by side: any of ``concurrent.futures``, or a cluster's;
+            one after the other in this process if not given. Where it measures, this kdlib must be
+            installed and ``KDLIB_PROFILE`` be the same.
         only: experiments to run; all if empty.
 
     Raises:
-        ValueError: an unknown protocol or experiment, no worker, or a table of other columns.
+        ValueError: an unknown protocol or experiment, or a table of other columns.
+        RuntimeError: the executor lost its processes; what was measured is kept.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}; 1 is this process")
     path = out / f"{name}.csv"
     todo = [s for s in settings(name) if not only or s.experiment in only]
     if unknown := set(only) - {s.experiment for s in todo}:
@@ -140,7 +143,7 @@ def run(name: str, out: Path, *, workers: int = 1, only: Sequence[str] = ()) -> 
     todo = [s for s in todo if s.key not in finished]
     there = len({s.key for s in settings(name)} & finished)
     yield f"{path}: {there} settings are there, {len(todo)} to do"
-    for setting, rows in _measured(name, todo, workers):
+    for setting, rows in _measured(name, todo, executor):
         _append(path, rows)
         yield f"{setting.experiment}: {setting.setting}"
 
@@ -175,41 +178,45 @@ def ship(name: str, out: Path) -> Path:
 
 
 def _measured(
-    name: str, todo: Sequence[Setting], workers: int
+    name: str, todo: Sequence[Setting], executor: Executor | None
 ) -> Iterator[tuple[Setting, pd.DataFrame]]:
-    facts = {"hardware": hardware(), "versions": _versions(), "commit": _commit()}
-    if workers == 1:
+    commit = _commit()
+    if executor is None:
         for setting in todo:
-            yield setting, _measure(setting, facts)
+            yield setting, _measure(setting, commit)
         return
-    threads = max(1, torch.get_num_threads() // workers)
+    tasks = {executor.submit(_measure_by_key, name, s.key, commit): s for s in todo}
     failures = []
-    with ProcessPoolExecutor(workers, get_context("spawn"), _use_threads, (threads,)) as pool:
-        tasks = {pool.submit(_measure_by_key, name, s.key, facts): s for s in todo}
-        try:
-            for task in as_completed(tasks):
-                if task.exception() is None:
-                    yield tasks[task], task.result()
-                else:  # what the others measure meanwhile is kept
-                    failures.append(task.exception())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        for task in as_completed(tasks):
+            if task.exception() is None:
+                yield tasks[task], task.result()
+            else:  # what the others measure meanwhile is kept
+                failures.append(task.exception())
+    finally:
+        for task in tasks:
+            task.cancel()
     if failures:
         raise failures[0]
 
 
-def _use_threads(threads: int) -> None:
-    torch.set_num_threads(threads)
+_alone = Lock()  # a worker may have threads, and they share torch's generator
 
 
-def _measure_by_key(
-    name: str, key: tuple[str, str, str, str], facts: dict[str, str]
-) -> pd.DataFrame:
-    return _measure(next(s for s in settings(name) if s.key == key), facts)
+def _measure_by_key(name: str, key: tuple[str, str, str, str], commit: str) -> pd.DataFrame:
+    with _alone:
+        for setting in settings(name):
+            if setting.key == key:
+                return _measure(setting, commit)
+    raise ValueError(
+        f"{name} has no setting {key} where it is to be measured; kdlib and KDLIB_PROFILE must be the "
+        "same there as here"
+    )
 
 
-def _measure(setting: Setting, facts: dict[str, str]) -> pd.DataFrame:
+def _measure(setting: Setting, commit: str) -> pd.DataFrame:
     rows = pd.DataFrame([vars(row) for row in setting.run()])
+    facts = {"hardware": hardware(), "versions": _versions(), "commit": commit}
     return _typed(rows.assign(**dict(zip(_WHAT, setting.key, strict=True)), **facts))
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
+
+import torch
 
 from kdlib.reproduce import PROTOCOLS, run, ship
 
@@ -13,7 +19,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m kdlib.reproduce", description=__doc__)
     parser.add_argument("name", choices=PROTOCOLS)
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of the table")
-    parser.add_argument("--workers", type=int, default=1, help="processes side by side")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=_count, default=1, help="processes side by side")
+    where.add_argument("--dask", metavar="ADDRESS", help="the scheduler of a Dask cluster")
     parser.add_argument("--only", nargs="+", default=(), help="experiments; all if not given")
     parser.add_argument(
         "--ship",
@@ -25,8 +33,41 @@ def main(arguments: list[str] | None = None) -> None:
         print(ship(given.name, given.out))
         return
     started = time.perf_counter()
-    for line in run(given.name, given.out, workers=given.workers, only=given.only):
-        print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
+    with _executor(given.workers, given.dask) as executor:
+        for line in run(given.name, given.out, executor=executor, only=given.only):
+            print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
+
+
+@contextmanager
+def _executor(workers: int, dask: str | None) -> Iterator[Executor | None]:
+    """None is this process."""
+    if dask:
+        try:
+            from distributed import Client
+        except ModuleNotFoundError as error:
+            raise SystemExit("--dask needs the extra: pip install 'kdlib[cluster]'") from error
+        with Client(dask) as client:
+            pool = client.get_executor(pure=False)
+            try:
+                yield pool
+            finally:
+                pool.shutdown(wait=False)
+    elif workers > 1:
+        threads = max(1, torch.get_num_threads() // workers)
+        context = get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,))
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    else:
+        yield None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 if __name__ == "__main__":

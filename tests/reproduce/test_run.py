@@ -2,8 +2,11 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import ModuleType
 
 import pandas as pd
@@ -273,7 +276,7 @@ def test_numbers_and_texts_do_not_change_when_the_table_is_written_again(
 
 def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(tmp_path):
     for call in (reproduce.settings, lambda name: list(run(name, tmp_path))):
-        with pytest.raises(ValueError, match="name must be one of student, got 'teacher'"):
+        with pytest.raises(ValueError, match="name must be one of student, hinton, got 'teacher'"):
             call("teacher")
     assert list(tmp_path.iterdir()) == []
 
@@ -282,12 +285,6 @@ def test_an_unknown_experiment_is_refused_and_the_known_ones_are_named(toy, tmp_
     with pytest.raises(ValueError, match="only must name some of even, odd, got 'prime'"):
         finish(tmp_path, only=["even", "prime"])
     assert ran(toy) == []
-
-
-@pytest.mark.parametrize("workers", [0, -1])
-def test_no_worker_is_refused(toy, tmp_path, workers):
-    with pytest.raises(ValueError, match=f"workers must be at least 1, got {workers}"):
-        finish(tmp_path, workers=workers)
 
 
 @pytest.mark.parametrize("columns", [COLUMNS[:-1], [*COLUMNS, "note"], COLUMNS[::-1]])
@@ -401,8 +398,20 @@ def test_the_command_runs_prints_and_ships(toy, tmp_path, shipped, capsys):
     assert capsys.readouterr().out == f"{shipped / 'toy.csv'}\n"
     assert ran(toy) == []
     assert len(results("toy")) == 15
-    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
-        command.main(["toy", "--workers", "0"])
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_the_command_refuses_another_number_of_workers(toy, tmp_path, capsys, count):
+    with pytest.raises(SystemExit):
+        command.main(["toy", "--out", str(tmp_path), "--workers", count])
+    assert f"must be a whole number of at least 1, got {count}" in capsys.readouterr().err
+    assert ran(toy) == []
+
+
+def test_the_command_refuses_workers_beside_a_cluster(toy, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["toy", "--workers", "2", "--dask", "tcp://127.0.0.1:1"])
+    assert "not allowed with argument --workers" in capsys.readouterr().err
 
 
 def test_the_command_writes_to_results_if_not_told_where(toy, tmp_path, monkeypatch):
@@ -456,25 +465,29 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def same_rows(one, other):
+    """Tables of one protocol, whatever the order of their settings and the time they took."""
+    by = [*WHAT, "metric", "student_seed"]
+    found, expected = (
+        table(out, "student").sort_values(by, ignore_index=True).drop(columns="seconds")
+        for out in (one, other)
+    )
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+
+
 def test_two_workers_measure_what_one_does_and_may_be_stopped_midway(tmp_path, smoke, one_thread):
     only = ["all images", "weak teacher"]
     alone = list(run("student", tmp_path / "alone", only=only))
-    lines = run("student", tmp_path / "two", workers=2, only=only)
-    by_workers = [next(lines) for _ in range(3)]
-    lines.close()
+    with command._executor(2, None) as executor:
+        lines = run("student", tmp_path / "two", executor=executor, only=only)
+        by_workers = [next(lines) for _ in range(3)]
+        lines.close()
     assert table(tmp_path / "two", "student")["setting"].nunique() == 2
     rest = list(run("student", tmp_path / "two", only=only))
     assert by_workers[0].endswith("0 settings are there, 4 to do")
     assert rest[0].endswith("2 settings are there, 2 to do")
     assert sorted(by_workers[1:] + rest[1:]) == sorted(alone[1:])
-    by = [*WHAT, "metric", "student_seed"]
-    found, expected = (
-        table(tmp_path / which, "student")
-        .sort_values(by, ignore_index=True)
-        .drop(columns="seconds")
-        for which in ("two", "alone")
-    )
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+    same_rows(tmp_path / "two", tmp_path / "alone")
 
 
 def test_a_worker_that_fails_takes_nothing_away_from_the_others(tmp_path, smoke, monkeypatch):
@@ -483,6 +496,53 @@ def test_a_worker_that_fails_takes_nothing_away_from_the_others(tmp_path, smoke,
     planted = [known[0].__class__("broken", "none", "smoke", "unknown", list)]
     some = [s for s in known if s.experiment == "all images"]
     monkeypatch.setattr(student, "settings", lambda: planted + some)
-    with pytest.raises(RuntimeError):
-        list(run("student", tmp_path, workers=2))
+    with (
+        command._executor(2, None) as executor,
+        pytest.raises(ValueError, match="kdlib and KDLIB_PROFILE must be the same there as here"),
+    ):
+        list(run("student", tmp_path, executor=executor))
     assert table(tmp_path, "student")["setting"].nunique() == len(some) == 3
+
+
+def test_a_worker_that_is_killed_takes_nothing_away_and_the_rest_is_run_later(tmp_path, smoke):
+    with command._executor(2, None) as executor, pytest.raises(BrokenProcessPool):
+        for done, _ in enumerate(run("student", tmp_path, executor=executor, only=["controls"])):
+            if done == 2:
+                os.kill(next(iter(executor._processes)), signal.SIGKILL)
+    kept = table(tmp_path, "student")["setting"].nunique()
+    assert 2 <= kept < len(student.WAYS)
+    assert f"{kept} settings are there" in next(run("student", tmp_path, only=["controls"]))
+
+
+def test_threads_that_share_a_process_measure_one_at_a_time(tmp_path, smoke, one_thread):
+    """fit seeds torch's own generator, which all threads share."""
+    only = ["all images"]
+    with ThreadPoolExecutor(3) as executor:
+        list(run("student", tmp_path / "threads", executor=executor, only=only))
+    list(run("student", tmp_path / "alone", only=only))
+    same_rows(tmp_path / "threads", tmp_path / "alone")
+
+
+def test_a_cluster_that_loses_a_worker_midway_loses_nothing_and_counts_nothing_twice(
+    tmp_path, smoke, one_thread, capsys
+):
+    """A real Dask cluster of two processes; one is killed while it measures."""
+    distributed = pytest.importorskip("distributed")
+    only = ["all images", "weak teacher", "images"]
+    list(run("student", tmp_path / "alone", only=only))
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, env={"OMP_NUM_THREADS": "1"}
+    ) as cluster:
+        address = cluster.scheduler_address
+        with distributed.Client(address) as client, command._executor(1, address) as executor:
+            lines = run("student", tmp_path / "cluster", executor=executor, only=only)
+            assert [next(lines), next(lines)][0].endswith("0 settings are there, 16 to do")
+            pids = client.run(os.getpid)
+            busy = next(worker for worker, tasks in client.processing().items() if tasks)
+            os.kill(pids[busy], signal.SIGKILL)
+            assert len(list(lines)) == 15
+        command.main(
+            ["student", "--out", str(tmp_path / "cluster"), "--dask", address, "--only", *only]
+        )
+    assert "16 settings are there, 0 to do" in capsys.readouterr().out
+    same_rows(tmp_path / "cluster", tmp_path / "alone")

@@ -1,0 +1,109 @@
+"""Classes that a student never saw an example of: how much to raise their biases, and by what evidence.
+
+A student that learnt from a transfer set without some classes knows them from soft targets alone and
+holds them to be rarer than they are. One number, added to the biases of these classes, puts that right
+(Hinton, Vinyals, Dean 2015, section 3). Nothing here trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from kdlib._checks import labels_of, real, wide
+
+__all__ = ["bias_by_errors", "bias_by_mass"]
+
+
+def bias_by_errors(logits: Tensor, labels: Tensor, classes: int | Iterable[int]) -> float:
+    """The number that, added to the logits of ``classes``, gives the fewest errors.
+
+    ``argmin over b of sum_n [argmax_c (z_nc + b * [c in classes]) != y_n]``, exactly: an example
+    changes sides where b passes the margin between its best other class and its best class of
+    ``classes``. The answer is the middle of the widest of the best intervals.
+
+    Args:
+        logits: ``(N, C)``, of images that the student was not trained on.
+        labels: ``(N,)`` int64, where some are in ``classes`` and some are not.
+        classes: one class or several; not all.
+
+    Raises:
+        TypeError, ValueError: arguments of another kind or shape; ``classes`` that are none or all,
+            or without examples on both sides.
+
+    >>> z = torch.tensor([[2.0, 0.0], [3.0, 1.0], [5.0, 1.0]])
+    >>> bias_by_errors(z, torch.tensor([1, 1, 0]), classes=1)
+    3.0
+    """
+    z, y = wide("logits", logits).double(), labels_of(labels, logits)
+    chosen = _mask(classes, z)
+    of_chosen = chosen[y]
+    if of_chosen.all() or not of_chosen.any():
+        raise ValueError(
+            "labels must have examples of classes and of others, got "
+            f"{'only' if of_chosen.all() else 'none'} of {_names(chosen)}"
+        )
+    inside, outside = (z.masked_fill(mask, -torch.inf).max(-1) for mask in (~chosen, chosen))
+    margins, order = (
+        outside.values - inside.values
+    ).sort()  # above its own an example changes sides
+    change = (outside.indices == y).long() - (inside.indices == y).long()
+    errors = torch.cat([change.new_zeros(1), change[order].cumsum(0)])  # (N + 1,), up to a constant
+    ends = torch.cat([margins[:1] - 1, margins, margins[-1:] + 1])
+    width = ends.diff()
+    width = width.masked_fill(errors > errors[width > 0].min(), 0)
+    best = int(width.argmax())
+    return float(ends[best] + width[best] / 2)
+
+
+def bias_by_mass(logits: Tensor, classes: int | Iterable[int], share: float) -> float:
+    """The number that, added to the logits of ``classes``, gives them their share of probability.
+
+    The b with ``mean over n of sum over c in classes of softmax(z_n + b * [c in classes])_c = share``.
+    Needs images but no labels: only how common the classes are in use.
+
+    Args:
+        logits: ``(N, C)``, of images as they come in use.
+        classes: one class or several; not all.
+        share: of the images that are of these classes, in (0, 1).
+
+    Raises:
+        TypeError, ValueError: arguments of another kind or shape, or out of range.
+
+    >>> round(bias_by_mass(torch.zeros(1, 4), classes=3, share=0.5), 4)  # a quarter, made a half
+    1.0986
+    """
+    from scipy.optimize import brentq
+
+    z = wide("logits", logits).double()
+    chosen = _mask(classes, z)
+    if not 0 < real("share", share) < 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}; one class of ten has 0.1")
+    if not z.isfinite().all():
+        raise ValueError("logits must be finite")
+    odds = z[:, chosen].logsumexp(-1) - z[:, ~chosen].logsumexp(-1)  # (N,)
+    reach = float(odds.abs().max()) + 50  # there the mass is all or nothing
+    return brentq(lambda b: torch.sigmoid(odds + b).mean().item() - share, -reach, reach)
+
+
+def _mask(classes: int | Iterable[int], logits: Tensor) -> Tensor:
+    """Which of the C classes are meant, ``(C,)``."""
+    if logits.ndim != 2:
+        raise ValueError(f"logits must be (N, C), got shape {tuple(logits.shape)}")
+    numbers = [classes] if isinstance(classes, Integral) else list(classes)
+    count = logits.shape[-1]
+    for number in numbers:
+        if not isinstance(number, Integral) or not 0 <= number < count:
+            raise ValueError(f"classes must be class numbers from 0 to {count - 1}, got {number!r}")
+    if not 0 < len(set(numbers)) < count:
+        raise ValueError(f"classes must be some of the {count} and not all, got {numbers}")
+    mask = torch.zeros(count, dtype=torch.bool, device=logits.device)
+    mask[[int(number) for number in numbers]] = True
+    return mask
+
+
+def _names(mask: Tensor) -> str:
+    return ", ".join(str(number) for number in mask.nonzero().flatten().tolist())

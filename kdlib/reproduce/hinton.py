@@ -1,0 +1,479 @@
+"""Hinton, Vinyals and Dean 2015 at the paper's sizes: MNIST (section 3), what soft targets carry, and
+specialists (section 5, on Fashion-MNIST in the place of Google's images).
+
+Teachers have 2 x 1200 units, dropout and images moved by up to two pixels; students 2 x 800. They see all
+60,000 training images unless the transfer set is the question; student k learns from teacher k with the
+teachers that there are five of, so that intervals cover both. Soft targets weigh 0.9 and the labels 0.1,
+or soft targets stand alone where a transfer set lacks classes or labels.
+
+Unknown in the paper: optimizer, rates, epochs, dropout rates, limit of the weights, distribution of the
+jitter, weight of the labels, T and size of the student where digits are left out, seeds. Here: Nesterov
+SGD under one cycle, batches of 128; where several rates are tried, a student of a quarter of the steps
+and of 55,000 images tries each with a seed of its own, and the fewest errors among the other 5,000 decide.
+Rates of one were chosen so before, in the experiments named beside them.
+
+Experiments: ``teachers``; ``students``, the headline; ``temperature``, at three widths, with one teacher,
+by ``fit_cohort`` (all else by ``fit``); ``left out``, digits that the transfer set lacks; ``few
+labels``, 3 % of them; ``ensemble``, of ten networks; ``transfer set``, unlabelled, with a teacher of one
+half of the images; ``specialists``.
+
+Metrics: ``test_errors``, ``validation_errors`` (counts); ``test_loss`` (nats); ``test_ece``;
+``agreement`` with the teacher on the test images (a share) and ``divergence`` from it (KL at T = 1, in
+nats); ``learning_rate``, the one taken, and ``validation_errors at RATE`` of the trials (nan: it
+diverged). In ``left out`` also ``errors on them`` and, with the bias of the missing digits raised by
+what one of three ways finds, ``bias by WAY``, ``test_errors by WAY`` and ``errors on them by WAY``:
+``validation``, the fewest errors among 5,000 images; ``mass``, their mean probability there, which needs
+no labels; ``test``, as in the paper, shown for what that is worth. In ``specialists``, ``test_errors of
+WHAT``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from kdlib import models
+from kdlib._networks import logits
+from kdlib.cohort import fit_cohort
+from kdlib.data import Data, Split, load, shift
+from kdlib.objectives import CrossEntropy, LogitMatching, Objective, SoftTargets
+from kdlib.omitted import bias_by_errors, bias_by_mass
+from kdlib.profiles import pick
+from kdlib.reproduce import Row, Setting
+from kdlib.specialists import clusters, combine, dustbin_correction, specialist_data, specialist_of
+from kdlib.training import Recipe, evaluate, fidelity, fit, keep
+
+Networks = nn.Module | Sequence[nn.Module]
+
+VERSION = 1
+ALPHA = 0.9
+TRIAL_SEED = 99
+EPOCH = 468  # steps of 128 images among 60,000
+FEW = 1_800  # 3 % of the labels
+TEMPERATURES = (1, 2, 4, 8, 20, 40)
+RATES = (0.01, 0.03, 0.1, 0.3)
+SEEDS = (0, 1, 2, 3, 4)
+MEMBER, ENSEMBLE = "member", "ten members"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """Everything that shapes a teacher but its seed."""
+
+    width: int = 1200
+    dropout: float = 0.2
+    rate: float = 0.05
+    steps: int = 40 * EPOCH
+    images: str = "all"
+    moved: bool = True
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """Everything that shapes a student's numbers but its seed."""
+
+    way: str
+    teacher: str = "teacher"
+    images: str = "all"
+    network: str = "2 x 800"
+    steps: int = 10 * EPOCH
+    rates: tuple[float, ...] = RATES
+    left_out: tuple[int, ...] = ()
+    held_out: bool = False  # the 5,000 validation images
+    keep: str = "last"
+    together: bool = False  # by fit_cohort, with the first teacher for all
+
+
+TEACHERS = {
+    "teacher": Teacher(),
+    "label-smoothed": Teacher(label_smoothing=0.1),
+    "of a half": Teacher(images="own half", steps=15 * EPOCH),
+    "of few labels": Teacher(images="few labels", steps=6 * EPOCH),
+    "member": Teacher(width=800, dropout=0.0, rate=0.1, moved=False, steps=10 * EPOCH),
+}
+TEACHER_SEEDS = {
+    "teacher": range(5),  # one for each student
+    "label-smoothed": range(1),  # one for all
+    "of a half": range(1),
+    "of few labels": range(5),
+    "member": range(100, 110),  # no student begins as a member of its ensemble did
+}
+SPECIALISTS = Teacher(width=300, dropout=0.0, rate=0.1, moved=False, steps=10 * EPOCH)
+SPECIALIST_STEPS, COUNTS, SPECIALIST_RATES = 2 * EPOCH, (2, 3, 4), (0.003, 0.01, 0.03)
+CONTROLS = ("trained on", "ensemble")  # all of their steps for the generalist, or for copies of it
+
+
+def settings() -> list[Setting]:
+    teachers = [
+        _teacher_setting(name, seed) for name, seeds in TEACHER_SEEDS.items() for seed in seeds
+    ]
+    lines = [
+        _setting(experiment, name, line, partial(_measure, line))
+        for experiment, found in _lines().items()
+        for name, line in found.items()
+    ]
+    ensemble = _setting("ensemble", "ten", TEACHERS["member"], _ensemble)
+    return [*teachers, *lines, ensemble, _setting("specialists", "all", SPECIALISTS, _specialists)]
+
+
+def _lines() -> dict[str, dict[str, Line]]:
+    soft = Line("T = 20", rates=(0.03,), steps=20 * EPOCH)  # as in students
+    no_3s = {"left_out": (3,), "held_out": True, "steps": 10 * EPOCH}
+    only_7_8 = no_3s | {"left_out": (0, 1, 2, 3, 4, 5, 6, 9)}
+    few = {"images": "few labels", "held_out": True, "steps": 1_400}
+    alone = {"way": "T = 20, alone", "rates": (0.03,)}
+    ten = {"steps": 10 * EPOCH, "rates": (0.03, 0.1)}
+    return {
+        "students": {
+            way: Line(way, steps=20 * EPOCH) for way in ("T = 20", "labels", "labels, moved")
+        },
+        "left out": {
+            "no 3s; T = 20, alone": Line(**alone, **no_3s),
+            "no 3s; T = 20": Line("T = 20", rates=(0.03,), **no_3s),
+            "no 3s; labels": Line("labels", rates=(0.1,), **no_3s),
+            "only 7s and 8s; T = 20, alone": Line(**alone, **only_7_8),
+            "only 7s and 8s; labels": Line("labels", rates=(0.1,), **only_7_8),
+        },
+        "few labels": {
+            "labels, to the end": Line("labels", **few),
+            "labels, stopped early": Line("labels", keep="best", **few),
+            "labels, moved": Line("labels, moved", **few),
+            "T = 20": Line("T = 20", **few),
+            "T = 20; teacher of the same labels": Line("T = 20", "of few labels", **few),
+        },
+        "ensemble": {
+            "T = 4 of ten": Line("T = 4", ENSEMBLE, **ten),
+            "T = 4 of one member": Line("T = 4", MEMBER, **ten),
+        },
+        "transfer set": {
+            images: Line(**alone, teacher="of a half", images=images, steps=5 * EPOCH)
+            for images in ("own half", "other half", "Fashion-MNIST", "noise")
+        },
+        "temperature": {
+            f"{way}; {network}": Line(way, network=network, steps=5 * EPOCH, together=True)
+            for network in ("2 x 30", "2 x 300", "2 x 800")
+            for way in ("labels", *(f"T = {T}" for T in TEMPERATURES))
+        },
+        "more students": {
+            "logit matching": replace(soft, way="logit matching"),
+            "T = 20; label-smoothed teacher": replace(soft, teacher="label-smoothed"),
+        },
+    }
+
+
+def _setting(experiment: str, name: str, what: Teacher | Line, run: Callable) -> Setting:
+    text = (
+        f"version {VERSION}, {experiment}, {name}, alpha {ALPHA}, trial {TRIAL_SEED}, {_text(what)}"
+    )
+    if isinstance(what, Line) and not what.way.startswith("labels"):
+        text += f", teacher {_text(TEACHERS[MEMBER if what.teacher == ENSEMBLE else what.teacher])}"
+    return Setting(experiment, name, pick(smoke="smoke", lesson="paper"), text, run)
+
+
+def _text(what: Teacher | Line) -> str:
+    """What differs from the defaults, so that a new field leaves finished lines as they are."""
+    values = {field.name: (getattr(what, field.name), field.default) for field in fields(what)}
+    return str({name: value for name, (value, default) in values.items() if value != default})
+
+
+# Students
+
+
+def _measure(line: Line) -> Iterator[Row]:
+    """The rate that is best on validation, and the students trained with it."""
+    line = replace(
+        line,
+        steps=pick(smoke=2, lesson=line.steps),
+        rates=pick(smoke=line.rates[:2], lesson=line.rates),
+    )
+    rate = line.rates[0]
+    if len(line.rates) > 1:
+        trials = dict(_trials(line))
+        for tried, errors in trials.items():
+            yield Row(f"validation_errors at {tried:g}", errors, TRIAL_SEED)
+        rate = min(trials, key=lambda tried: (math.isnan(trials[tried]), trials[tried]))
+    yield Row("learning_rate", rate)
+    for seed, student, data, seconds in _trained(line, rate, pick(smoke=(0, 1), lesson=SEEDS)):
+        teacher, teacher_seed = _teacher_of(line, seed)
+        for metric, value in _scores(student, teacher, data, line.left_out):
+            yield Row(metric, value, seed, teacher_seed, seconds)
+
+
+def _trials(line: Line) -> Iterator[tuple[float, float]]:
+    """Errors on validation by rate, after a quarter of the steps; nan where it diverged."""
+    line = replace(line, steps=max(1, line.steps // 4), held_out=True)
+    for rate in line.rates:
+        try:
+            ((_, student, data, _),) = _trained(line, rate, [TRIAL_SEED])
+        except FloatingPointError:
+            yield rate, math.nan
+        else:
+            yield rate, evaluate(student, data.validation).errors
+
+
+def _trained(
+    line: Line, rate: float, seeds: Sequence[int]
+) -> Iterator[tuple[int, nn.Module, Data, float]]:
+    """Students by seed, with their data and the seconds that each took."""
+    build = partial(models.mlp, int(line.network.removeprefix("2 x ")))
+    moved = line.way.endswith("moved")
+    recipe = Recipe(
+        iterations=line.steps,
+        learning_rate=rate,
+        augment=shift(2) if moved else None,
+        keep=line.keep,
+    )
+    if line.together:
+        data, objective = _images(line, seeds[0]), _objective(line, seeds[0])
+        started = time.perf_counter()
+        cohort = fit_cohort(
+            lambda seed: build(seed=seed), [objective], _unseen(data), recipe, seeds, progress=False
+        )
+        seconds = (time.perf_counter() - started) / len(seeds)
+        for seed, student in zip(seeds, cohort.models, strict=True):
+            yield seed, student, data, seconds
+        return
+    for seed in seeds:
+        data, objective, student = _images(line, seed), _objective(line, seed), build(seed=seed)
+        watched = data if line.keep == "best" else _unseen(data)
+        history = fit(student, objective, watched, recipe, seed=seed, progress=False)
+        if history.interrupted:
+            raise KeyboardInterrupt
+        yield seed, student, data, history.frame["seconds"].sum()
+
+
+def _unseen(data: Data) -> Data:
+    """Nothing is looked at epoch by epoch."""
+    return replace(data, validation=None, test=None)
+
+
+def _objective(line: Line, seed: int) -> Objective:
+    teacher, _ = _teacher_of(line, seed)
+    if teacher is None:
+        return CrossEntropy()
+    if line.way == "logit matching":
+        return LogitMatching(teacher)
+    temperature, _, alone = line.way.removeprefix("T = ").partition(", ")
+    return SoftTargets(teacher, float(temperature), 1.0 if alone else ALPHA)
+
+
+def _scores(
+    student: Networks, teacher: Networks | None, data: Data, left_out: Sequence[int]
+) -> Iterator[tuple[str, float]]:
+    test = evaluate(student, data.test)
+    yield from (("test_errors", test.errors), ("test_loss", test.loss), ("test_ece", test.ece))
+    if data.validation is not None:
+        yield "validation_errors", evaluate(student, data.validation).errors
+    if teacher is not None:
+        likeness = fidelity(student, teacher, data.test)
+        yield from (("agreement", likeness.agreement), ("divergence", likeness.divergence))
+    if left_out:
+        yield from _put_right(student, data, left_out)
+
+
+def _put_right(
+    student: nn.Module, data: Data, left_out: Sequence[int]
+) -> Iterator[tuple[str, float]]:
+    """With the bias of the missing digits raised, by what each of three ways finds."""
+    validation, test = (logits(student, split) for split in (data.validation, data.test))
+    of_them = torch.isin(data.test.labels, torch.tensor(left_out, device=test.device))
+    share = torch.isin(data.validation.labels.cpu(), torch.tensor(left_out)).double().mean().item()
+    yield "errors on them", int((test.argmax(-1) != data.test.labels)[of_them].sum())
+    for way, bias in (
+        ("validation", bias_by_errors(validation, data.validation.labels, left_out)),
+        ("mass", bias_by_mass(validation, left_out, share)),
+        ("test", bias_by_errors(test, data.test.labels, left_out)),
+    ):
+        raised = test.clone()
+        raised[:, list(left_out)] += bias
+        wrong = raised.argmax(-1) != data.test.labels
+        yield f"bias by {way}", bias
+        yield f"test_errors by {way}", int(wrong.sum())
+        yield f"errors on them by {way}", int(wrong[of_them].sum())
+
+
+# Images
+
+
+@cache
+def _load(name: str, held_out: bool) -> Data:
+    name = pick(smoke="digits", lesson=name)
+    return load(name) if held_out else load(name, validation=0)
+
+
+def _images(what: Line | Teacher, seed: int) -> Data:
+    """The transfer set of a student, or a teacher's images."""
+    held_out = isinstance(what, Line) and what.held_out or what.images == "few labels"
+    data = _load("mnist", held_out)
+    if isinstance(what, Line) and what.left_out:
+        data = replace(data, train=data.train.without(what.left_out))
+    if what.images == "few labels":
+        own = seed % len(TEACHER_SEEDS["of few labels"])
+        return data.limit(pick(smoke=50, lesson=FEW), seed=own)
+    if what.images == "all":
+        return data
+    return replace(data, train=_half(what.images, data.train))
+
+
+def _half(name: str, digits: Split) -> Split:
+    """Half of the digits, or as many other images; only one's own half has labels."""
+    half = len(digits) // 2  # their order depends on a hash of their pixels
+    rows = torch.arange(len(digits), device=digits.inputs.device)
+    own = digits.select(rows[:half])
+    if name == "own half":
+        return own
+    if name == "other half":
+        return digits.select(rows[half:]).unlabelled()
+    if name == "Fashion-MNIST":
+        images = _load("fashion_mnist", False).train.inputs[:half]
+    else:
+        images = torch.rand(own.inputs.shape, generator=torch.Generator().manual_seed(0))
+    return Split(_as_pale_as(own.inputs, images), None, own.index)
+
+
+def _as_pale_as(digits: Tensor, images: Tensor) -> Tensor:
+    """The images with black and white where they are for the digits."""
+    low, high = digits.min(), digits.max()
+    grey = (images - images.min()) / (images.max() - images.min())
+    return low + grey.to(digits) * (high - low)
+
+
+# Teachers
+
+
+def _teacher_setting(name: str, seed: int) -> Setting:
+    run = partial(_of_teacher, name, seed)
+    return _setting("teachers", f"{name}, seed {seed}", TEACHERS[name], run)
+
+
+def _of_teacher(name: str, seed: int) -> Iterator[Row]:
+    started = time.perf_counter()
+    network = _teacher(name, seed)
+    seconds = time.perf_counter() - started
+    for metric, value in _scores(network, None, _load("mnist", False), ()):
+        yield Row(metric, value, None, seed, seconds)
+
+
+def _ensemble() -> Iterator[Row]:
+    members, _ = _teacher_of(Line("T = 4", ENSEMBLE), 0)
+    for metric, value in _scores(members, None, _load("mnist", False), ()):
+        yield Row(metric, value)
+
+
+def _teacher_of(line: Line, student: int) -> tuple[Networks | None, int | None]:
+    """The teacher of a student, and its seed where it is one network."""
+    if line.way.startswith("labels"):
+        return None, None
+    if line.teacher == ENSEMBLE:
+        return [_teacher(MEMBER, seed) for seed in TEACHER_SEEDS[MEMBER]], None
+    seeds = TEACHER_SEEDS[line.teacher]
+    seed = seeds[0 if line.together else student % len(seeds)]
+    return _teacher(line.teacher, seed), seed
+
+
+@cache
+def _teacher(name: str, seed: int) -> nn.Module:
+    what = TEACHERS[name]
+    return keep(
+        lambda seed: models.mlp(pick(smoke=8, lesson=what.width), dropout=what.dropout, seed=seed),
+        CrossEntropy(what.label_smoothing),
+        _unseen(_images(what, seed)),
+        _recipe(what),
+        seed,
+    )
+
+
+def _recipe(what: Teacher) -> Recipe:
+    return Recipe(
+        iterations=pick(smoke=2, lesson=what.steps),
+        learning_rate=what.rate,
+        augment=shift(2) if what.moved else None,
+    )
+
+
+# Specialists
+
+Answers = dict[str, Tensor]  # probabilities (N, C) by what gave them
+
+
+def _specialists() -> Iterator[Row]:
+    """How many and at which rates is best on validation; then five generalists with theirs."""
+    data, generalist = _generalist(TRIAL_SEED, held_out=True)
+    trials: dict[str, dict[tuple[int, float], int]] = {}
+    for count, rate in pick(smoke=[(2, 0.01)], lesson=list(product(COUNTS, SPECIALIST_RATES))):
+        rates = dict.fromkeys(("specialists", *CONTROLS), rate)
+        answers = _answers(generalist, data, data.validation, count, rates, TRIAL_SEED)
+        for what, errors in _wrong(answers, data.validation).items():
+            trials.setdefault(what, {})[count, rate] = errors
+            yield Row(f"validation_errors of {what}, {count} at {rate:g}", errors, TRIAL_SEED)
+    count, rate = min(trials["specialists"], key=trials["specialists"].get)
+    rates = {"specialists": rate}
+    for what in CONTROLS:
+        of_count = {r: errors for (c, r), errors in trials[what].items() if c == count}
+        rates[what] = min(of_count, key=of_count.get)
+    yield Row("clusters", count)
+    for what, rate in rates.items():
+        yield Row(f"learning_rate of {what}", rate)
+    for seed in pick(smoke=(0, 1), lesson=SEEDS):
+        data, generalist = _generalist(seed, held_out=False)
+        answers = _answers(generalist, data, data.test, count, rates, seed)
+        for what, errors in _wrong(answers, data.test).items():
+            yield Row(f"test_errors of {what}", errors, seed)
+
+
+def _generalist(seed: int, held_out: bool) -> tuple[Data, nn.Module]:
+    data = _load("fashion_mnist", held_out)
+    generalist = models.mlp(pick(smoke=8, lesson=SPECIALISTS.width), seed=seed)
+    _fit(generalist, data, _recipe(SPECIALISTS), seed)
+    return data, generalist
+
+
+def _answers(
+    generalist: nn.Module, data: Data, split: Split, count: int, rates: dict[str, float], seed: int
+) -> Answers:
+    """The generalist alone, with specialists, and with as many steps spent otherwise."""
+    recipe = Recipe(iterations=pick(smoke=2, lesson=SPECIALIST_STEPS))
+    seen = logits(generalist, data.train).softmax(-1)
+    corrected, plain = [], []
+    for classes in clusters(seen, count):
+        special, specialist = specialist_data(data, classes), specialist_of(generalist, classes)
+        _fit(specialist, special, replace(recipe, learning_rate=rates["specialists"]), seed)
+        z = logits(specialist, split)
+        plain.append((classes, z.clone()))
+        z[:, -1] += dustbin_correction(data, special)
+        corrected.append((classes, z))
+    longer, *others = (copy.deepcopy(generalist) for _ in range(count + 1))
+    recipe_of = {what: replace(recipe, learning_rate=rates[what]) for what in CONTROLS}
+    steps = count * recipe.iterations
+    _fit(longer, data, replace(recipe_of["trained on"], iterations=steps), seed)
+    for place, other in enumerate(others):
+        _fit(other, data, recipe_of["ensemble"], 1_000 * (seed + 1) + place)
+    z = logits(generalist, split)
+    return {
+        "generalist": z.softmax(-1),
+        "specialists": combine(z, corrected),
+        "specialists, dustbin uncorrected": combine(z, plain),
+        "trained on": logits(longer, split).softmax(-1),
+        "ensemble": sum(logits(net, split).softmax(-1) for net in (generalist, *others)),
+    }
+
+
+def _wrong(answers: Answers, split: Split) -> dict[str, int]:
+    return {
+        what: int((probabilities.argmax(-1) != split.labels).sum())
+        for what, probabilities in answers.items()
+    }
+
+
+def _fit(network: nn.Module, data: Data, recipe: Recipe, seed: int) -> None:
+    if fit(network, CrossEntropy(), _unseen(data), recipe, seed=seed, progress=False).interrupted:
+        raise KeyboardInterrupt

@@ -1,0 +1,211 @@
+"""Specialists: networks for the classes that a generalist confuses, put together with it at test time.
+
+Hinton, Vinyals, Dean 2015, section 5: which classes belong together, what a specialist is trained on
+and starts from, its dustbin's prior, and the probabilities that agree best with all of them. Training
+is ``fit``'s, as ever.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdlib._checks import wide
+from kdlib.data import Data
+from kdlib.seeding import seeded
+
+__all__ = ["clusters", "combine", "dustbin_correction", "specialist_data", "specialist_of"]
+
+
+def clusters(probabilities: Tensor, count: int, seed: int = 0) -> list[list[int]]:
+    """Classes that the generalist tends to name together: K-means on the columns of a covariance.
+
+    Source: section 5.3, where the covariance is that of the generalist's predictions; no labels are
+    needed. (On-line K-means there, scikit-learn's here.)
+
+    Args:
+        probabilities: ``(N, C)``, the generalist's.
+        count: how many clusters.
+        seed: of K-means.
+
+    Returns:
+        Class numbers, each in one cluster, clusters by their lowest number.
+
+    Raises:
+        ValueError: another shape, or more clusters than classes.
+
+    >>> p = torch.tensor([[0.6, 0.4, 0, 0], [0.4, 0.6, 0, 0], [0, 0, 0.6, 0.4], [0, 0, 0.4, 0.6]])
+    >>> clusters(p, 2)
+    [[0, 1], [2, 3]]
+    """
+    from sklearn.cluster import KMeans
+
+    if probabilities.ndim != 2 or len(probabilities) < 2:
+        raise ValueError(
+            f"probabilities must be (N, C) with N > 1, got shape {tuple(probabilities.shape)}"
+        )
+    classes = probabilities.shape[1]
+    if not isinstance(count, Integral) or not 1 <= count <= classes:
+        raise ValueError(f"count must be a whole number from 1 to {classes}, got {count!r}")
+    covariance = np.cov(probabilities.detach().double().cpu().numpy(), rowvar=False)  # (C, C)
+    places = KMeans(int(count), n_init=10, random_state=int(seed)).fit_predict(covariance)
+    found = [np.flatnonzero(places == place).tolist() for place in np.unique(places)]
+    return sorted(found)
+
+
+def specialist_data(data: Data, classes: Iterable[int], seed: int = 0) -> Data:
+    """What a specialist for ``classes`` is trained on: all of theirs, and as many others at random.
+
+    Labels are places in ``classes``; every other class is the dustbin, the last label. Half of the
+    training examples come from ``classes`` (section 5.1), or more where the others are fewer.
+    Validation and test keep all their images.
+
+    Raises:
+        ValueError: classes that are none, all, repeated or no class numbers.
+    """
+    classes = _checked(classes, len(data.classes))
+    mine = torch.isin(data.train.labels, torch.tensor(classes, device=data.train.labels.device))
+    rest = (~mine).nonzero().squeeze(-1)
+    draws = torch.Generator().manual_seed(int(seed))
+    chosen = torch.randperm(len(rest), generator=draws)[: int(mine.sum())].to(rest.device)
+    rows = torch.cat([mine.nonzero().squeeze(-1), rest[chosen]]).sort().values
+    places = torch.full((len(data.classes),), len(classes), device=rest.device)
+    places[classes] = torch.arange(len(classes), device=rest.device)
+
+    def of(split):
+        labelled = split is not None and split.labels is not None
+        return replace(split, labels=places[split.labels]) if labelled else split
+
+    return replace(
+        data,
+        train=of(data.train.select(rows)),
+        validation=of(data.validation),
+        test=of(data.test),
+        classes=(*(data.classes[k] for k in classes), "dustbin"),
+    )
+
+
+def specialist_of(generalist: nn.Module, classes: Sequence[int]) -> nn.Module:
+    """A copy of the generalist with outputs for ``classes`` and a dustbin, to be trained on.
+
+    Its last Linear layer keeps the rows of ``classes``; the dustbin begins as the mean of the others,
+    with the logarithm of their number added to its bias, as if they were alike. Source: section 5.1.
+
+    Raises:
+        TypeError: the network does not end in a Linear layer.
+        ValueError: classes as in :func:`specialist_data`.
+    """
+    name, head = [(n, m) for n, m in generalist.named_modules() if not list(m.children())][-1]
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"generalist must end in a Linear layer, got {type(head).__name__}")
+    classes = _checked(classes, head.out_features)
+    others = [k for k in range(head.out_features) if k not in classes]
+    with seeded(0):  # nothing of what a new layer draws is used
+        ours = nn.Linear(head.in_features, len(classes) + 1, bias=head.bias is not None)
+    ours = ours.to(head.weight)
+    with torch.no_grad():
+        ours.weight.copy_(torch.cat([head.weight[classes], head.weight[others].mean(0)[None]]))
+        if head.bias is not None:
+            dustbin = head.bias[others].mean() + math.log(len(others))
+            ours.bias.copy_(torch.cat([head.bias[classes], dustbin[None]]))
+    specialist = copy.deepcopy(generalist)
+    parent, _, last = name.rpartition(".")
+    setattr(specialist.get_submodule(parent), last, ours)
+    return specialist
+
+
+def dustbin_correction(data: Data, special: Data) -> float:
+    """What is added to the dustbin's logit because the specialist saw its classes too often.
+
+    ``log(s / (1 - s)) - log(r / (1 - r))`` with s the share of the special classes among what the
+    specialist was trained on and r their natural share: Bayes' rule for the changed prior. With half
+    of either kind it is ``log((1 - r) / r)``; section 5.1 has "the log of the proportion by which the
+    specialist class is oversampled".
+
+    Args:
+        data: with all classes as they come.
+        special: made of it by :func:`specialist_data`.
+    """
+    mine, dustbin = len(special.train.labels), len(special.classes) - 1
+    mine = int((special.train.labels != dustbin).sum())
+    seen = mine / (len(special.train) - mine)
+    natural = mine / (len(data.train) - mine)
+    return math.log(seen / natural)
+
+
+def combine(
+    generalist: Tensor,
+    specialists: Sequence[tuple[Sequence[int], Tensor]],
+    tolerance: float = 1e-9,
+) -> Tensor:
+    """The probabilities q that agree best with the generalist and with those specialists it calls.
+
+    ``argmin over q of KL(p_g || q) + sum over the called m of KL(p_m || q)``, where p_m is compared
+    with q's probabilities of its classes and, for its dustbin, with the sum of q over all others: eq. 5.
+    A specialist is called for an image where the generalist's best class is one of its own (the
+    paper's n = 1). Where none is called, q is the generalist's.
+
+    The paper descends the gradient; here every step shares each dustbin's probability among its classes as q
+    does now and takes the mean of all, which can only lower the sum (it is the EM algorithm).
+
+    Args:
+        generalist: its logits ``(N, C)``.
+        specialists: for each its classes and its logits ``(N, classes + 1)``, the dustbin last and its
+            prior corrected (:func:`dustbin_correction`).
+        tolerance: the steps end where no probability changes by more.
+
+    Returns:
+        ``(N, C)``, in float64.
+
+    Raises:
+        TypeError, ValueError: logits that are none, or of shapes that do not fit.
+
+    >>> z = torch.tensor([[2.0, 2.0, 0.0]])  # the generalist cannot tell 0 from 1
+    >>> combine(z, [([0, 1], torch.tensor([[3.0, 0.0, 0.0]]))]).argmax().item()
+    0
+    """
+    p_g = wide("generalist", generalist).double().softmax(-1)  # (N, C)
+    count = p_g.shape[1] if p_g.ndim == 2 else 0
+    called, said, inside = [], [], []
+    for classes, logits in specialists:
+        classes = _checked(classes, count)
+        if logits.shape != (len(p_g), len(classes) + 1):
+            raise ValueError(
+                f"a specialist's logits must be {(len(p_g), len(classes) + 1)}: an image a row, its "
+                f"classes and the dustbin, got {tuple(logits.shape)}"
+            )
+        p_m = wide("specialist", logits).double().softmax(-1)
+        mask = torch.zeros(count, dtype=torch.bool, device=p_g.device)
+        mask[classes] = True
+        own = torch.zeros_like(p_g)
+        own[:, classes] = p_m[:, :-1]
+        called.append(mask[p_g.argmax(-1)].unsqueeze(-1))  # (N, 1)
+        said.append((own, p_m[:, -1:]))
+        inside.append(mask)
+    voices = 1 + sum((c.double() for c in called), torch.zeros(len(p_g), 1).to(p_g))
+    q, change = p_g, math.inf
+    while change > tolerance:
+        total = p_g.clone()
+        for c, (own, dustbin), mask in zip(called, said, inside, strict=True):
+            others = q.masked_fill(mask, 0)
+            total += c * (own + dustbin * others / others.sum(-1, keepdim=True).clamp(min=1e-300))
+        new = total / voices
+        change, q = float((new - q).abs().max()), new
+    return q
+
+
+def _checked(classes: Iterable[int], count: int) -> list[int]:
+    numbers = list(classes)
+    for number in numbers:
+        if not isinstance(number, Integral) or not 0 <= number < count:
+            raise ValueError(f"classes must be class numbers from 0 to {count - 1}, got {number!r}")
+    if len(set(numbers)) < len(numbers) or not 0 < len(numbers) < count:
+        raise ValueError(f"classes must be some of the {count}, not all, each once, got {numbers}")
+    return [int(number) for number in numbers]
