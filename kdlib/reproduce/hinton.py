@@ -113,16 +113,16 @@ CONTROLS = ("trained on", "ensemble")  # all of their steps for the generalist, 
 
 
 def settings() -> list[Setting]:
-    teachers = [
-        _teacher_setting(name, seed) for name, seeds in TEACHER_SEEDS.items() for seed in seeds
-    ]
-    lines = [
-        _setting(experiment, name, line, partial(_measure, line))
-        for experiment, found in _lines().items()
-        for name, line in found.items()
-    ]
-    ensemble = _setting("ensemble", "ten", TEACHERS["member"], _ensemble)
-    return [*teachers, *lines, ensemble, _setting("specialists", "all", SPECIALISTS, _specialists)]
+    found: dict[tuple[str, str], Setting] = {}
+    for experiment, lines in _lines().items():
+        for name, line in lines.items():
+            teacher = _networks_of(line.teacher)
+            for seed in TEACHER_SEEDS[teacher]:  # before the first that it teaches
+                setting = _teacher_setting(teacher, seed)
+                found.setdefault((setting.experiment, setting.setting), setting)
+            found[experiment, name] = _setting(experiment, name, line, partial(_measure, line))
+    ten = _setting("ensemble", ENSEMBLE, TEACHERS[MEMBER], _ensemble)
+    return [*found.values(), ten, _setting("specialists", "all", SPECIALISTS, _specialists)]
 
 
 def _lines() -> dict[str, dict[str, Line]]:
@@ -175,8 +175,12 @@ def _setting(experiment: str, name: str, what: Teacher | Line, run: Callable) ->
         f"version {VERSION}, {experiment}, {name}, alpha {ALPHA}, trial {TRIAL_SEED}, {_text(what)}"
     )
     if isinstance(what, Line) and not what.way.startswith("labels"):
-        text += f", teacher {_text(TEACHERS[MEMBER if what.teacher == ENSEMBLE else what.teacher])}"
+        text += f", teacher {_text(TEACHERS[_networks_of(what.teacher)])}"
     return Setting(experiment, name, pick(smoke="smoke", lesson="paper"), text, run)
+
+
+def _networks_of(teacher: str) -> str:
+    return MEMBER if teacher == ENSEMBLE else teacher
 
 
 def _text(what: Teacher | Line) -> str:
