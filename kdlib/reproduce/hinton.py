@@ -71,7 +71,7 @@ class Teacher:
     width: int = 1200
     dropout: float = 0.2
     rate: float = 0.05
-    steps: int = 40 * EPOCH
+    steps: int = 50 * EPOCH
     images: str = "all"
     moved: bool = True
     label_smoothing: float = 0.0
