@@ -24,8 +24,8 @@ def __getattr__(name: str):
         return importlib.import_module(f"kdlib.{name}")
     if name == "predict":
         return importlib.import_module("kdlib.widgets").predict
-    if name == "results":
-        return importlib.import_module("kdlib.reproduce").results
+    if name in ("against_the_paper", "results"):
+        return getattr(importlib.import_module("kdlib.reproduce"), name)
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
 
 
@@ -41,6 +41,7 @@ __all__ = [
     "Recipe",
     "Scores",
     "SoftTargets",
+    "against_the_paper",
     "data",
     "evaluate",
     "fidelity",

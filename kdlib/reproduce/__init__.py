@@ -22,9 +22,21 @@ import pandas as pd
 import torch
 
 from kdlib._files import write_whole
+from kdlib.stats import interval
 from kdlib.training import autocast_dtype
 
-__all__ = ["COLUMNS", "PROTOCOLS", "Row", "Setting", "recipe_hash", "results", "run", "settings"]
+__all__ = [
+    "COLUMNS",
+    "PROTOCOLS",
+    "Published",
+    "Row",
+    "Setting",
+    "against_the_paper",
+    "recipe_hash",
+    "results",
+    "run",
+    "settings",
+]
 
 PROTOCOLS = ("student", "hinton")
 SHIPPED = Path(__file__).parent.parent / "results"
@@ -84,6 +96,23 @@ class Setting:
         return self.experiment, self.setting, self.protocol, recipe_hash(self.recipe)
 
 
+@dataclass(frozen=True)
+class Published:
+    """A number that a paper prints, and where ours stands in the table.
+
+    Attributes:
+        what: it is, for a reader.
+        value: the paper's, in the unit of the metric.
+        experiment, setting, metric: of our rows; of a setting a seed all are meant.
+    """
+
+    what: str
+    value: float
+    experiment: str
+    setting: str
+    metric: str = "test_errors"
+
+
 def recipe_hash(recipe: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
@@ -115,6 +144,39 @@ def results(name: str) -> pd.DataFrame:
     if name not in there:
         raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
     return _read(SHIPPED / f"{name}.csv")
+
+
+def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The numbers that a paper prints, beside ours.
+
+    One row a number: what (the index), paper, ours (the mean over seeds), low and high (its 95 %
+    interval over them), n (how many). A paper's number of one run has no interval.
+
+    Args:
+        name: of the protocol.
+        table: its results; those that travel with the package if not given.
+
+    Raises:
+        ValueError: there is no such table, or it lacks one of the numbers.
+
+    >>> list(against_the_paper("hinton").columns)
+    ['paper', 'ours', 'low', 'high', 'n']
+    """
+    table = results(name) if table is None else table
+    rows = []
+    for published in import_module(f"kdlib.reproduce.{name}").PAPER:
+        setting = table["setting"].str.partition(", seed ")[0]
+        mine = (table["experiment"] == published.experiment) & (setting == published.setting)
+        values = table.loc[mine & (table["metric"] == published.metric), "value"]
+        if len(values) < 2:
+            raise ValueError(
+                f"table must have {published.metric} of {published.experiment}: {published.setting} "
+                f"for at least two seeds, got {len(values)}"
+            )
+        ours = interval(values)
+        rows.append((published.what, published.value, ours.mean, ours.low, ours.high, ours.n))
+    columns = ["what", "paper", "ours", "low", "high", "n"]
+    return pd.DataFrame(rows, columns=columns).set_index("what")
 
 
 def run(
