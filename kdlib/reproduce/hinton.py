@@ -166,9 +166,9 @@ def _lines() -> dict[str, dict[str, Line]]:
     narrow = {"network": "2 x 300", "rates": (0.01, 0.03, 0.1)}
     return {
         "students": {
-            "T = 20": Line("T = 20"),
             "labels": Line("labels"),
             "labels, moved": Line("labels, moved"),
+            "T = 20": Line("T = 20"),
             "logit matching": Line("logit matching", rates=(0.03,)),
         },
         "left out": {
