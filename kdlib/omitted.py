@@ -13,7 +13,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from kdlib._checks import labels_of, real, wide
+from kdlib._checks import labels_of, no_class, real, wide
 
 __all__ = ["bias_by_errors", "bias_by_mass"]
 
@@ -38,8 +38,10 @@ def bias_by_errors(logits: Tensor, labels: Tensor, classes: int | Iterable[int])
     >>> bias_by_errors(z, torch.tensor([1, 1, 0]), classes=1)
     3.0
     """
-    z, y = wide("logits", logits).double(), labels_of(labels, logits)
-    chosen = _mask(classes, z)
+    z, chosen = _checked(logits, classes)
+    y = labels_of(labels, logits).to(z.device)
+    if int(y.min()) < 0 or int(y.max()) >= len(chosen):
+        raise no_class(y, z)
     of_chosen = chosen[y]
     if of_chosen.all() or not of_chosen.any():
         raise ValueError(
@@ -78,21 +80,21 @@ def bias_by_mass(logits: Tensor, classes: int | Iterable[int], share: float) -> 
     """
     from scipy.optimize import brentq
 
-    z = wide("logits", logits).double()
-    chosen = _mask(classes, z)
+    z, chosen = _checked(logits, classes)
     if not 0 < real("share", share) < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}; one class of ten has 0.1")
-    if not z.isfinite().all():
-        raise ValueError("logits must be finite")
     odds = z[:, chosen].logsumexp(-1) - z[:, ~chosen].logsumexp(-1)  # (N,)
     reach = float(odds.abs().max()) + 50  # there the mass is all or nothing
     return brentq(lambda b: torch.sigmoid(odds + b).mean().item() - share, -reach, reach)
 
 
-def _mask(classes: int | Iterable[int], logits: Tensor) -> Tensor:
-    """Which of the C classes are meant, ``(C,)``."""
+def _checked(logits: Tensor, classes: int | Iterable[int]) -> tuple[Tensor, Tensor]:
+    """Logits ``(N, C)`` in float64, and which of the C classes are meant, ``(C,)``."""
+    logits = wide("logits", logits).double()
     if logits.ndim != 2:
         raise ValueError(f"logits must be (N, C), got shape {tuple(logits.shape)}")
+    if not logits.isfinite().all():
+        raise ValueError("logits must be finite, got some that are not; did the student diverge?")
     numbers = [classes] if isinstance(classes, Integral) else list(classes)
     count = logits.shape[-1]
     for number in numbers:
@@ -102,7 +104,7 @@ def _mask(classes: int | Iterable[int], logits: Tensor) -> Tensor:
         raise ValueError(f"classes must be some of the {count} and not all, got {numbers}")
     mask = torch.zeros(count, dtype=torch.bool, device=logits.device)
     mask[[int(number) for number in numbers]] = True
-    return mask
+    return logits, mask
 
 
 def _names(mask: Tensor) -> str:

@@ -23,6 +23,8 @@ from kdlib.seeding import seeded
 
 __all__ = ["clusters", "combine", "dustbin_correction", "specialist_data", "specialist_of"]
 
+TOLERANCE = 1e-9
+
 
 def clusters(probabilities: Tensor, count: int, seed: int = 0) -> list[list[int]]:
     """Classes that the generalist tends to name together: K-means on the columns of a covariance.
@@ -31,7 +33,8 @@ def clusters(probabilities: Tensor, count: int, seed: int = 0) -> list[list[int]
     needed. (On-line K-means there, scikit-learn's here.)
 
     Args:
-        probabilities: ``(N, C)``, the generalist's.
+        probabilities: ``(N, C)``, the generalist's, best softened and of images that it was not trained
+            on: of a sure one each class varies by itself, and every cluster is a class.
         count: how many clusters.
         seed: of K-means.
 
@@ -68,11 +71,16 @@ def specialist_data(data: Data, classes: Iterable[int], seed: int = 0) -> Data:
     Validation and test keep all their images.
 
     Raises:
-        ValueError: classes that are none, all, repeated or no class numbers.
+        ValueError: classes that are none, all, repeated or no class numbers; no labels, or no images
+            of classes or of others.
     """
     classes = _checked(classes, len(data.classes))
+    if data.train.labels is None:
+        raise ValueError("data must have labels to train a specialist with, and it has none")
     mine = torch.isin(data.train.labels, torch.tensor(classes, device=data.train.labels.device))
     rest = (~mine).nonzero().squeeze(-1)
+    if not 0 < len(rest) < len(mine):
+        raise ValueError(f"data must have images of classes {classes} and of others to train on")
     draws = torch.Generator().manual_seed(int(seed))
     chosen = torch.randperm(len(rest), generator=draws)[: int(mine.sum())].to(rest.device)
     rows = torch.cat([mine.nonzero().squeeze(-1), rest[chosen]]).sort().values
@@ -115,6 +123,8 @@ def specialist_of(generalist: nn.Module, classes: Sequence[int]) -> nn.Module:
         if head.bias is not None:
             dustbin = head.bias[others].mean() + math.log(len(others))
             ours.bias.copy_(torch.cat([head.bias[classes], dustbin[None]]))
+    if not name:  # the network is that layer
+        return ours
     specialist = copy.deepcopy(generalist)
     parent, _, last = name.rpartition(".")
     setattr(specialist.get_submodule(parent), last, ours)
@@ -125,25 +135,22 @@ def dustbin_correction(data: Data, special: Data) -> float:
     """What is added to the dustbin's logit because the specialist saw its classes too often.
 
     ``log(s / (1 - s)) - log(r / (1 - r))`` with s the share of the special classes among what the
-    specialist was trained on and r their natural share: Bayes' rule for the changed prior. With half
-    of either kind it is ``log((1 - r) / r)``; section 5.1 has "the log of the proportion by which the
+    specialist was trained on and r their natural share: Bayes' rule for the changed prior. It is the
+    logarithm of how many times as many others there are as it saw. With half of either kind it is
+    ``log((1 - r) / r)``; section 5.1 has "the log of the proportion by which the
     specialist class is oversampled".
 
     Args:
         data: with all classes as they come.
         special: made of it by :func:`specialist_data`.
     """
-    mine, dustbin = len(special.train.labels), len(special.classes) - 1
-    mine = int((special.train.labels != dustbin).sum())
-    seen = mine / (len(special.train) - mine)
-    natural = mine / (len(data.train) - mine)
-    return math.log(seen / natural)
+    mine = int((special.train.labels < len(special.classes) - 1).sum())
+    return math.log((len(data.train) - mine) / (len(special.train) - mine))
 
 
 def combine(
     generalist: Tensor,
     specialists: Sequence[tuple[Sequence[int], Tensor]],
-    tolerance: float = 1e-9,
 ) -> Tensor:
     """The probabilities q that agree best with the generalist and with those specialists it calls.
 
@@ -153,13 +160,13 @@ def combine(
     paper's n = 1). Where none is called, q is the generalist's.
 
     The paper descends the gradient; here every step shares each dustbin's probability among its classes as q
-    does now and takes the mean of all, which can only lower the sum (it is the EM algorithm).
+    does now and takes the mean of all, which can only lower the sum (it is the EM algorithm), until no
+    probability changes by more than 1e-9.
 
     Args:
         generalist: its logits ``(N, C)``.
         specialists: for each its classes and its logits ``(N, classes + 1)``, the dustbin last and its
             prior corrected (:func:`dustbin_correction`).
-        tolerance: the steps end where no probability changes by more.
 
     Returns:
         ``(N, C)``, in float64.
@@ -171,8 +178,8 @@ def combine(
     >>> combine(z, [([0, 1], torch.tensor([[3.0, 0.0, 0.0]]))]).argmax().item()
     0
     """
-    p_g = wide("generalist", generalist).double().softmax(-1)  # (N, C)
-    count = p_g.shape[1] if p_g.ndim == 2 else 0
+    log_p = _log_probabilities("generalist", generalist)  # (N, C)
+    p_g, count = log_p.exp(), log_p.shape[1]
     called, said, inside = [], [], []
     for classes, logits in specialists:
         classes = _checked(classes, count)
@@ -181,7 +188,7 @@ def combine(
                 f"a specialist's logits must be {(len(p_g), len(classes) + 1)}: an image a row, its "
                 f"classes and the dustbin, got {tuple(logits.shape)}"
             )
-        p_m = wide("specialist", logits).double().softmax(-1)
+        p_m = _log_probabilities("specialist", logits).exp()
         mask = torch.zeros(count, dtype=torch.bool, device=p_g.device)
         mask[classes] = True
         own = torch.zeros_like(p_g)
@@ -190,15 +197,24 @@ def combine(
         said.append((own, p_m[:, -1:]))
         inside.append(mask)
     voices = 1 + sum((c.double() for c in called), torch.zeros(len(p_g), 1).to(p_g))
-    q, change = p_g, math.inf
-    while change > tolerance:
+    log_q, change = log_p, math.inf
+    while change > TOLERANCE:
         total = p_g.clone()
         for c, (own, dustbin), mask in zip(called, said, inside, strict=True):
-            others = q.masked_fill(mask, 0)
-            total += c * (own + dustbin * others / others.sum(-1, keepdim=True).clamp(min=1e-300))
-        new = total / voices
-        change, q = float((new - q).abs().max()), new
-    return q
+            others = log_q.masked_fill(mask, -math.inf).softmax(-1)  # as q shares them now
+            total += c * (own + dustbin * others)
+        new = (total / voices).clamp(min=1e-300).log()
+        change, log_q = float((new.exp() - log_q.exp()).abs().max()), new
+    return log_q.exp()
+
+
+def _log_probabilities(name: str, logits: Tensor) -> Tensor:
+    log_p = wide(name, logits).double().log_softmax(-1)
+    if log_p.ndim != 2:
+        raise ValueError(f"{name} must be (N, C), got shape {tuple(logits.shape)}")
+    if log_p.isnan().any():
+        raise ValueError(f"{name} must be finite, got some that are not")
+    return log_p
 
 
 def _checked(classes: Iterable[int], count: int) -> list[int]:

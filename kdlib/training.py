@@ -367,27 +367,27 @@ def keep(
     identity = _identity(model, objective, data, recipe, seed) | {"start": weights_hash(model)}
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        return _kept(model, objective, data, recipe, seed, path)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                return _trained_and_stored(model, objective, data, recipe, seed, path)
+    _load_kept(model.to(data.train.inputs.device, _weights_dtype(recipe)), path)
+    print(f"loaded a network trained earlier ({path.stem})")
+    return model.eval()
 
 
-def _kept(
+def _trained_and_stored(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int, path: Path
 ) -> nn.Module:
     from safetensors.torch import save_model
 
-    name = path.stem
-    if path.exists():
-        _load_kept(model.to(data.train.inputs.device, _weights_dtype(recipe)), path)
-        print(f"loaded a network trained earlier ({name})")
-        return model.eval()
     started = time.perf_counter()
     if fit(model, objective, data, recipe, seed=seed).interrupted:
         raise KeyboardInterrupt("training was interrupted; nothing is stored")
     metadata = {"weights": weights_hash(model)}
     write_whole(path, lambda part: save_model(model, str(part), metadata))
-    print(f"trained in {time.perf_counter() - started:.0f} s and stored ({name})")
+    print(f"trained in {time.perf_counter() - started:.0f} s and stored ({path.stem})")
     return model
 
 

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 import kdlib as kd
 
@@ -89,3 +89,51 @@ def test_confidence_must_be_a_number():
 
 def test_the_same_score_computed_in_two_ways_is_no_difference():
     assert kd.paired([0.3] * 5, [0.1 + 0.2] * 5).verdict == "no difference seen"
+
+
+# The mean of one treatment
+
+
+@pytest.mark.parametrize("n", [2, 5, 30])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_interval_of_one_treatment_is_that_of_the_t_test(n, confidence):
+    values = np.random.default_rng(n).normal(74, 3, n)
+    result = kd.interval(values, confidence)
+    expected = ttest_1samp(values, 0).confidence_interval(confidence)
+    assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
+    assert result.mean == pytest.approx(np.mean(values))
+    assert result.n == n
+
+
+def test_interval_of_one_treatment_by_hand():
+    # Mean 76, s = 2, t(0.975, 2) = 4.302653, margin 2 * 4.302653 / sqrt 3 = 4.968275
+    result = kd.interval([74, 78, 76])
+    assert (result.mean, result.n) == (76, 3)
+    assert (result.low, result.high) == pytest.approx((71.031725, 80.968275), abs=1e-6)
+    assert str(result) == "76 [71.03, 80.97], n = 3"
+
+
+def test_equal_scores_have_an_interval_without_width():
+    assert kd.interval([74, 74, 74]) == kd.Interval(74, 74, 74, 3)
+
+
+def test_an_interval_over_several_dimensions_or_fewer_than_two_scores_is_refused():
+    for values in ([], [74.0], 74.0, [[74.0, 75.0]]):
+        with pytest.raises(ValueError, match="values must be at least two finite scores, got") as e:
+            kd.interval(values)
+        assert str(e.value).endswith(f"got {values}")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_of_an_interval_must_be_finite(bad):
+    with pytest.raises(ValueError, match=f"at least two finite scores, got .*{bad}"):
+        kd.interval([74.0, bad, 76.0])
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, -0.5, math.nan])
+def test_confidence_of_an_interval_must_lie_between_zero_and_one(confidence):
+    wording = f"confidence must be between 0 and 1, got {confidence}; 0.95 is usual"
+    with pytest.raises(ValueError, match=wording):
+        kd.interval([74.0, 76.0], confidence)
+    with pytest.raises(TypeError, match="confidence must be a number, got '95 %'"):
+        kd.interval([74.0, 76.0], "95 %")

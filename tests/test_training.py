@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -1208,6 +1209,92 @@ def test_evaluate_refuses_what_cannot_be_scored(digits):
         kd.evaluate([], digits.test)
 
 
+# fidelity
+
+
+def log_probabilities(models, split):
+    """Of the mean of their probabilities, in numpy's float64."""
+    return np.log(np.mean([probabilities(model, split) for model in models], axis=0))
+
+
+@pytest.mark.parametrize("students", [1, 3])
+@pytest.mark.parametrize("teachers", [1, 2])
+def test_fidelity_is_of_the_mean_probabilities_from_teacher_to_student(
+    small, digits, students, teachers
+):
+    pupils, taught = ([net(9 * k + n) for n in range(k)] for k in (students, teachers))
+    for seed, model in enumerate([*pupils, *taught]):
+        train(model, small, replace(TINY, epochs=2 + 4 * seed), seed=seed)
+    log_q, log_p = (log_probabilities(models, digits.test) for models in (pupils, taught))
+    found = kd.fidelity(
+        pupils if students > 1 else pupils[0], taught if teachers > 1 else taught[0], digits.test
+    )
+    assert found.agreement == (log_p.argmax(1) == log_q.argmax(1)).mean()
+    divergence = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
+    assert found.divergence == pytest.approx(divergence, rel=1e-4)
+    assert 0 < found.agreement < 1
+    back = (np.exp(log_q) * (log_q - log_p)).sum(1).mean()
+    assert abs(divergence - back) > 0.01  # its direction matters
+    assert (type(found.agreement), type(found.divergence)) == (float, float)
+
+
+def test_fidelity_to_a_list_is_to_its_probabilities_not_its_logits():
+    student, split = fixed(torch.tensor([[1.0, 0.0]]))
+    first, second, third = (fixed(torch.tensor([[z, 0.0]]))[0] for z in (9.0, -1.0, -30.0))
+    p = np.mean([1 / (1 + math.exp(-z)) for z in (9, -1, -30)])  # the mean logit says the other
+    q = 1 / (1 + math.exp(-1))
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    found = kd.fidelity(student, [first, second, third], split)
+    assert found.divergence == pytest.approx(expected, rel=1e-4)
+
+
+def test_agreement_is_with_the_teacher_and_not_with_the_labels():
+    student, split = fixed(torch.tensor([[0.0, 9.0], [0.0, 9.0], [9.0, 0.0], [9.0, 0.0]]))
+    teacher, _ = fixed(torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]))
+    assert kd.fidelity(student, teacher, split).agreement == 0.75
+    assert kd.evaluate(student, split).accuracy == 0.5
+
+
+def test_fidelity_at_logits_of_a_thousand_is_finite():
+    student, split = fixed(torch.tensor([[1000.0, -1000.0], [-1000.0, 1000.0]]))
+    teacher, _ = fixed(torch.tensor([[-1000.0, 1000.0], [-1000.0, 1000.0]]))
+    assert kd.fidelity(student, teacher, split) == kd.Fidelity(0.5, 1000.0)
+    assert kd.fidelity(student, student, split) == kd.Fidelity(1.0, 0.0)
+
+
+def test_fidelity_needs_no_labels(digits):
+    student, teacher = net(1), net(2)
+    labelled = kd.fidelity(student, teacher, digits.test)
+    assert kd.fidelity(student, teacher, digits.test.unlabelled()) == labelled
+    assert labelled.divergence > 0
+
+
+def test_fidelity_puts_every_modules_mode_back_and_moves_no_buffer(digits):
+    nets = [normed(seed).train() for seed in (1, 2, 3)]
+    nets[0][2].eval()
+    before = [(modes(model), weights_hash(model)) for model in nets]
+    student, *teachers = nets
+    found = kd.fidelity(student, teachers, digits.test)
+    assert [(modes(model), weights_hash(model)) for model in nets] == before
+    assert found == kd.fidelity(student.eval(), [t.eval() for t in teachers], digits.test)
+
+
+def test_fidelity_refuses_what_cannot_be_compared_and_says_which(digits):
+    with pytest.raises(TypeError, match="split must be a Split such as data.test.*got Data"):
+        kd.fidelity(net(), net(), digits)
+    good, test = net(), digits.test
+    for name, place in (("student", 0), ("teacher", 1)):
+        for bad, error, message in (
+            ([], ValueError, "must be a network or a list of at least one, got an empty list"),
+            (3, TypeError, "must be a network or a list of networks, got 3"),
+            ([good, "other"], TypeError, "must be a network or a list of networks, got 'other'"),
+        ):
+            pair = [good, good]
+            pair[place] = bad
+            with pytest.raises(error, match=f"{name} {message}"):
+                kd.fidelity(*pair, test)
+
+
 # keep
 
 
@@ -1216,8 +1303,9 @@ def build(seed):
 
 
 def kept_files():
-    folder = os.path.join(torch.hub.get_dir(), "kdlib", "kept")
-    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    """The stored networks, without the locks beside them."""
+    folder = Path(torch.hub.get_dir()) / "kdlib" / "kept"
+    return sorted(path.name for path in folder.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("make", [build, lambda seed: normed(seed)], ids=["mlp", "batch norm"])
@@ -1326,6 +1414,73 @@ def test_a_damaged_stored_network_is_refused_with_its_name(small, damage):
         Kept().made(small)
     os.remove(path)
     Kept().made(small)
+
+
+ASKING = """
+import sys, time
+from pathlib import Path
+import torch
+import kdlib as kd
+from kdlib._networks import weights_hash
+torch.set_num_threads(1)
+folder, name, other = Path(sys.argv[1]), *sys.argv[2:]
+
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.01)
+
+class Slow(kd.CrossEntropy):
+    def prepare(self, student, split, recipe):  # once in a training, and none is over before both ask
+        (folder / f"{name} trains").touch()
+        wait_for(folder / f"{other} asks")
+        time.sleep(1)
+        super().prepare(student, split, recipe)
+
+data = kd.data.load("digits", device="cpu").limit(100)
+(folder / f"{name} is ready").touch()
+wait_for(folder / f"{other} is ready")
+(folder / f"{name} asks").touch()
+model = kd.keep(lambda seed: kd.models.mlp(8, seed=seed), Slow(), data, kd.Recipe(epochs=1), seed=3)
+print(weights_hash(model))
+"""
+
+
+def test_of_two_processes_that_ask_for_one_network_at_once_one_trains_it(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASKING, str(tmp_path), *names],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for names in (("one", "other"), ("other", "one"))
+    ]
+    try:
+        said = [process.communicate(timeout=300)[0].splitlines() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(list(tmp_path.glob("* trains"))) == 1
+    loaded, trained = sorted(said)
+    assert loaded[0].startswith("loaded a network trained earlier")
+    assert trained[0].startswith("trained in")
+    assert loaded[1] == trained[1]
+    assert len(kept_files()) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_network_whose_training_failed_can_be_asked_for_again(small, error, capsys):
+    def stop(self, terms, student, batch):
+        if self.calls == 6:
+            raise error
+        return terms
+
+    objective = Altered(stop)
+    with pytest.raises(error):
+        kd.keep(build, objective, small, TINY)
+    kd.keep(build, objective, small, TINY)
+    assert "trained in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

@@ -157,14 +157,19 @@ def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFr
         table: its results; those that travel with the package if not given.
 
     Raises:
-        ValueError: there is no such table, or it lacks one of the numbers.
+        ValueError: there is no such table, it is not a paper's, or it lacks one of the numbers.
 
     >>> list(against_the_paper("hinton").columns)
     ['paper', 'ours', 'low', 'high', 'n']
     """
     table = results(name) if table is None else table
+    numbers = getattr(import_module(f"kdlib.reproduce.{name}"), "PAPER", ())
+    if not numbers:
+        raise ValueError(
+            f"name must be a paper's protocol, got {name!r}; no paper printed its numbers"
+        )
     rows = []
-    for published in import_module(f"kdlib.reproduce.{name}").PAPER:
+    for published in numbers:
         setting = table["setting"].str.partition(", seed ")[0]
         mine = (table["experiment"] == published.experiment) & (setting == published.setting)
         values = table.loc[mine & (table["metric"] == published.metric), "value"]
@@ -194,7 +199,7 @@ def run(
 
     Raises:
         ValueError: an unknown protocol or experiment, or a table of other columns.
-        RuntimeError: the executor lost its processes; what was measured is kept.
+        RuntimeError: settings failed where the executor measures; what was measured is kept.
     """
     path = out / f"{name}.csv"
     todo = [s for s in settings(name) if not only or s.experiment in only]
@@ -254,12 +259,15 @@ def _measured(
             if task.exception() is None:
                 yield tasks[task], task.result()
             else:  # what the others measure meanwhile is kept
-                failures.append(task.exception())
+                failures.append((tasks[task], task.exception()))
     finally:
         for task in tasks:
             task.cancel()
-    if failures:
-        raise failures[0]
+    for setting, error in failures:
+        raise RuntimeError(
+            f"{setting.experiment}: {setting.setting} failed ({error}), as did {len(failures) - 1} "
+            "more; what was measured is kept, and the next run does the rest"
+        ) from error
 
 
 _alone = Lock()  # a worker may have threads, and they share torch's generator

@@ -119,11 +119,12 @@ def test_the_explorers_of_a_lesson_work_on_its_page(opened, name):
             assert moved.get_attribute("aria-valuetext") != before
 
 
-def test_the_lessons_on_temperature_and_on_students_have_explorers(opened):
+def test_the_lessons_have_their_explorers(opened):
     wanted = {
         "00_start_here": ["temperature explorer"],
         "02_temperature": ["temperature explorer"] * 2,
         "03_student": ["distillation explorer"],
+        "04_dark_knowledge": ["flipbook"],
     }
     for name, titles in wanted.items():
         frames = opened(name).locator("iframe").all()

@@ -205,16 +205,16 @@ def test_the_first_lesson_of_the_readme_runs_as_written(tmp_path, real_data):
     assert len(shared["history"].frame) == 1
 
 
-def test_notebooks_02_and_03_find_the_teacher_that_notebook_01_has_trained():
+def test_notebooks_02_to_04_find_the_teacher_that_notebook_01_has_trained():
     """All make it in the same words, so that ``keep`` trains it once."""
     made = []
-    for name in ("01_teacher", "02_temperature", "03_student"):
+    for name in ("01_teacher", "02_temperature", "03_student", "04_dark_knowledge"):
         source = "\n".join(cell.source for cell in code_cells(ROOT / "notebooks" / f"{name}.ipynb"))
         epochs = re.search(r"teacher_epochs = .*", source).group()
         recipe = re.search(r"recipe = kd\.Recipe\(epochs=teacher_epochs.*", source).group()
         keep = re.search(r"teacher = kd\.keep\((.*?)\n\)", source, re.DOTALL).group(1)
         made.append((epochs, recipe, keep))
-    assert made[0] == made[1] == made[2]
+    assert all(one == made[0] for one in made)
 
 
 def test_the_numbers_that_notebook_03_quotes_are_those_of_the_table():
@@ -253,3 +253,12 @@ def test_the_numbers_that_notebook_03_quotes_are_those_of_the_table():
     text = " ".join(" ".join(cell.source for cell in cells).replace('"', " ").split())
     for phrase in quoted:
         assert phrase in text, phrase
+
+
+def test_the_papers_numbers_in_the_readme_are_those_of_the_table():
+    ours = kd.against_the_paper("hinton")
+    lines = [
+        f"| {what} | {row.paper:,.0f} | {row.ours:,.0f} [{row.low:,.0f}, {row.high:,.0f}], n = {row.n:.0f} |"
+        for what, row in ours.iterrows()
+    ]
+    assert "\n".join(lines) in (ROOT / "README.md").read_text()
