@@ -23,7 +23,7 @@ def bias_by_errors(logits: Tensor, labels: Tensor, classes: int | Iterable[int])
 
     ``argmin over b of sum_n [argmax_c (z_nc + b * [c in classes]) != y_n]``, exactly: an example
     changes sides where b passes the margin between its best other class and its best class of
-    ``classes``. The answer is the middle of the widest of the best intervals.
+    ``classes``. The answer is the middle of the widest of the best intervals between two such margins.
 
     Args:
         logits: ``(N, C)``, of images that the student was not trained on.
@@ -49,9 +49,8 @@ def bias_by_errors(logits: Tensor, labels: Tensor, classes: int | Iterable[int])
             f"{'only' if of_chosen.all() else 'none'} of {_names(chosen)}"
         )
     inside, outside = (z.masked_fill(mask, -torch.inf).max(-1) for mask in (~chosen, chosen))
-    margins, order = (
-        outside.values - inside.values
-    ).sort()  # above its own an example changes sides
+    # Above its own margin an example changes sides.
+    margins, order = (outside.values - inside.values).sort()
     change = (outside.indices == y).long() - (inside.indices == y).long()
     errors = torch.cat([change.new_zeros(1), change[order].cumsum(0)])  # (N + 1,), up to a constant
     ends = torch.cat([margins[:1] - 1, margins, margins[-1:] + 1])

@@ -274,3 +274,11 @@ def test_a_share_must_be_a_number():
 def test_a_mass_of_logits_that_are_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="logits must be finite"):
         bias_by_mass(torch.tensor([[0.0, bad], [0.0, 1.0]]), 1, 0.5)
+
+
+def test_logits_that_are_not_finite_and_labels_of_no_class_are_refused():
+    z = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="labels must be class numbers from 0 to 2, got 7"):
+        bias_by_errors(z, torch.tensor([0, 7]), 1)
+    with pytest.raises(ValueError, match="logits must be finite"):
+        bias_by_errors(z.log(), torch.tensor([0, 1]), 1)

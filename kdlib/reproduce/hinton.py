@@ -308,12 +308,17 @@ def _unseen(data: Data) -> Data:
 
 
 def _objective(line: Line, seed: int) -> Objective:
-    teacher, _ = _teacher_of(line, seed)
-    if teacher is None:
+    if line.way.startswith("labels"):
         return CrossEntropy()
-    if line.way == "logit matching":
+    return _taught(line.way, line.teacher, _teacher_of(line, seed)[1])
+
+
+@cache  # so that trials and students share what the teacher says of each image
+def _taught(way: str, name: str, teacher_seed: int | None) -> Objective:
+    teacher = _networks(name, teacher_seed)
+    if way == "logit matching":
         return LogitMatching(teacher)
-    temperature, _, alone = line.way.removeprefix("T = ").partition(", ")
+    temperature, _, alone = way.removeprefix("T = ").partition(", ")
     return SoftTargets(teacher, float(temperature), 1.0 if alone else ALPHA)
 
 
@@ -424,11 +429,17 @@ def _teacher_of(line: Line, student: int) -> tuple[Networks | None, int | None]:
     """The teacher of a student, and its seed where it is one network."""
     if line.way.startswith("labels"):
         return None, None
-    if line.teacher == ENSEMBLE:
-        return [_teacher(MEMBER, seed) for seed in TEACHER_SEEDS[MEMBER]], None
-    seeds = TEACHER_SEEDS[line.teacher]
-    seed = seeds[0 if line.together else student % len(seeds)]
-    return _teacher(line.teacher, seed), seed
+    seed = None
+    if line.teacher != ENSEMBLE:
+        seeds = TEACHER_SEEDS[line.teacher]
+        seed = seeds[0 if line.together else student % len(seeds)]
+    return _networks(line.teacher, seed), seed
+
+
+def _networks(name: str, seed: int | None) -> Networks:
+    if name == ENSEMBLE:
+        return [_teacher(MEMBER, member) for member in TEACHER_SEEDS[MEMBER]]
+    return _teacher(name, seed)
 
 
 @cache

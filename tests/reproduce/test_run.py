@@ -382,6 +382,32 @@ def test_every_shipped_row_is_of_a_setting_of_this_code_and_every_setting_is_shi
         assert settings - found == set(), "settings that the table does not have"
 
 
+# Against a paper
+
+
+def test_a_papers_numbers_stand_beside_the_mean_and_interval_of_ours(toy, tmp_path):
+    toy.lines = {"one": "recipe 1", "teacher, seed 0": "recipe 2", "teacher, seed 1": "recipe 3"}
+    toy.PAPER = (
+        reproduce.Published("students", 40, "even", "one"),
+        reproduce.Published("shares", 0.5, "even", "teacher", "share"),
+    )
+    finish(tmp_path)
+    found = reproduce.against_the_paper("toy", table(tmp_path))
+    assert list(found.index) == ["students", "shares"]
+    ours = kd.interval([30, 31, 32])
+    assert found.loc["students"].tolist() == [40, 31, ours.low, ours.high, 3]
+    assert found.loc["shares"].tolist() == pytest.approx([0.5, 0.3, 0.3, 0.3, 2])
+
+
+def test_a_number_that_the_table_lacks_and_a_protocol_of_no_paper_are_refused(toy, tmp_path):
+    finish(tmp_path)
+    with pytest.raises(ValueError, match="name must be a paper's protocol, got 'toy'"):
+        reproduce.against_the_paper("toy", table(tmp_path))
+    toy.PAPER = (reproduce.Published("losses", 40, "even", "one", "test_loss"),)
+    with pytest.raises(ValueError, match="table must have test_loss of even: one .* got 0"):
+        reproduce.against_the_paper("toy", table(tmp_path))
+
+
 # The command
 
 
