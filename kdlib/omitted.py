@@ -83,7 +83,7 @@ def bias_by_mass(logits: Tensor, classes: int | Iterable[int], share: float) -> 
     if not 0 < real("share", share) < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}; one class of ten has 0.1")
     odds = z[:, chosen].logsumexp(-1) - z[:, ~chosen].logsumexp(-1)  # (N,)
-    reach = float(odds.abs().max()) + 50  # there the mass is all or nothing
+    reach = float(odds.abs().max()) + 750  # there the mass is all or nothing
     return brentq(lambda b: torch.sigmoid(odds + b).mean().item() - share, -reach, reach)
 
 
@@ -94,6 +94,8 @@ def _checked(logits: Tensor, classes: int | Iterable[int]) -> tuple[Tensor, Tens
         raise ValueError(f"logits must be (N, C), got shape {tuple(logits.shape)}")
     if not logits.isfinite().all():
         raise ValueError("logits must be finite, got some that are not; did the student diverge?")
+    if not isinstance(classes, (Integral, Iterable)):
+        raise TypeError(f"classes must be class numbers, got {classes!r}; one alone is 3 or [3]")
     numbers = [classes] if isinstance(classes, Integral) else list(classes)
     count = logits.shape[-1]
     for number in numbers:

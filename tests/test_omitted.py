@@ -282,3 +282,10 @@ def test_logits_that_are_not_finite_and_labels_of_no_class_are_refused():
         bias_by_errors(z, torch.tensor([0, 7]), 1)
     with pytest.raises(ValueError, match="logits must be finite"):
         bias_by_errors(z.log(), torch.tensor([0, 1]), 1)
+
+
+def test_a_share_however_small_is_found_and_classes_that_are_none_are_refused():
+    z = torch.zeros(2, 3, dtype=torch.float64)
+    assert bias_by_mass(z, 1, 1e-30) == pytest.approx(math.log(2e-30), rel=1e-6)
+    with pytest.raises(TypeError, match="classes must be class numbers, got 1.5"):
+        bias_by_mass(z, 1.5, 0.1)

@@ -27,7 +27,7 @@ def smoke():
     """Digits and two steps, and nothing of it left in memory afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    caches = protocol._load, protocol._teacher, rows_of
+    caches = protocol._load, protocol._teacher, protocol._taught, rows_of
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_PROFILE", "smoke")
         patch.setattr(protocol, "load", partial(kd.data.load, device="cpu"))
