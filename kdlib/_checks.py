@@ -7,7 +7,8 @@ looked at on every call, the range of labels by torch itself, on a CPU.
 from __future__ import annotations
 
 import math
-from numbers import Real
+from collections.abc import Iterable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -88,6 +89,19 @@ def labels_of(labels: Tensor, logits: Tensor) -> Tensor:
             f"got shape {tuple(labels.shape)}"
         )
     return labels
+
+
+def some_classes(classes: int | Iterable[int], count: int, *, once: bool) -> list[int]:
+    """Class numbers that are some of ``count`` and not all, each once where that is asked."""
+    if not isinstance(classes, (Integral, Iterable)):
+        raise TypeError(f"classes must be class numbers, got {classes!r}; one alone is 3 or [3]")
+    numbers = [classes] if isinstance(classes, Integral) else list(classes)
+    for number in numbers:
+        if not isinstance(number, Integral) or not 0 <= number < count:
+            raise ValueError(f"classes must be class numbers from 0 to {count - 1}, got {number!r}")
+    if not 0 < len(set(numbers)) < count or (once and len(set(numbers)) < len(numbers)):
+        raise ValueError(f"classes must be some of the {count}, not all, each once, got {numbers}")
+    return [int(number) for number in numbers]
 
 
 def no_class(labels: Tensor, logits: Tensor) -> ValueError:

@@ -8,12 +8,11 @@ holds them to be rarer than they are. One number, added to the biases of these c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from kdlib._checks import labels_of, no_class, real, wide
+from kdlib._checks import labels_of, no_class, real, some_classes, wide
 
 __all__ = ["bias_by_errors", "bias_by_mass"]
 
@@ -94,17 +93,8 @@ def _checked(logits: Tensor, classes: int | Iterable[int]) -> tuple[Tensor, Tens
         raise ValueError(f"logits must be (N, C), got shape {tuple(logits.shape)}")
     if not logits.isfinite().all():
         raise ValueError("logits must be finite, got some that are not; did the student diverge?")
-    if not isinstance(classes, (Integral, Iterable)):
-        raise TypeError(f"classes must be class numbers, got {classes!r}; one alone is 3 or [3]")
-    numbers = [classes] if isinstance(classes, Integral) else list(classes)
-    count = logits.shape[-1]
-    for number in numbers:
-        if not isinstance(number, Integral) or not 0 <= number < count:
-            raise ValueError(f"classes must be class numbers from 0 to {count - 1}, got {number!r}")
-    if not 0 < len(set(numbers)) < count:
-        raise ValueError(f"classes must be some of the {count} and not all, got {numbers}")
-    mask = torch.zeros(count, dtype=torch.bool, device=logits.device)
-    mask[[int(number) for number in numbers]] = True
+    mask = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    mask[some_classes(classes, len(mask), once=False)] = True
     return logits, mask
 
 

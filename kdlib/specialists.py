@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdlib._checks import wide
+from kdlib._checks import some_classes, wide
 from kdlib.data import Data
 from kdlib.seeding import seeded
 
@@ -74,7 +74,7 @@ def specialist_data(data: Data, classes: Iterable[int], seed: int = 0) -> Data:
         ValueError: classes that are none, all, repeated or no class numbers; no labels, or no images
             of classes or of others.
     """
-    classes = _checked(classes, len(data.classes))
+    classes = some_classes(classes, len(data.classes), once=True)
     if data.train.labels is None:
         raise ValueError("data must have labels to train a specialist with, and it has none")
     mine = torch.isin(data.train.labels, torch.tensor(classes, device=data.train.labels.device))
@@ -113,7 +113,7 @@ def specialist_of(generalist: nn.Module, classes: Sequence[int]) -> nn.Module:
     name, head = [(n, m) for n, m in generalist.named_modules() if not list(m.children())][-1]
     if not isinstance(head, nn.Linear):
         raise TypeError(f"generalist must end in a Linear layer, got {type(head).__name__}")
-    classes = _checked(classes, head.out_features)
+    classes = some_classes(classes, head.out_features, once=True)
     others = [k for k in range(head.out_features) if k not in classes]
     with seeded(0):  # nothing of what a new layer draws is used
         ours = nn.Linear(head.in_features, len(classes) + 1, bias=head.bias is not None)
@@ -182,7 +182,7 @@ def combine(
     p_g, count = log_p.exp(), log_p.shape[1]
     called, said, inside = [], [], []
     for classes, logits in specialists:
-        classes = _checked(classes, count)
+        classes = some_classes(classes, count, once=True)
         if logits.shape != (len(p_g), len(classes) + 1):
             raise ValueError(
                 f"a specialist's logits must be {(len(p_g), len(classes) + 1)}: an image a row, its "
@@ -215,13 +215,3 @@ def _log_probabilities(name: str, logits: Tensor) -> Tensor:
     if log_p.isnan().any():
         raise ValueError(f"{name} must be finite, got some that are not")
     return log_p
-
-
-def _checked(classes: Iterable[int], count: int) -> list[int]:
-    numbers = list(classes)
-    for number in numbers:
-        if not isinstance(number, Integral) or not 0 <= number < count:
-            raise ValueError(f"classes must be class numbers from 0 to {count - 1}, got {number!r}")
-    if len(set(numbers)) < len(numbers) or not 0 < len(numbers) < count:
-        raise ValueError(f"classes must be some of the {count}, not all, each once, got {numbers}")
-    return [int(number) for number in numbers]

@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -656,13 +657,13 @@ def _identity(
 
 
 def _recipe_text(recipe: Recipe) -> str:
-    """Only what differs from the defaults, so that a new field leaves old texts valid."""
-    changed = {
-        field.name: str(getattr(recipe, field.name))
-        for field in fields(recipe)
-        if getattr(recipe, field.name) != field.default
-    }
-    return repr(changed)
+    return repr({name: str(value) for name, value in changed(recipe).items()})
+
+
+def changed(what: Any) -> dict[str, Any]:
+    """A dataclass's fields that differ from their defaults, so that a new one leaves old texts valid."""
+    values = ((field, getattr(what, field.name)) for field in fields(what))
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def _built(build: Callable[..., nn.Module], seed: int) -> nn.Module:

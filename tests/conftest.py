@@ -17,6 +17,15 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks this small are slower on several, most of all beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def digits():
     return kd.data.load("digits", device="cpu")

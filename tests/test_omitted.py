@@ -211,8 +211,11 @@ def test_narrow_logits_are_taken_as_the_numbers_they_are(bias, dtype):
         ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
         ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
         ("3", "classes must be class numbers from 0 to 9, got '3'"),
-        ([], "classes must be some of the 10 and not all, got []"),
-        (range(10), "classes must be some of the 10 and not all, got [0, 1, 2, 3, 4, 5, 6, 7"),
+        ([], "classes must be some of the 10, not all, each once, got []"),
+        (
+            range(10),
+            "classes must be some of the 10, not all, each once, got [0, 1, 2, 3, 4, 5, 6, 7",
+        ),
     ],
 )
 def test_what_are_no_classes_or_none_or_all_is_refused(bias, classes, message):

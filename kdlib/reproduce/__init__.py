@@ -8,6 +8,7 @@ The tables that travel with the package are read by :func:`results`.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -111,6 +112,28 @@ class Published:
     experiment: str
     setting: str
     metric: str = "test_errors"
+
+
+def tried(rates: Iterable[float], errors_at: Callable[[float], float]) -> dict[float, float]:
+    """Errors on validation by learning rate, nan where the training diverged.
+
+    Raises:
+        FloatingPointError: all of them diverged.
+    """
+    found = {}
+    for rate in rates:
+        try:
+            found[rate] = errors_at(rate)
+        except FloatingPointError:  # so this rate will not do
+            found[rate] = math.nan
+    if all(math.isnan(errors) for errors in found.values()):
+        raise FloatingPointError(f"all rates diverged, got {tuple(found)}; smaller ones would do")
+    return found
+
+
+def best(trials: dict[float, float]) -> float:
+    """The rate with the fewest errors, the first of equals."""
+    return min(trials, key=lambda rate: math.inf if math.isnan(trials[rate]) else trials[rate])
 
 
 def recipe_hash(recipe: str) -> str:
@@ -263,7 +286,8 @@ def _measured(
     finally:
         for task in tasks:
             task.cancel()
-    for setting, error in failures:
+    if failures:
+        setting, error = failures[0]
         raise RuntimeError(
             f"{setting.experiment}: {setting.setting} failed ({error}), as did {len(failures) - 1} "
             "more; what was measured is kept, and the next run does the rest"

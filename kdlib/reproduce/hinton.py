@@ -34,10 +34,9 @@ is the one that is best with specialists, and so are the steps of the controls.)
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 
@@ -52,9 +51,9 @@ from kdlib.losses import soften
 from kdlib.objectives import CrossEntropy, LogitMatching, Objective, SoftTargets
 from kdlib.omitted import bias_by_errors, bias_by_mass
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting
+from kdlib.reproduce import Published, Row, Setting, best, tried
 from kdlib.specialists import clusters, combine, dustbin_correction, specialist_data, specialist_of
-from kdlib.training import Recipe, evaluate, fidelity, fit, keep
+from kdlib.training import Recipe, changed, evaluate, fidelity, fit, keep
 
 Networks = nn.Module | Sequence[nn.Module]
 
@@ -215,12 +214,12 @@ def _lines() -> dict[str, dict[str, Line]]:
 
 
 def _setting(experiment: str, name: str, what: Teacher | Line, run: Callable) -> Setting:
-    parts = [f"version {VERSION}, {experiment}, {name}, alpha {ALPHA}", _text(what)]
+    parts = [f"version {VERSION}, {experiment}, {name}, alpha {ALPHA}", str(changed(what))]
     if isinstance(what, Line):
         parts.append(f"few {FEW}, seeds {SEEDS}, trial {TRIAL_SEED}")
         if not what.way.startswith("labels"):
             networks = _networks_of(what.teacher)
-            parts.append(f"teacher {_text(TEACHERS[networks])}, {TEACHER_SEEDS[networks]}")
+            parts.append(f"teacher {changed(TEACHERS[networks])}, {TEACHER_SEEDS[networks]}")
     if what is SPECIALISTS:
         parts.append(f"{SPECIALIST_STEPS}, {COUNTS}, {SPECIALIST_RATES}, {SEEDS}, {TRIAL_SEED}")
     return Setting(experiment, name, pick(smoke="smoke", lesson="paper"), ", ".join(parts), run)
@@ -228,12 +227,6 @@ def _setting(experiment: str, name: str, what: Teacher | Line, run: Callable) ->
 
 def _networks_of(teacher: str) -> str:
     return MEMBER if teacher == ENSEMBLE else teacher
-
-
-def _text(what: Teacher | Line) -> str:
-    """What differs from the defaults, so that a new field leaves finished lines as they are."""
-    values = {field.name: (getattr(what, field.name), field.default) for field in fields(what)}
-    return str({name: value for name, (value, default) in values.items() if value != default})
 
 
 # Students
@@ -248,10 +241,10 @@ def _measure(line: Line) -> Iterator[Row]:
     )
     rate = line.rates[0]
     if len(line.rates) > 1:
-        trials = dict(_trials(line))
-        for tried, errors in trials.items():
-            yield Row(f"validation_errors at {tried:g}", errors, TRIAL_SEED)
-        rate = min(trials, key=lambda tried: (math.isnan(trials[tried]), trials[tried]))
+        trials = tried(line.rates, partial(_trial_errors, line))
+        for each, errors in trials.items():
+            yield Row(f"validation_errors at {each:g}", errors, TRIAL_SEED)
+        rate = best(trials)
     yield Row("learning_rate", rate)
     for seed, student, data, seconds in _trained(line, rate, pick(smoke=(0, 1), lesson=SEEDS)):
         teacher, teacher_seed = _teacher_of(line, seed)
@@ -259,16 +252,11 @@ def _measure(line: Line) -> Iterator[Row]:
             yield Row(metric, value, seed, teacher_seed, seconds)
 
 
-def _trials(line: Line) -> Iterator[tuple[float, float]]:
-    """Errors on validation by rate, after a quarter of the steps; nan where it diverged."""
+def _trial_errors(line: Line, rate: float) -> int:
+    """On validation, after a quarter of the steps."""
     line = replace(line, steps=max(1, line.steps // 4), held_out=True)
-    for rate in line.rates:
-        try:
-            ((_, student, data, _),) = _trained(line, rate, [TRIAL_SEED])
-        except FloatingPointError:
-            yield rate, math.nan
-        else:
-            yield rate, evaluate(student, data.validation).errors
+    ((_, student, data, _),) = _trained(line, rate, [TRIAL_SEED])
+    return evaluate(student, data.validation).errors
 
 
 def _trained(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
@@ -41,8 +41,8 @@ from kdlib.objectives import (
     SoftTargets,
 )
 from kdlib.profiles import pick
-from kdlib.reproduce import Row, Setting
-from kdlib.training import Recipe, evaluate, fit, keep
+from kdlib.reproduce import Row, Setting, best, tried
+from kdlib.training import Recipe, changed, evaluate, fit, keep
 
 VERSION = 1
 ALPHA = 0.9
@@ -112,9 +112,7 @@ def _line(experiment: str, way: str, student: Student, note: str = "") -> Settin
 
 def _student_text(student: Student) -> str:
     """What differs from the defaults, so that a new field leaves finished lines as they are."""
-    values = {field.name: getattr(student, field.name) for field in fields(student)}
-    different = {n: v for n, v in values.items() if v != getattr(Student(), n)}
-    return f"student {different}"
+    return f"student {changed(student)}"
 
 
 def _measure(
@@ -124,22 +122,18 @@ def _measure(
     few = _data().limit(student.images)
     objective, moved = way(few, student)
     recipe = Recipe(iterations=student.iterations, augment=shift(2) if moved else None)
-    trials: dict[float, int] = {}
-    for rate in student.rates:
-        try:
-            trial = replace(recipe, learning_rate=rate)
-            (model,), _ = _trained(student, objective, few, trial, [TRIAL_SEED], together)
-        except FloatingPointError:  # it diverged, so this rate will not do
-            yield Row(f"validation_errors at {rate:g}", math.nan, TRIAL_SEED)
-            continue
-        trials[rate] = evaluate(model, few.validation).errors
-        yield Row(f"validation_errors at {rate:g}", trials[rate], TRIAL_SEED)
-    if not trials:
-        raise FloatingPointError(f"all rates diverged, got {student.rates}; smaller ones would do")
-    best = min(trials, key=trials.get)
-    yield Row("learning_rate", best)
+
+    def errors_at(rate: float) -> int:
+        trial = replace(recipe, learning_rate=rate)
+        (model,), _ = _trained(student, objective, few, trial, [TRIAL_SEED], together)
+        return evaluate(model, few.validation).errors
+
+    trials = tried(student.rates, errors_at)
+    for rate, errors in trials.items():
+        yield Row(f"validation_errors at {rate:g}", errors, TRIAL_SEED)
+    yield Row("learning_rate", best(trials))
     taught_by = None if isinstance(objective, CrossEntropy) else 0
-    chosen = replace(recipe, learning_rate=best)
+    chosen = replace(recipe, learning_rate=best(trials))
     trained, seconds = _trained(student, objective, few, chosen, student.seeds, together)
     for seed, model in zip(student.seeds, trained, strict=True):
         test = evaluate(model, few.test)

@@ -633,7 +633,8 @@ def test_trials_are_judged_on_validation_and_not_on_test(digits, monkeypatch):
         return kd.evaluate(model, split)
 
     monkeypatch.setattr(protocol, "evaluate", evaluate)
-    dict(protocol._trials(replace(shape("students", "labels"), steps=4, rates=(0.01, 0.1))))
+    for rate in (0.01, 0.1):
+        protocol._trial_errors(replace(shape("students", "labels"), steps=4), rate)
     assert seen == [(0, len(digits.validation)), (1, len(digits.validation))]
 
 
