@@ -205,10 +205,10 @@ def test_the_first_lesson_of_the_readme_runs_as_written(tmp_path, real_data):
     assert len(shared["history"].frame) == 1
 
 
-def test_notebooks_02_and_03_find_the_teacher_that_notebook_01_has_trained():
+def test_notebooks_02_to_04_find_the_teacher_that_notebook_01_has_trained():
     """All make it in the same words, so that ``keep`` trains it once."""
     made = []
-    for name in ("01_teacher", "02_temperature", "03_student"):
+    for name in ("01_teacher", "02_temperature", "03_student", "04_dark_knowledge"):
         source = "\n".join(cell.source for cell in code_cells(ROOT / "notebooks" / f"{name}.ipynb"))
         epochs = re.search(r"teacher_epochs = .*", source).group()
         recipe = re.search(r"recipe = kd\.Recipe\(epochs=teacher_epochs.*", source).group()
