@@ -6,11 +6,20 @@
 from kdlib import data, losses, models, objectives, omitted, specialists, stats
 from kdlib._networks import logits
 from kdlib.cohort import Cohort, fit_cohort
-from kdlib.losses import hinton_loss, logit_matching_loss, soft_target_loss, soften
-from kdlib.objectives import Batch, CrossEntropy, LogitMatching, SoftTargets
+from kdlib.losses import (
+    fsp_loss,
+    fsp_matrix,
+    hint_loss,
+    hinton_loss,
+    logit_matching_loss,
+    soft_target_loss,
+    soften,
+)
+from kdlib.objectives import FSP, Batch, CrossEntropy, Hint, LogitMatching, SoftTargets
 from kdlib.profiles import pick
 from kdlib.seeding import seeded
 from kdlib.stats import Comparison, Interval, interval, paired
+from kdlib.taps import taps
 from kdlib.training import Fidelity, History, Recipe, Scores, evaluate, fidelity, fit, keep
 
 __version__ = "0.1.0"
@@ -30,11 +39,13 @@ def __getattr__(name: str):
 
 
 __all__ = [
+    "FSP",
     "Batch",
     "Cohort",
     "Comparison",
     "CrossEntropy",
     "Fidelity",
+    "Hint",
     "History",
     "Interval",
     "LogitMatching",
@@ -47,6 +58,9 @@ __all__ = [
     "fidelity",
     "fit",
     "fit_cohort",
+    "fsp_loss",
+    "fsp_matrix",
+    "hint_loss",
     "hinton_loss",
     "interval",
     "keep",
@@ -67,5 +81,6 @@ __all__ = [
     "soften",
     "specialists",
     "stats",
+    "taps",
     "widgets",
 ]

@@ -7,7 +7,7 @@ looked at on every call, the range of labels by torch itself, on a CPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -41,8 +41,80 @@ def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"teacher must have the student's shape {tuple(z.shape)}, got {tuple(v.shape)}; "
             "each row of logits belongs to the same example in both"
         )
-    dtype = torch.promote_types(z.dtype, v.dtype)
-    return z.to(dtype), v.to(dtype)
+    return _same_dtype(z, v)
+
+
+def features_of(guided: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
+    """The guided features and the hint as a constant, of one shape and the wider dtype."""
+    r, u = (
+        _floating("guided", guided, "features (N, ...)", 2),
+        _floating("hint", hint, "features (N, ...)", 2),
+    )
+    if r.shape != u.shape:
+        raise ValueError(
+            f"guided must have the hint's shape {tuple(u.shape)}, got {tuple(r.shape)}; a regressor "
+            "brings the one to the other"
+        )
+    return _same_dtype(r, u.detach())
+
+
+def maps_of(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two layers' maps of the same examples, in the wider dtype, one of them the smaller."""
+    what = "maps (N, C, H, W)"
+    first, second = _floating("first", first, what, 4), _floating("second", second, what, 4)
+    if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
+        raise ValueError(
+            "first and second must be maps (N, C, H, W) of the same N examples, got shapes "
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    (h1, w1), (h2, w2) = first.shape[2:], second.shape[2:]
+    if (h1 - h2) * (w1 - w2) < 0:
+        raise ValueError(
+            f"second must be no larger or no smaller than first in both directions: first is {h1} x "
+            f"{w1}, second {h2} x {w2}"
+        )
+    return _same_dtype(first, second)
+
+
+def matrices_of(
+    student: Sequence[Tensor], teacher: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """The student's FSP matrices beside the teacher's as constants, pair by pair."""
+    for name, matrices in (("student_matrices", student), ("teacher_matrices", teacher)):
+        if not isinstance(matrices, Sequence):
+            raise TypeError(f"{name} must be a list, one matrix a pair, got {_kind(matrices)}")
+    if len(student) != len(teacher) or not student:
+        raise ValueError(
+            "student_matrices and teacher_matrices must be as many, at least one, got "
+            f"{len(student)} and {len(teacher)}"
+        )
+    pairs = []
+    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        s = _floating(f"student_matrices[{i}]", s, "(N, C1, C2)", 3)
+        t = _floating(f"teacher_matrices[{i}]", t, "(N, C1, C2)", 3).detach()
+        if s.shape != t.shape or s.ndim != 3:
+            raise ValueError(
+                f"student_matrices[{i}] must be (N, C1, C2) as teacher_matrices[{i}] is, got "
+                f"{tuple(s.shape)} and {tuple(t.shape)}; only layers of the same widths can be compared"
+            )
+        if len(s) != len(pairs[0][0] if pairs else s):
+            raise ValueError(
+                f"student_matrices must be of the same examples, got {len(pairs[0][0])} and {len(s)}"
+            )
+        pairs.append(_same_dtype(s, t))
+    return pairs
+
+
+def weights_of(weights: Sequence[float] | None, count: int) -> list[float]:
+    """One number a pair."""
+    if weights is None:
+        return [1.0] * count
+    if not isinstance(weights, Sequence) or len(weights) != count:
+        raise ValueError(f"weights must be a list of {count}, one a pair, got {weights!r}")
+    for weight in weights:
+        if not 0 <= real("weights", weight) < math.inf:
+            raise ValueError(f"weights must be at least 0 and finite, got {list(weights)}")
+    return [float(weight) for weight in weights]
 
 
 def temperature_of(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
@@ -110,6 +182,22 @@ def no_class(labels: Tensor, logits: Tensor) -> ValueError:
     return ValueError(
         f"labels must be class numbers from 0 to {classes - 1}, got {low if low < 0 else high}"
     )
+
+
+def _floating(name: str, value: Tensor, what: str, dimensions: int) -> Tensor:
+    """A tensor in float32 or wider that holds something."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor {what}, got {_kind(value)}")
+    if value.ndim < dimensions or value.numel() == 0:
+        raise ValueError(
+            f"{name} must be {what}, none of them empty, got shape {tuple(value.shape)}"
+        )
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _same_dtype(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(one.dtype, other.dtype)
+    return one.to(dtype), other.to(dtype)
 
 
 def _leading(name: str, value: Tensor, logits: Tensor) -> Tensor:

@@ -1,19 +1,44 @@
 """The formulas of knowledge distillation, as pure functions of tensors, to be held against the papers.
 
 Logits are ``(..., C)``, labels ``(...)`` int64; a loss is the mean over all leading dimensions.
-Gradients reach the student only: the teacher's logits are constants. Everything is computed in
-float32 or wider, whatever comes in. Nothing here knows of networks, data or training.
+Features are ``(N, ...)``, maps ``(N, C, H, W)``; a loss is the mean over the N examples.
+Gradients reach the student only: what comes from the teacher is a constant. Everything is computed
+in float32 or wider, whatever comes in. Nothing here knows of networks, data or training.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib._checks import alpha_of, fraction, labels_of, no_class, pair_of, temperature_of, wide
+from kdlib._checks import (
+    alpha_of,
+    features_of,
+    fraction,
+    labels_of,
+    maps_of,
+    matrices_of,
+    no_class,
+    pair_of,
+    temperature_of,
+    weights_of,
+    wide,
+)
 
-__all__ = ["cross_entropy", "hinton_loss", "logit_matching_loss", "soft_target_loss", "soften"]
+__all__ = [
+    "cross_entropy",
+    "fsp_loss",
+    "fsp_matrix",
+    "hint_loss",
+    "hinton_loss",
+    "logit_matching_loss",
+    "soft_target_loss",
+    "soften",
+]
 
 _NO_LABEL = torch.iinfo(torch.int32).min  # torch's own, -100, would be passed over in silence
 
@@ -163,6 +188,109 @@ def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "m
     return _reduce(centred.square().mean(-1) / 2, reduction)
 
 
+def hint_loss(guided: Tensor, hint: Tensor, *, reduction: str = "mean") -> Tensor:
+    """How far the student's guided features are from the teacher's hint.
+
+    ``1/2 * ||u - r||^2``, the squared differences summed over all of an example's features: u the
+    hint, r the guided features after a regressor has brought them to the hint's shape.
+
+    Source: Romero et al. 2015 (FitNets), section 2.2, eq. 3.
+
+    Args:
+        guided: ``(N, ...)``; gradients reach these.
+        hint: of the same shape, a constant.
+        reduction: ``"mean"`` over the N examples, or ``"none"`` to keep them.
+
+    Returns:
+        A scalar, or ``(N,)`` with ``reduction="none"``, in squared units of the features.
+
+    Raises:
+        TypeError: features are no floating-point tensors.
+        ValueError: shapes differ.
+
+    >>> hint_loss(torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[1.0, 2.0, 0.0]]))
+    tensor(4.)
+    """
+    r, u = features_of(guided, hint)
+    return _reduce((r - u).square().flatten(1).sum(-1) / 2, reduction)
+
+
+def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
+    """The flow of solution procedure between two layers: products of their channels.
+
+    ``G_ij = sum_st F1_i,st * F2_j,st / (H * W)`` for each example, summed over the H x W places s, t.
+    Where the maps differ in size, the larger is max-pooled to the smaller. It is no Gram matrix of one
+    layer: rows are channels of the first, columns of the second.
+
+    Source: Yim et al. 2017, section 3.1, eq. 1. For sizes that are no multiples of each other the
+    windows of the pool overlap, as those of ``torch.nn.AdaptiveMaxPool2d`` do.
+
+    Args:
+        first: ``(N, C1, H1, W1)``.
+        second: ``(N, C2, H2, W2)``.
+
+    Returns:
+        ``(N, C1, C2)``, float32 or wider; gradients reach both.
+
+    Raises:
+        TypeError: maps are no floating-point tensors.
+        ValueError: they are no maps of the same examples, or neither is the smaller.
+
+    >>> first = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> second = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]], [[2.0, 2.0], [2.0, 2.0]]]])
+    >>> fsp_matrix(first, second)
+    tensor([[[1.2500, 5.0000]]])
+    >>> fsp_matrix(first, torch.ones(1, 1, 1, 1))  # the largest of the four
+    tensor([[[4.]]])
+    """
+    first, second = maps_of(first, second)
+    size = min(first.shape[2:], second.shape[2:])
+    f1, f2 = (x if x.shape[2:] == size else F.adaptive_max_pool2d(x, size) for x in (first, second))
+    with _not_narrowed(f1):
+        return f1.flatten(2) @ f2.flatten(2).mT / (size[0] * size[1])  # (N, C1, C2)
+
+
+def fsp_loss(
+    student_matrices: Sequence[Tensor],
+    teacher_matrices: Sequence[Tensor],
+    weights: Sequence[float] | None = None,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """How far the student's FSP matrices are from the teacher's.
+
+    ``sum_i weight_i * ||G_i^T - G_i^S||^2`` for each example, over the pairs of layers i: the squared
+    Frobenius norm, so all entries' squares are summed.
+
+    Source: Yim et al. 2017, section 3.2, eq. 2; the paper's weights are equal, of a value it does not
+    print.
+
+    Args:
+        student_matrices: ``(N, C1, C2)`` for each pair of layers, from :func:`fsp_matrix`; pairs may
+            differ in their channels. Gradients reach these.
+        teacher_matrices: of the same shapes, constants.
+        weights: one number for each pair, at least 0; 1 each if not given.
+        reduction: ``"mean"`` over the N examples, or ``"none"`` to keep them.
+
+    Returns:
+        A scalar, or ``(N,)`` with ``reduction="none"``, in the features' units to the fourth power.
+
+    Raises:
+        TypeError: matrices are no lists of floating-point tensors, or a weight is no number.
+        ValueError: lengths or shapes differ, or a weight is negative or not finite.
+
+    >>> student, teacher = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 4.0]]])
+    >>> fsp_loss([student, student], [teacher, student])
+    tensor(4.)
+    >>> fsp_loss([student], [teacher], weights=[0.5])
+    tensor(2.)
+    """
+    pairs = matrices_of(student_matrices, teacher_matrices)
+    weights = weights_of(weights, len(pairs))
+    distances = [(s - t).square().sum((1, 2)) for s, t in pairs]  # (N,) each
+    return _reduce(sum(w * d for w, d in zip(weights, distances, strict=True)), reduction)
+
+
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
@@ -223,6 +351,16 @@ def _exp_minus_line(d: Tensor) -> Tensor:
     """exp(d) - 1 - d, by its series where the difference would cancel."""
     series = d.square() / 2 * (1 + d / 3 * (1 + d / 4))
     return torch.where(d.abs() < torch.finfo(d.dtype).eps ** 0.25, series, torch.expm1(d) - d)
+
+
+def _not_narrowed(tensor: Tensor):
+    """Products keep their operands' dtype, also within a caller's autocast."""
+    kind = tensor.device.type
+    return (
+        torch.autocast(kind, enabled=False)
+        if torch.amp.is_autocast_available(kind)
+        else nullcontext()
+    )
 
 
 def _reduce(loss: Tensor, reduction: str) -> Tensor:

@@ -6,9 +6,10 @@ may be a function of progress in [0, 1].
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,16 +17,35 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import alpha_of, fraction, positive, wide
-from kdlib._networks import frozen_copy, logits, tensors_hash, weights_hash
-from kdlib.losses import cross_entropy, logit_matching_loss, soft_target_loss
+from kdlib._networks import evaluating
+from kdlib._teachers import Teacher, TeacherFeatures, TeacherLogits
+from kdlib.losses import (
+    cross_entropy,
+    fsp_loss,
+    fsp_matrix,
+    hint_loss,
+    logit_matching_loss,
+    soft_target_loss,
+)
+from kdlib.seeding import check_seed, stream
+from kdlib.taps import taps
 
 if TYPE_CHECKING:
     from kdlib.data import Split
     from kdlib.training import Recipe
 
-__all__ = ["Batch", "CrossEntropy", "LogitMatching", "Objective", "Outputs", "SoftTargets", "Sum"]
+__all__ = [
+    "FSP",
+    "Batch",
+    "CrossEntropy",
+    "Hint",
+    "LogitMatching",
+    "Objective",
+    "Outputs",
+    "SoftTargets",
+    "Sum",
+]
 
-Teacher = nn.Module | Sequence[nn.Module] | Tensor
 Weight = float | Callable[[float], float]
 
 
@@ -50,9 +70,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the student made of one batch: one forward pass, shared by all parts of a sum."""
+    """What the student made of one batch: one forward pass, shared by all parts of a sum.
 
-    logits: Tensor
+    ``student["stage2"]`` is a feature that the objective named among its taps.
+
+    Attributes:
+        logits: ``(N, C)``; None where no part of the objective needs them.
+        features: the student's features by name.
+    """
+
+    logits: Tensor | None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.features:
+            raise KeyError(
+                f"{name!r} must be among the objective's taps, got {list(self.features)}"
+            )
+        return self.features[name]
 
 
 class Objective(Protocol):
@@ -60,11 +95,15 @@ class Objective(Protocol):
 
     Attributes:
         key: a text that tells this objective from every other: class, numbers, teacher's hash.
+        taps: the student's features that it needs, by the names of their modules. Empty where the
+            logits are enough; otherwise the forward pass ends at the last of them and there are no
+            logits, unless ``""``, the whole network, is one of the names.
         module: trained beside the student, on its device and in its checkpoint; None if there is
             nothing to train.
     """
 
     key: str
+    taps: tuple[str, ...]
     module: nn.Module | None
 
     def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
@@ -80,6 +119,7 @@ class Objective(Protocol):
 class _Arithmetic:
     """Objectives add and scale."""
 
+    taps: tuple[str, ...] = ()
     module: nn.Module | None = None
 
     def __add__(self, other: Objective) -> Sum:
@@ -184,7 +224,7 @@ class SoftTargets(_ByExample):
                 "temperature must be one number where the teacher is a list: their probabilities "
                 "are averaged at that temperature"
             )
-        self._source = _TeacherLogits(teacher, self._average)
+        self._source = TeacherLogits(teacher, self._average)
 
     @property
     def key(self) -> str:
@@ -240,7 +280,7 @@ class LogitMatching(_ByExample):
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
-        self._source = _TeacherLogits(teacher, _mean_centred)
+        self._source = TeacherLogits(teacher, _mean_centred)
 
     @property
     def key(self) -> str:
@@ -254,11 +294,173 @@ class LogitMatching(_ByExample):
         return {"logits": loss}
 
 
+class Hint(_ByExample):
+    """The student's features brought near to the teacher's, logged as ``hint``: FitNets' first stage.
+
+    ``1/2 * ||u - r(v)||^2`` summed over the pairs of layers: u the teacher's hint, v the student's
+    guided features, r a regressor that is trained beside the student and dropped afterwards; see
+    :func:`kdlib.losses.hint_loss`. Alone, it trains the student up to the guided layer: what lies above
+    stays as it is, bit for bit. For maps r is one convolution without padding, of the kernel
+    ``guided size - hint size + 1``; for flat features it is linear. It ends with the hint's own
+    non-linearity: the activation or Maxout that ends the hint layer, else a ReLU where no hint of the
+    training images is negative. Needs no labels. The sum over features makes gradients large: where
+    ``fit``'s own learning rate diverges, 1e-4 is a good next try (Yim et al. 2017 take that). Source:
+    Romero et al. 2015, section 2.2.
+
+    Args:
+        teacher: one network; only looked at.
+        hint: the teacher's layer, or several.
+        guided: the student's layer, or as many.
+
+    Attributes:
+        module: the regressors of the last training, a ModuleList in the order of the pairs.
+
+    Raises:
+        TypeError: the teacher is no network, or names are no texts.
+        ValueError: unequal numbers of layers, no such layer, or features that no regressor maps.
+
+    >>> import kdlib as kd
+    >>> teacher, student = kd.models.mlp(40, seed=0), kd.models.mlp(20, seed=1)
+    >>> hint = Hint(teacher, hint="2", guided="2")
+    >>> data = kd.data.load("digits", device="cpu").limit(200)
+    >>> history = kd.fit(student, hint, data, kd.Recipe(epochs=1), progress=False)
+    >>> hint.module[0]
+    Sequential(
+      (0): Linear(in_features=20, out_features=40, bias=True)
+      (1): ReLU()
+    )
+    """
+
+    def __init__(
+        self, teacher: nn.Module, *, hint: str | Sequence[str], guided: str | Sequence[str]
+    ) -> None:
+        self.hints, self.taps = _layers("hint", hint), _layers("guided", guided)
+        if len(self.hints) != len(self.taps):
+            raise ValueError(
+                f"guided must name as many layers as hint: {len(self.hints)}, got {len(self.taps)}"
+            )
+        self.teacher = teacher
+        self._source = TeacherFeatures(
+            teacher, self.hints, lambda features: [features[name] for name in self.hints]
+        )
+
+    @property
+    def key(self) -> str:
+        return f"Hint(teacher={self._source.hash()}, hint={self.hints}, guided={self.taps})"
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        self._source.prepare(split, recipe)
+        guided = _shapes(student, split, self.taps)
+        self.module = nn.ModuleList(
+            _regressor(f"guided {self.taps[i]!r}", guided[self.taps[i]], hint, self._last(i))
+            for i, hint in enumerate(self._source.sample)
+        )
+
+    def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        losses = [
+            hint_loss(regressor(student[name].to(_dtype(regressor))), hint, reduction="none")
+            for name, regressor, hint in zip(
+                self.taps, self.module, self._source(batch), strict=True
+            )
+        ]
+        return {"hint": sum(losses)}
+
+    def _last(self, i: int) -> nn.Module | None:
+        """The hint's non-linearity, None where it has none."""
+        found = _activation(self.teacher.get_submodule(self.hints[i]))
+        if found is not None:
+            return copy.deepcopy(found)
+        return nn.ReLU() if self._source.lowest[i] >= 0 else None
+
+
+class FSP(_ByExample):
+    """The flow between the student's layers brought near to the teacher's, logged as ``fsp``.
+
+    The sum over pairs of layers of the squared distance of their FSP matrices; see
+    :func:`kdlib.losses.fsp_matrix` and :func:`kdlib.losses.fsp_loss`. There is no regressor: the layers
+    of a pair must have the same widths in both networks. Alone, it is the paper's first stage and
+    trains the student up to the highest layer named: what lies above stays as it is, bit for bit. Needs
+    no labels. Source: Yim et al. 2017, sections 3.1 to 3.3.
+
+    Args:
+        teacher: one network; only looked at.
+        pairs: for each matrix the student's two layers, and the teacher's two:
+            ``[(("stem", "stage1"), ("stem", "stage1")), ...]``.
+        shuffle_seed: of a random order of each of the teacher's layers' channels, by which its matrices'
+            rows and columns are permuted; None keeps their order. Students of other orders differ
+            more, which helps their ensemble (section 4.1).
+
+    Raises:
+        TypeError: the teacher is no network, or pairs are no names.
+        ValueError: no pair, no such layer, or matrices of other sizes than the teacher's.
+
+    >>> import kdlib as kd
+    >>> teacher, student = kd.models.resnet(14, channels=1), kd.models.resnet(8, channels=1, seed=1)
+    >>> ends = ("stem", "stage1")
+    >>> fsp = FSP(teacher, pairs=[(ends, ends)])
+    >>> data = kd.data.load("digits", device="cpu").limit(200)
+    >>> list(kd.fit(student, fsp, data, kd.Recipe(epochs=1), progress=False).frame)[3]
+    'fsp'
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *,
+        pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]],
+        shuffle_seed: int | None = None,
+    ) -> None:
+        self.pairs = _checked_pairs(pairs)
+        if shuffle_seed is not None:
+            check_seed(shuffle_seed, "shuffle_seed")
+        self.teacher, self.shuffle_seed = teacher, shuffle_seed
+        self._of_student = [student for student, _ in self.pairs]
+        self._of_teacher = [teacher for _, teacher in self.pairs]
+        self.taps = _each_once(self._of_student)
+        self._source = TeacherFeatures(teacher, _each_once(self._of_teacher), self._targets)
+
+    @property
+    def key(self) -> str:
+        return (
+            f"FSP(teacher={self._source.hash()}, pairs={self.pairs}, "
+            f"shuffle_seed={self.shuffle_seed})"
+        )
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        self._source.prepare(split, recipe)
+        shapes = _shapes(student, split, self.taps)
+        for (first, second), target in zip(self._of_student, self._source.sample, strict=True):
+            ours = fsp_matrix(shapes[first], shapes[second]).shape[1:]
+            if ours != target.shape[1:]:
+                raise ValueError(
+                    f"pairs must have equal widths in both networks: ({first!r}, {second!r}) of the "
+                    f"student gives a matrix of {tuple(ours)}, the teacher's is "
+                    f"{tuple(target.shape[1:])}; FSP has no regressor"
+                )
+
+    def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        matrices = _matrices(student.features, self._of_student)
+        return {"fsp": fsp_loss(matrices, self._source(batch), reduction="none")}
+
+    def _targets(self, features: dict[str, Tensor]) -> list[Tensor]:
+        if self.shuffle_seed is not None:
+            features = {name: x[:, self._order(name, x)] for name, x in features.items()}
+        return _matrices(features, self._of_teacher)
+
+    def _order(self, name: str, x: Tensor) -> Tensor:
+        draws = stream(self.shuffle_seed, 0, f"channels of {name}")
+        return torch.randperm(x.shape[1], generator=draws).to(x.device)
+
+
 class Sum(_Arithmetic):
     """Several objectives, weighted; made by ``+`` and ``*``. Terms of equal name are added.
 
     Args:
         parts: pairs of a weight and an objective; a weight is a number, or a function of progress.
+
+    Attributes:
+        weights: what the functions of progress gave in the last step, ``weight_SoftTargets`` and the
+            like, by the class that they weigh; ``fit`` logs them.
     """
 
     def __init__(self, parts: tuple[tuple[Weight, Objective], ...]) -> None:
@@ -270,6 +472,15 @@ class Sum(_Arithmetic):
                     f"weight must be a number or a function of progress, got {weight!r}"
                 )
         self.parts = parts
+        self.weights: dict[str, float] = {}
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        parts = [taps_of(part) for _, part in self.parts]
+        if not any(parts):
+            return ()
+        names = [name for tapped in parts for name in tapped or ("",)]  # "" for the logits
+        return tuple(dict.fromkeys(names))
 
     @property
     def module(self) -> nn.Module | None:
@@ -286,16 +497,30 @@ class Sum(_Arithmetic):
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
+        self.weights = {}
         for weight, part in self.parts:
             factor = weight(batch.progress) if callable(weight) else weight
             for name, term in part(student, batch).items():
                 total[name] = total.get(name, 0) + factor * term
+            self._note_weights(weight, factor, part)
         return total
+
+    def _note_weights(self, weight: Weight, factor: float, part: Objective) -> None:
+        noted = part.weights if isinstance(part, Sum) else {}
+        if callable(weight) and not isinstance(part, Sum):
+            noted = {f"weight_{type(part).__name__}": 1.0}
+        for name, value in noted.items():
+            self.weights[name] = self.weights.get(name, 0.0) + float(factor * value)
+
+
+def taps_of(objective: Objective) -> tuple[str, ...]:
+    """Those of an objective that may be older than taps."""
+    return tuple(getattr(objective, "taps", ()))
 
 
 def share_teachers(objectives: Sequence[Objective]) -> None:
     """Let objectives on one and the same teacher look its outputs up in one table."""
-    sources: dict[int, _TeacherLogits] = {}
+    sources: dict[int, TeacherLogits] = {}
 
     def share(objective: Objective) -> None:
         if isinstance(objective, Sum):
@@ -311,104 +536,82 @@ def share_teachers(objectives: Sequence[Objective]) -> None:
         share(objective)
 
 
-class _TeacherLogits:
-    """A teacher's logits for a batch: looked up by the sample's index, or computed on its views.
-
-    Where every epoch shows an image unchanged the teacher runs once, and again only if it or the
-    split has changed since. Where views are random it runs on the very view the student sees.
-    """
-
-    def __init__(self, teacher: Teacher, average: Callable[[Tensor], Tensor]) -> None:
-        if isinstance(teacher, nn.ModuleList):
-            raise TypeError(
-                "teacher must be a network or a list, got ModuleList; list(...) of it does"
-            )
-        if isinstance(teacher, nn.Module):
-            self.networks: list[nn.Module] = [teacher]
-        elif isinstance(teacher, Tensor):
-            if teacher.ndim != 2 or not teacher.is_floating_point():
-                raise TypeError(
-                    "teacher, as a tensor, must hold floating-point logits (rows, C) by sample "
-                    f"index, got {teacher.dtype} of shape {tuple(teacher.shape)}"
-                )
-            self.networks = []
-        elif isinstance(teacher, Sequence):
-            if not teacher:
-                raise ValueError("teacher must be at least one network, got an empty list")
-            self.networks = list(teacher)
-        else:
-            self.networks = [teacher]
-        for network in self.networks:
-            if not isinstance(network, nn.Module):
-                raise TypeError(
-                    "teacher must be a network, a list of networks or a tensor of logits by "
-                    f"sample index, got {type(network).__name__}"
-                )
-        self.teacher = teacher
-        self.average = average
-        self.live: list[nn.Module] = []
-        self.table: Tensor | None = None
-        self.table_of: tuple[str, str] | None = None
-
-    def hash(self) -> str:
-        if isinstance(self.teacher, Tensor):
-            return tensors_hash({"logits": self.teacher})[:16]
-        return "+".join(weights_hash(network)[:16] for network in self.networks)
-
-    def prepare(self, split: Split, recipe: Recipe) -> None:
-        device = split.inputs.device
-        if recipe.augment is not None:
-            if isinstance(self.teacher, Tensor):
-                raise ValueError(
-                    "teacher must be a network where augment is set: a tensor holds one row of "
-                    f"logits an image, and {recipe.augment} shows another view in every epoch"
-                )
-            self.live = [frozen_copy(network, device).float() for network in self.networks]
-            self.table = self.table_of = None
-            return
-        self.live = []
-        if isinstance(self.teacher, Tensor):
-            self.table = _finite(_rows_for(split, self.teacher), split)
-            return
-        source = (self.hash(), split.fingerprint())
-        if self.table_of == source and self.table.device == device:
-            return
-        rows = self._combine([logits(frozen_copy(n, device), split) for n in self.networks])
-        # A row that was not computed is never read, and would show as nan if it were.
-        table = rows.new_full((int(split.index.max()) + 1, rows.shape[-1]), math.nan)
-        table[split.index] = rows
-        self.table, self.table_of = _finite(table, split), source
-
-    def __call__(self, batch: Batch) -> Tensor:
-        if not self.live:
-            return self.table[batch.index]
-        with torch.no_grad():
-            return self._combine([network(batch.inputs) for network in self.live])
-
-    def _combine(self, members: list[Tensor]) -> Tensor:
-        if not isinstance(self.teacher, Sequence):
-            return members[0]
-        return self.average(wide("teacher", torch.stack(members)))
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
-def _rows_for(split: Split, table: Tensor) -> Tensor:
-    last = int(split.index.max())
-    if last >= len(table):
+def _shapes(student: nn.Module, split: Split, names: Sequence[str]) -> dict[str, Tensor]:
+    """The student's features of one image, in eval mode: only their shapes mean something."""
+    inputs = split.inputs[:1]
+    parameter = next(student.parameters(), inputs)
+    with evaluating(student), taps(student, names) as features:
+        student(inputs.to(parameter.dtype) if inputs.is_floating_point() else inputs)
+    return features
+
+
+def _activation(layer: nn.Module) -> nn.Module | None:
+    """The last of a layer, but for pools and what changes no number; None where it shows none."""
+    if isinstance(layer, nn.Sequential):
+        last = [part for part in layer if not isinstance(part, _NO_CHANGE)][-1:]
+        return _activation(last[0]) if last else None
+    is_one = hasattr(layer, "pieces") or type(layer).__module__ == nn.ReLU.__module__
+    return layer if is_one else None
+
+
+_NO_CHANGE = (nn.MaxPool2d, nn.AvgPool2d, nn.Dropout, nn.Flatten, nn.Identity)
+
+
+def _regressor(name: str, guided: Tensor, hint: Tensor, last: nn.Module | None) -> nn.Sequential:
+    """From the guided layer's shape to the hint's, ending with the hint's non-linearity."""
+    (_, inputs, *size), (_, outputs, *target) = guided.shape, hint.shape
+    outputs *= getattr(last, "pieces", 1)  # of a Maxout
+    if not size and not target:
+        layer: nn.Module = nn.Linear(inputs, outputs)
+    elif len(size) == len(target) == 2 and all(g >= h for g, h in zip(size, target, strict=True)):
+        kernel = tuple(g - h + 1 for g, h in zip(size, target, strict=True))
+        layer = nn.Conv2d(inputs, outputs, kernel)
+    else:
         raise ValueError(
-            f"teacher must have a row for every sample index of the training split, up to {last}: "
-            f"got {len(table)} rows"
+            f"{name} must be flat where the hint is, or maps (C, H, W) at least as large as the hint's: "
+            f"the hint is {tuple(hint.shape[1:])}, got {tuple(guided.shape[1:])}"
         )
-    return table.detach().to(split.inputs.device)
+    return nn.Sequential(layer) if last is None else nn.Sequential(layer, last)
 
 
-def _finite(table: Tensor, split: Split) -> Tensor:
-    rows = table[split.index].isfinite().all(-1)
-    if not rows.all():
-        raise ValueError(
-            f"teacher must give finite logits, got others for {int((~rows).sum())} samples, the first "
-            f"of index {int(split.index[~rows][0])}"
-        )
-    return table
+def _matrices(features: dict[str, Tensor], pairs: Sequence[tuple[str, str]]) -> list[Tensor]:
+    return [fsp_matrix(features[first], features[second]) for first, second in pairs]
+
+
+def _layers(name: str, names: str | Sequence[str]) -> tuple[str, ...]:
+    layers = (names,) if isinstance(names, str) or not isinstance(names, Sequence) else tuple(names)
+    if not all(isinstance(layer, str) for layer in layers):
+        raise TypeError(f"{name} must be a layer's name or a list of names, got {names!r}")
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"{name} must name at least one layer, each once, got {names!r}")
+    return layers
+
+
+def _checked_pairs(pairs) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]:
+    form = (
+        '[(("stem", "stage1"), ("stem", "stage1")), ...]: the student\'s two layers, the teacher\'s'
+    )
+    checked = []
+    if not isinstance(pairs, Sequence):
+        raise TypeError(f"pairs must be {form}, got {pairs!r}")
+    for pair in pairs:
+        ends = [tuple(end) if isinstance(end, (tuple, list)) else () for end in pair]
+        if len(ends) != 2 or not all(
+            len(end) == 2 and all(isinstance(n, str) for n in end) for end in ends
+        ):
+            raise TypeError(f"pairs must be {form}, got {pair!r}")
+        checked.append(tuple(ends))
+    if not checked:
+        raise ValueError(f"pairs must be at least one, {form}, got none")
+    return tuple(checked)
+
+
+def _each_once(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for pair in pairs for name in pair))
 
 
 def _mean_centred(members: Tensor) -> Tensor:

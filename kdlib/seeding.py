@@ -64,8 +64,8 @@ def stream(
     return torch.Generator(device).manual_seed(key(seed, epoch, purpose))
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, name: str = "seed") -> None:
     if not isinstance(seed, Integral) or isinstance(seed, bool):
-        raise TypeError(f"seed must be a whole number, got {seed!r}")
+        raise TypeError(f"{name} must be a whole number, got {seed!r}")
     if not 0 <= seed < 2**63:
-        raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
+        raise ValueError(f"{name} must be from 0 to 2**63 - 1, got {seed}")

@@ -29,8 +29,9 @@ from kdlib._files import write_whole
 from kdlib._networks import logits, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import cross_entropy
-from kdlib.objectives import Batch, Objective, Outputs
+from kdlib.objectives import Batch, Objective, Outputs, Sum, taps_of
 from kdlib.seeding import check_seed, forked, key, reseed, seeded, stream
+from kdlib.taps import reach
 
 __all__ = ["Fidelity", "History", "Recipe", "Scores", "evaluate", "fidelity", "fit", "keep"]
 
@@ -141,7 +142,9 @@ class History:
 
     Attributes:
         frame: one row an epoch, counted from 1: epoch, step, seconds (training only), the mean of
-            every term, validation_loss and validation_accuracy (nan without labelled validation).
+            every term, ``weight_SoftTargets`` and the like where a weight is a function of progress
+            (its value at the epoch's last step), validation_loss and validation_accuracy (nan without
+            labelled validation, or where the objective does not train the logits).
         interrupted: whether it was stopped by hand before its end; the network is then as the
             last step left it, or with ``keep="best"`` as the best epoch did.
     """
@@ -432,7 +435,9 @@ class _Run:
                 sums[name] = sums.get(name, 0) + term
         means = (torch.stack(list(sums.values())) / steps).tolist()  # waits for the device
         row = {"epoch": epoch, "step": first + steps, "seconds": time.perf_counter() - started}
-        row |= dict(zip(sums, means, strict=True)) | self._validation()
+        row |= dict(zip(sums, means, strict=True))
+        row |= self.objective.weights if isinstance(self.objective, Sum) else {}
+        row |= self._validation()
         self._check_finite(row, dict(zip(sums, means, strict=True)))
         self._note_best(row)
         self.rows.append(row)
@@ -446,8 +451,9 @@ class _Run:
         if inputs.is_floating_point():
             inputs = inputs.to(_weights_dtype(self.recipe))
         with _autocast(self.device, self.autocast):
-            student = Outputs(self.model(inputs))
-        self._check_classes(student.logits, batch)
+            student = self._outputs(inputs)
+        if student.logits is not None:
+            self._check_classes(student.logits, batch)
         terms = self.objective(student, batch)
         self.scaler.scale(sum(terms.values())).backward()
         self.scaler.step(self.optimizer)
@@ -455,6 +461,13 @@ class _Run:
         if self.recipe.max_norm is not None:
             _limit_norms(self.model, self.recipe.max_norm)
         return {name: term.detach() for name, term in terms.items()}
+
+    def _outputs(self, inputs: Tensor) -> Outputs:
+        names = taps_of(self.objective)
+        if not names:
+            return Outputs(self.model(inputs))
+        features = reach(self.model, inputs, names)
+        return Outputs(features.get(""), features)
 
     def _check_classes(self, logits: Tensor, batch: Batch) -> None:
         classes = len(self.data.classes)
@@ -466,14 +479,14 @@ class _Run:
 
     def _validation(self) -> dict:
         split = self.data.validation
-        if split is None or split.labels is None:
+        if split is None or split.labels is None or not _asks_for_logits(self.objective):
             return dict.fromkeys(_VALIDATION, math.nan)
         scores = evaluate(self.model, split)
         return dict(zip(_VALIDATION, (scores.loss, scores.accuracy), strict=True))
 
     def _check_finite(self, row: dict, terms: dict[str, float]) -> None:
         labelled = self.data.validation is not None and self.data.validation.labels is not None
-        if labelled:
+        if labelled and _asks_for_logits(self.objective):
             terms = terms | {"validation_loss": row["validation_loss"]}
         whole = [weights.isfinite().all() for weights in self._trained().parameters()]
         if all(math.isfinite(value) for value in terms.values()) and torch.stack(whole).all():
@@ -603,9 +616,9 @@ def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.
 
 @torch.no_grad()
 def _limit_norms(model: nn.Module, max_norm: float) -> None:
-    """Shorten every unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
+    """Shorten every trained unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.requires_grad:
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.grad is not None:
             module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=max_norm))
 
 
@@ -640,6 +653,16 @@ def _check_arguments(
             'keep="best" needs a labelled validation split; load the data with validation=... or '
             'take keep="last"'
         )
+    if recipe.keep == "best" and not _asks_for_logits(objective):
+        raise ValueError(
+            f'keep="best" needs an objective that trains the logits, and this one ends at '
+            f'{list(taps_of(objective))}; take keep="last"'
+        )
+
+
+def _asks_for_logits(objective: Objective) -> bool:
+    names = taps_of(objective)
+    return not names or "" in names
 
 
 def _identity(

@@ -1,4 +1,6 @@
-"""The oracle works in decimal arithmetic of 60 digits, from the definitions alone."""
+"""The oracles work from the definitions alone: of logits in decimal arithmetic of 60 digits, of features by
+loops and einsums in float64.
+"""
 
 import math
 from decimal import Decimal, localcontext
@@ -12,6 +14,9 @@ from hypothesis import strategies as st
 
 from kdlib.losses import (
     cross_entropy,
+    fsp_loss,
+    fsp_matrix,
+    hint_loss,
     hinton_loss,
     logit_matching_loss,
     soft_target_loss,
@@ -646,3 +651,257 @@ def test_a_wide_student_is_compared_with_a_narrow_teacher_in_the_wider_dtype():
     narrow_loss = soft_target_loss(student, narrow, 3)
     close(narrow_loss, soft_target_loss(student, narrow.double(), 3), rtol=1e-14, atol=0)
     assert soft_target_loss(student.float(), narrow.double(), 3).dtype == torch.float64
+
+
+# Features
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def pooled(x, height, width):
+    """Max pool to whole fractions of the size, window by window."""
+    x = np.asarray(x)
+    N, C, H, W = x.shape
+    windows = x.reshape(N, C, height, H // height, width, W // width)
+    return windows.max(axis=(3, 5))
+
+
+def fsp_oracle(first, second):
+    first, second = first.double().numpy(), second.double().numpy()
+    height = min(first.shape[2], second.shape[2])
+    width = min(first.shape[3], second.shape[3])
+    first, second = pooled(first, height, width), pooled(second, height, width)
+    return torch.tensor(np.einsum("nist,njst->nij", first, second) / (height * width))
+
+
+def test_hint_loss_by_hand():
+    # example 1: 1/2 (2^2 + 1^2) = 5/2; example 2: 1/2 (3^2) = 9/2; their mean is 7/2
+    guided = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    hint = torch.tensor([[3.0, 1.0], [0.0, 4.0]])
+    close(hint_loss(guided, hint), torch.tensor(3.5))
+    close(hint_loss(guided, hint, reduction="none"), torch.tensor([2.5, 4.5]))
+    assert hint_loss(hint, hint) == 0
+
+
+@many_cases
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(0, 99))
+def test_hint_loss_sums_over_all_of_an_examples_features(shape, seed):
+    guided, hint = normal(*shape, seed=seed), normal(*shape, seed=seed + 100)
+    by_hand = [((g - h) ** 2).sum() / 2 for g, h in zip(guided.numpy(), hint.numpy(), strict=True)]
+    close(hint_loss(guided, hint, reduction="none"), torch.tensor(np.array(by_hand)))
+    close(hint_loss(guided, hint), torch.tensor(np.mean(by_hand)))
+
+
+def test_hint_gradients_reach_the_guided_features_only():
+    guided, hint = normal(2, 3).requires_grad_(), normal(2, 3, seed=1).requires_grad_()
+    hint_loss(guided, hint).backward()
+    assert hint.grad is None
+    close(guided.grad, (guided - hint).detach() / 2)  # of two examples
+
+
+def test_fsp_matrix_by_hand():
+    # The 4 x 4 map's four windows have the largest values 4, 2, 0, 1; an average would give others.
+    first = torch.tensor(
+        [[1, 2, 2, 2], [3, 4, 2, 2], [0, 0, 1, 1], [0, -5, 1, -9]], dtype=torch.float64
+    ).view(1, 1, 4, 4)
+    second = torch.tensor([[[1, 0], [1, 2]], [[0, 0], [0, 8]]], dtype=torch.float64)[None]
+    # (4 * 1 + 2 * 0 + 0 * 1 + 1 * 2) / 4 and (1 * 8) / 4
+    close(fsp_matrix(first, second), torch.tensor([[[1.5, 2.0]]], dtype=torch.float64))
+    close(fsp_matrix(second, first), torch.tensor([[[1.5], [2.0]]], dtype=torch.float64))
+
+
+SIZES = [
+    ((1, 3, 4, 4), (1, 5, 4, 4)),
+    ((1, 1, 1, 1), (1, 1, 1, 1)),
+    ((3, 2, 8, 8), (3, 7, 4, 4)),
+    ((3, 7, 2, 6), (3, 2, 4, 6)),
+    ((2, 4, 12, 4), (2, 3, 3, 2)),
+    ((5, 16, 7, 7), (5, 32, 7, 7)),
+]
+
+
+@pytest.mark.parametrize("one, other", SIZES)
+def test_fsp_matrix_is_the_einsum_in_float64(one, other):
+    first, second = normal(*one), normal(*other, seed=1)
+    close(fsp_matrix(first, second), fsp_oracle(first, second), rtol=1e-12, atol=1e-13)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        narrow = first.to(dtype), second.to(dtype)
+        found = fsp_matrix(*narrow)
+        assert found.dtype == torch.float32
+        close(found.double(), fsp_oracle(*narrow), rtol=1e-5, atol=1e-5)
+
+
+FEW_NUMBERS = [
+    ((1, 1, 1, 1), (1, 1, 1, 1)),
+    ((1, 3, 2, 2), (1, 2, 2, 2)),
+    ((2, 2, 4, 4), (2, 3, 2, 2)),
+    ((2, 2, 1, 3), (2, 1, 2, 3)),
+    ((2, 1, 6, 4), (2, 2, 3, 2)),
+]
+
+
+@pytest.mark.parametrize("one, other", FEW_NUMBERS)
+def test_gradcheck_of_matrix_and_losses(one, other):
+    first, second = normal(*one).requires_grad_(), normal(*other, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(fsp_matrix, (first, second))
+    matrix = fsp_matrix(first, second).detach()
+    assert torch.autograd.gradcheck(
+        lambda f, s: fsp_loss([fsp_matrix(f, s)], [matrix.flip(1) + 1], [0.3]), (first, second)
+    )
+    hint = first.detach().flip(0)
+    assert torch.autograd.gradcheck(lambda f: hint_loss(f, hint), (first,))
+
+
+def test_the_gradient_of_the_fsp_loss_is_the_one_of_the_formula():
+    # by F1 at one place: 2 / (H W) * D F2 there, and D transposed for F2; mean over N examples
+    first, second = normal(4, 3, 5, 5).requires_grad_(), normal(4, 2, 5, 5, seed=1).requires_grad_()
+    teacher = normal(4, 3, 2, seed=2)
+    matrix = fsp_matrix(first, second)
+    fsp_loss([matrix], [teacher]).backward()
+    D = (matrix - teacher).detach()
+    by_first = 2 / 25 * torch.einsum("nij,njst->nist", D, second.detach()) / 4
+    by_second = 2 / 25 * torch.einsum("nij,nist->njst", D, first.detach()) / 4
+    close(first.grad, by_first)
+    close(second.grad, by_second)
+
+
+def test_sizes_that_are_no_multiples_are_pooled_by_overlapping_windows():
+    first = torch.arange(7.0).view(1, 1, 1, 7)
+    second = torch.eye(3).view(1, 3, 1, 3)  # reads the three windows: 0 to 2, 2 to 4, 4 to 6
+    close(3 * fsp_matrix(first, second), torch.tensor([[[2.0, 4.0, 6.0]]]))
+
+
+def test_fsp_matrix_keeps_its_precision_within_autocast():
+    first, second = (normal(2, 8, 6, 6, seed=s, dtype=torch.float32) for s in (0, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fsp_matrix(first, second)
+    close(found, fsp_oracle(first, second).float())
+
+
+def test_fsp_matrices_of_moved_places_are_equal():
+    """What hints deny: an orthogonal map of the places, applied to both layers, changes nothing."""
+    first, second = normal(2, 4, 3, 3), normal(2, 5, 3, 3, seed=1)
+    turn = torch.linalg.qr(normal(9, 9, seed=2)).Q
+    moved = [(x.flatten(2) @ turn).view_as(x) for x in (first, second)]
+    close(fsp_matrix(*moved), fsp_matrix(first, second))
+    assert hint_loss(moved[0], first) > 1
+
+
+def test_permuted_channels_permute_rows_and_columns():
+    first, second = normal(2, 4, 3, 3), normal(2, 5, 3, 3, seed=1)
+    rows, columns = torch.tensor([2, 0, 3, 1]), torch.tensor([4, 1, 0, 2, 3])
+    expected = fsp_matrix(first, second)[:, rows][:, :, columns]
+    close(fsp_matrix(first[:, rows], second[:, columns]), expected)
+
+
+def test_fsp_loss_is_the_mean_over_examples_of_weighted_squared_norms():
+    student = [normal(3, 2, 4), normal(3, 4, 1, seed=1)]
+    teacher = [normal(3, 2, 4, seed=2), normal(3, 4, 1, seed=3)]
+    norms = [
+        [float(np.linalg.norm((s - t)[n].numpy()) ** 2) for n in range(3)]
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    each = [0.5 * norms[0][n] + 2 * norms[1][n] for n in range(3)]
+    found = fsp_loss(student, teacher, [0.5, 2], reduction="none")
+    close(found, torch.tensor(each, dtype=torch.float64))
+    close(fsp_loss(student, teacher, [0.5, 2]), found.mean())
+    close(fsp_loss(student, teacher), fsp_loss(student, teacher, [1, 1]))
+    assert fsp_loss(student, student) == 0
+
+
+def test_doubling_the_batch_by_repetition_leaves_the_losses_equal():
+    maps = [normal(3, 4, 6, 6), normal(3, 5, 3, 3, seed=1), normal(3, 4, 6, 6, seed=2)]
+    twice = [x.repeat(2, 1, 1, 1) for x in maps]
+    for losses in (
+        lambda f, s, t: fsp_loss([fsp_matrix(f, s)], [fsp_matrix(t, s)]),
+        lambda f, s, t: hint_loss(f, t),
+    ):
+        close(losses(*twice), losses(*maps))
+
+
+def test_halving_the_error_quarters_the_losses():
+    one, other = normal(2, 3, 4), normal(2, 3, 4, seed=1)
+    nearer = (one + other) / 2
+    close(fsp_loss([nearer], [other]), fsp_loss([one], [other]) / 4)
+    close(hint_loss(nearer, other), hint_loss(one, other) / 4)
+
+
+def test_weights_have_an_effect_and_the_teacher_gets_no_gradient():
+    student, teacher = normal(2, 3, 4).requires_grad_(), normal(2, 3, 4, seed=1).requires_grad_()
+    assert fsp_loss([student], [teacher], [0.0]) == 0
+    close(fsp_loss([student], [teacher], [3]), 3 * fsp_loss([student], [teacher]))
+    fsp_loss([student], [teacher]).backward()
+    assert teacher.grad is None and student.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_losses_are_computed_in_float32_or_wider(dtype):
+    one, other = normal(2, 300, seed=0, dtype=dtype) * 30, normal(2, 300, seed=1, dtype=dtype) * 30
+    assert hint_loss(one, other).dtype == torch.float32
+    assert math.isfinite(hint_loss(one * 10, other * 10))
+    assert hint_loss(one, other.double()).dtype == torch.float64
+    matrices = one.view(2, 15, 20), other.view(2, 15, 20)
+    assert fsp_loss([matrices[0]], [matrices[1]]).dtype == torch.float32
+
+
+def test_losses_run_in_compiled_and_vmapped_functions():
+    first, second = normal(4, 3, 4, 4), normal(4, 5, 2, 2, seed=1)
+    stacked = torch.func.vmap(fsp_matrix)(first.view(2, 2, 3, 4, 4), second.view(2, 2, 5, 2, 2))
+    close(stacked.flatten(0, 1), fsp_matrix(first, second))
+
+
+MAPS = normal(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (
+            lambda: hint_loss(MAPS, MAPS[:1]),
+            ValueError,
+            r"guided must have the hint's shape \(1, 3",
+        ),
+        (lambda: hint_loss(MAPS.long(), MAPS), TypeError, "guided must be a floating.*int64"),
+        (lambda: hint_loss(MAPS, [1]), TypeError, "hint must be a floating.*list"),
+        (lambda: hint_loss(MAPS[0, 0, 0], MAPS[0, 0, 0]), ValueError, r"guided must be features"),
+        (lambda: hint_loss(MAPS[:0], MAPS[:0]), ValueError, "none of them empty"),
+        (lambda: hint_loss(MAPS, MAPS, reduction="sum"), ValueError, 'reduction must be "mean"'),
+        (lambda: fsp_matrix(MAPS, MAPS[:1]), ValueError, "of the same N examples"),
+        (lambda: fsp_matrix(MAPS[0], MAPS[0]), ValueError, r"first must be maps \(N, C, H, W\)"),
+        (lambda: fsp_matrix(MAPS, "x"), TypeError, "second must be a floating.*str"),
+        (lambda: fsp_matrix(MAPS[:0], MAPS[:0]), ValueError, "none of them empty"),
+        (
+            lambda: fsp_matrix(MAPS[..., :2], MAPS[..., :2, :]),
+            ValueError,
+            "first is 4 x 2, second 2 x 4",
+        ),
+        (lambda: fsp_loss(MAPS[0], [MAPS[0]]), TypeError, "student_matrices must be a list"),
+        (lambda: fsp_loss([MAPS[0]], MAPS[0]), TypeError, "teacher_matrices must be a list"),
+        (lambda: fsp_loss([MAPS[0]], []), ValueError, "got 1 and 0"),
+        (lambda: fsp_loss([], []), ValueError, "at least one, got 0 and 0"),
+        (
+            lambda: fsp_loss([MAPS[0], MAPS[0, :, :2]], [MAPS[0], MAPS[0]]),
+            ValueError,
+            r"student_matrices\[1\] must be.*same widths",
+        ),
+        (
+            lambda: fsp_loss([MAPS[0], MAPS[0, :1]], [MAPS[0], MAPS[0, :1]]),
+            ValueError,
+            "of the same examples, got 3 and 1",
+        ),
+        (lambda: fsp_loss([MAPS], [MAPS]), ValueError, r"must be \(N, C1, C2\)"),
+        (lambda: fsp_loss([MAPS[0].int()], [MAPS[0]]), TypeError, r"student_matrices\[0\].*int32"),
+        (lambda: fsp_loss([MAPS[0]], [MAPS[0]], [1, 1]), ValueError, "weights must be a list of 1"),
+        (lambda: fsp_loss([MAPS[0]], [MAPS[0]], 0.5), ValueError, "weights must be a list of 1"),
+        (lambda: fsp_loss([MAPS[0]], [MAPS[0]], [-1]), ValueError, "weights must be at least 0"),
+        (lambda: fsp_loss([MAPS[0]], [MAPS[0]], [math.inf]), ValueError, "and finite"),
+        (lambda: fsp_loss([MAPS[0]], [MAPS[0]], ["1"]), TypeError, "weights must be a number"),
+        (lambda: fsp_loss([MAPS[0]], [MAPS[0]], reduction="x"), ValueError, "reduction must be"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -3,6 +3,9 @@ import math
 import os
 import subprocess
 import sys
+from collections import OrderedDict
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -646,3 +649,427 @@ def test_an_objective_of_ones_own_can_be_added_on_either_side(digits):
         recipe = kd.Recipe(epochs=1)
         history = kd.fit(kd.models.mlp(4), both, digits.limit(64), recipe, progress=False)
         assert {"mine", "hard"} <= set(history.frame)
+
+
+# Objectives on features
+
+
+def maps(seed=0, width=4, channels=1):
+    """Maps (width, 28, 28), then (2 * width, 14, 14), then logits; buffers move in train mode."""
+    with kd.seeded(seed):
+        return nn.Sequential(
+            OrderedDict(
+                low=nn.Sequential(
+                    nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()
+                ),
+                high=nn.Sequential(
+                    nn.Conv2d(width, 2 * width, 3, 2, padding=1), nn.BatchNorm2d(2 * width)
+                ),
+                top=nn.Conv2d(2 * width, 6, 3),
+                norm=nn.BatchNorm2d(6),
+                flat=nn.Flatten(),
+                head=nn.Linear(6 * 12 * 12, 10),
+            )
+        )
+
+
+LOW, FLOW = ("low", "low"), ("low", "high")
+slow = replace(once, learning_rate=1e-4)  # the hint loss sums thousands of features
+RECIPES = {"fixed views": slow, "random views": replace(slow, augment=kd.data.shift(2))}
+every_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+def hint(teacher=None, hint="low", guided="low"):
+    return kd.Hint(maps(9, width=6) if teacher is None else teacher, hint=hint, guided=guided)
+
+
+def fsp(teacher=None, shuffle_seed=None):
+    pairs = [(LOW, LOW), (FLOW, FLOW)]
+    return kd.FSP(teacher or maps(9), pairs=pairs, shuffle_seed=shuffle_seed)
+
+
+INSIDE = {"hint": hint, "fsp": fsp}
+every_inside = pytest.mark.parametrize("make", INSIDE.values(), ids=INSIDE)
+
+
+class Inside(Spy):
+    """Sees the student's features, and what the objective takes for the teacher's."""
+
+    def __init__(self, objective):
+        super().__init__(objective)
+        self.taps, self.targets = objective.taps, []
+
+    @property
+    def module(self):
+        return self.objective.module
+
+    def __call__(self, student, batch):
+        self.targets.append((batch.inputs, self.objective._source(batch)))
+        self.seen.append(student)
+        return self.objective(student, batch)
+
+
+@torch.no_grad()
+def features_of(network, inputs, *names):
+    """In eval mode, of a copy."""
+    network = copy.deepcopy(network).eval()
+    found = []
+    for name in names:
+        x = inputs
+        for part, module in network.named_children():
+            x = module(x)
+            if part == name:
+                break
+        found.append(x)
+    return found
+
+
+@every_recipe
+def test_hints_are_those_of_the_very_view_the_student_sees(few, recipe):
+    teacher = maps(9, width=6).train()
+    spy = Inside(hint(teacher, ["high", "low"], ["high", "low"]))
+    kd.fit(maps(), spy, few, replace(recipe, epochs=2), progress=False)
+    assert len(spy.targets) == 6
+    for inputs, targets in spy.targets:
+        for found, expected in zip(
+            targets, features_of(teacher, inputs, "high", "low"), strict=True
+        ):
+            close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_recipe
+def test_fsp_targets_are_those_of_the_very_view_the_student_sees(few, recipe):
+    teacher = maps(9).train()
+    spy = Inside(fsp(teacher))
+    kd.fit(maps(), spy, few, replace(recipe, epochs=2), progress=False)
+    assert len(spy.targets) == 6
+    for inputs, targets in spy.targets:
+        low, high = features_of(teacher, inputs, "low", "high")
+        for found, ends in zip(targets, ((low, low), (low, high)), strict=True):
+            close(found, kd.fsp_matrix(*ends), rtol=1e-4, atol=1e-5)
+
+
+@every_inside
+@every_recipe
+def test_alone_they_leave_everything_above_as_it_was_to_the_bit(few, make, recipe):
+    student = maps()
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    objective = make() if make is fsp else hint(None, "low", "high")
+    recipe = replace(recipe, weight_decay=0.1, max_norm=0.01, epochs=2)
+    with pytest.raises(ValueError, match="maps") if make is hint else nullcontext():
+        kd.fit(student, objective, few, recipe, progress=False)
+    if make is hint:  # 14 x 14 cannot guide 28 x 28
+        objective = hint(None, "high", "low")
+        kd.fit(student, objective, few, recipe, progress=False)
+    moved = {n for n, t in student.state_dict().items() if not torch.equal(t, before[n])}
+    assert {"low.0.weight", "low.1.running_mean", "low.1.num_batches_tracked"} <= moved
+    assert moved.isdisjoint(n for n in before if n.startswith(("top", "norm", "head")))
+    if make is hint:
+        assert not any(name.startswith("high") for name in moved)
+
+
+@every_inside
+@every_recipe
+def test_the_teacher_is_bit_identical_and_in_its_mode_afterwards(few, make, recipe):
+    teacher = maps(9).train()
+    before = copy.deepcopy(teacher.state_dict())
+    kd.fit(maps(), make(teacher), few, recipe, progress=False)
+    assert all(torch.equal(t, before[name]) for name, t in teacher.state_dict().items())
+    assert all(module.training for module in teacher.modules())
+    assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
+
+
+def test_the_regressor_learns_and_is_a_new_one_in_each_training(few):
+    objective = hint()
+    kd.fit(maps(), objective, few, slow, progress=False)
+    first = copy.deepcopy(objective.module)
+    objective.prepare(maps(), few.train, slow)
+    assert not torch.equal(objective.module[0][0].weight, first[0][0].weight)
+    with torch.random.fork_rng():
+        kd.fit(maps(), objective, few, slow, progress=False)
+    assert torch.equal(objective.module[0][0].weight, first[0][0].weight)
+
+
+def test_the_hint_is_fixed_and_cannot_collapse(few):
+    """With everything that is trained at zero the loss is half the hint's squared length."""
+    teacher = maps(9, width=6)
+    objective = hint(teacher)
+    objective.prepare(maps(), few.train, slow)
+    for parameter in objective.module.parameters():
+        nn.init.zeros_(parameter)
+    batch = batch_of(few.train, torch.arange(7))
+    student = Outputs(None, {"low": torch.zeros(7, 4, 28, 28)})
+    (low,) = features_of(teacher, batch.inputs, "low")
+    close(objective(student, batch)["hint"], low.square().sum() / 2 / 7, rtol=1e-4, atol=1e-4)
+
+
+def test_unequal_widths_and_sizes_get_the_papers_kernel(few):
+    with kd.seeded(0):
+        teacher = nn.Sequential(nn.Conv2d(1, 5, (6, 9), stride=2), nn.Tanh())  # 12 x 10
+    objective = hint(teacher, hint="1", guided="high")  # of 8 x 14 x 14
+    objective.prepare(maps(), few.train, slow)
+    convolution, last = objective.module[0]
+    assert convolution.kernel_size == (3, 5) and convolution.padding == (0, 0)
+    assert (convolution.in_channels, convolution.out_channels) == (8, 5)
+    assert isinstance(last, nn.Tanh)
+
+
+def test_flat_features_get_a_linear_regressor(few):
+    teacher = fussy()
+    objective = hint(teacher, hint="1", guided="1")  # before the ReLU: of either sign
+    objective.prepare(small(), few.train, slow)
+    assert [type(layer) for layer in objective.module[0]] == [nn.Linear]
+    objective = hint(teacher, hint="3", guided="1")
+    objective.prepare(small(), few.train, slow)
+    assert [type(layer) for layer in objective.module[0]] == [nn.Linear, nn.ReLU]
+
+
+def test_the_regressor_ends_with_the_hints_own_nonlinearity(few):
+    """Of a residual network no module shows it, but no hint is negative."""
+    residual = kd.models.resnet(8, width=4, channels=1)
+    cases = [
+        (residual, "stage1", nn.ReLU),
+        (residual, "stage1.0.conv2", nn.Conv2d),
+        (kd.models.fitnets_teacher(), "layer2", kd.models.Maxout),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.Sigmoid(), nn.Identity())), "1", None),
+    ]
+    for teacher, name, last in cases:
+        objective = hint(teacher, hint=name, guided="low")
+        objective.prepare(maps(), few.train, slow)
+        assert isinstance(objective.module[0][-1], last or nn.Sigmoid), name
+    pieces = hint(cases[2][0], hint="layer2", guided="low")
+    pieces.prepare(maps(), few.train, slow)
+    assert pieces.module[0][0].out_channels == 2 * 48
+
+
+def test_several_hints_are_the_sum_of_one_by_one(few):
+    teacher, student = maps(9), maps()
+    both = hint(teacher, ["low", "high"], ["low", "high"])
+    alone = [hint(teacher, name, name) for name in ("low", "high")]
+    batch = batch_of(few.train, torch.arange(7))
+    features = dict(
+        zip(("low", "high"), features_of(student, batch.inputs, "low", "high"), strict=True)
+    )
+    for objective in (both, *alone):
+        objective.prepare(student, few.train, slow)
+    for one, regressor in zip(alone, both.module, strict=True):
+        one.module = nn.ModuleList([regressor])
+    found = both(Outputs(None, features), batch)["hint"]
+    close(found, sum(one(Outputs(None, features), batch)["hint"] for one in alone))
+
+
+def test_a_shuffled_fsp_permutes_each_layers_channels_by_its_own_order(few):
+    teacher, batch = maps(9), batch_of(few.train, torch.arange(7))
+    plain, first, again, other = (fsp(teacher, s) for s in (None, 3, 3, 4))
+    for objective in (plain, first, again, other):
+        objective.prepare(maps(), few.train, slow)
+    low, high = (first._order(name, torch.empty(1, n)) for name, n in (("low", 4), ("high", 8)))
+    ll, lh = plain._source(batch)
+    close(first._source(batch)[0], ll[:, low][:, :, low])
+    close(first._source(batch)[1], lh[:, low][:, :, high])
+    close(again._source(batch), first._source(batch))
+    assert not torch.equal(other._source(batch)[1], first._source(batch)[1])
+    assert len({plain.key, first.key, other.key}) == 3 and first.key == again.key
+
+
+def test_fsp_needs_equal_widths_and_says_where(few):
+    with pytest.raises(ValueError, match=r"\('low', 'low'\) of the student.*\(4, 4\).*\(6, 6\)"):
+        kd.fit(maps(), fsp(maps(9, width=6)), few, slow, progress=False)
+
+
+def test_features_of_few_images_are_computed_once(few, monkeypatch):
+    teacher, passes = maps(9), []
+    teacher.low[0].register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
+    objective = fsp(teacher)
+    for seed in (0, 1):
+        kd.fit(maps(seed), objective, few, replace(slow, epochs=3), progress=False)
+    assert sum(passes) <= 100 + 2  # and one image in each fit, for the shapes
+    monkeypatch.setattr("kdlib._teachers._TABLE_BYTES", 1000)
+    passes.clear()
+    spy = Inside(fsp(teacher))
+    kd.fit(maps(), spy, few, slow, progress=False)
+    assert sum(passes) > 100
+    inputs, (ll, _) = spy.targets[-1]
+    (low,) = features_of(teacher, inputs, "low")
+    close(ll, kd.fsp_matrix(low, low), rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_of_features_holds_the_splits_images_alone(digits):
+    few = replace(digits, train=digits.train.select(torch.arange(500, 600)))
+    objective = fsp()
+    objective.prepare(maps(), few.train, slow)
+    assert [len(table) for table in objective._source.tables] == [100, 100]
+
+
+def test_a_sum_asks_for_logits_where_one_part_needs_them():
+    teacher = maps(9)
+    both = kd.CrossEntropy() + 0.1 * hint(teacher)
+    assert both.taps == ("", "low")
+    assert (hint(teacher) + fsp(teacher)).taps == ("low", "high")
+    assert (kd.CrossEntropy() + kd.LogitMatching(teacher)).taps == ()
+    assert (kd.CrossEntropy() + 0.1 * hint(teacher) + fsp(teacher)).taps == ("", "low", "high")
+
+
+def test_joint_training_is_one_forward_pass_and_logs_every_term(few):
+    student, passes = maps(), []
+    student.low.register_forward_hook(lambda *call: passes.append(student.training))
+    objective = kd.CrossEntropy() + 0.5 * hint() + 0.1 * fsp()
+    history = kd.fit(student, objective, few, slow, progress=False)
+    assert sum(passes) == 3  # steps; what is not in train mode is the look at shapes and validation
+    assert list(history.frame)[3:6] == ["hard", "hint", "fsp"]
+    assert history.frame["validation_accuracy"].notna().all()
+
+
+def test_weighted_parts_scale_their_terms(few):
+    teacher, batch = maps(9), batch_of(few.train, torch.arange(7))
+    features = dict(
+        zip(("low", "high"), features_of(maps(), batch.inputs, "low", "high"), strict=True)
+    )
+    one = fsp(teacher)
+    one.prepare(maps(), few.train, slow)
+    student = Outputs(None, features)
+    close((0.25 * one)(student, batch)["fsp"], 0.25 * one(student, batch)["fsp"])
+
+
+def test_a_weight_that_changes_is_logged_with_its_values(few):
+    """FitNets' second stage: lambda from 4 to 1, in the paper's weighting."""
+    soft = kd.SoftTargets(small(), temperature=3, alpha=1)
+    lam = lambda progress: 4 - 3 * progress
+    objective = kd.CrossEntropy() + (lambda progress: lam(progress) / 9) * soft
+    history = kd.fit(small(1), objective, few, replace(slow, epochs=4), progress=False)
+    last_steps = [(3 * epoch - 1) / 12 for epoch in (1, 2, 3, 4)]
+    assert history.frame["weight_SoftTargets"].tolist() == pytest.approx(
+        [lam(progress) / 9 for progress in last_steps]
+    )
+    nested = (lambda progress: 2.0) * (0.5 * soft + objective)
+    history = kd.fit(small(1), nested, few, slow, progress=False)
+    assert history.frame["weight_SoftTargets"].item() == pytest.approx(2 * lam(2 / 3) / 9)
+    history = kd.fit(small(1), kd.CrossEntropy() + 0.5 * soft, few, slow, progress=False)
+    assert not any(name.startswith("weight") for name in history.frame)
+
+
+def test_fitnets_weighting_is_its_formula(few):
+    """CE(y, q) + lambda * H(p, q) at tau = 3 has the gradient of CE + lambda / 9 * T^2 KL."""
+    batch = batch_of(few.train, torch.arange(7))
+    teacher = small()
+    z = student_of(batch).logits.double().requires_grad_()
+    p = torch.softmax(fresh(teacher, batch.inputs).double() / 3, -1)
+    entropy = -(p * torch.log_softmax(z / 3, -1)).sum(-1).mean()
+    loss = nn.functional.cross_entropy(z, batch.labels) + 2.5 * entropy
+    (expected,) = torch.autograd.grad(loss, z)
+    objective = kd.CrossEntropy() + 2.5 / 9 * kd.SoftTargets(teacher, 3, 1)
+    objective.prepare(small(), few.train, slow)
+    terms = objective(Outputs(z), batch)
+    terms["hard"] = terms["hard"] * 1
+    (found,) = torch.autograd.grad(sum(terms.values()), z)
+    close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@every_inside
+def test_checkpoints_hold_the_regressor_and_resume_to_the_same_weights(few, tmp_path, make):
+    recipe = replace(slow, epochs=3)
+    whole, resumed = maps(), maps()
+    kd.fit(whole, make(), few, recipe, seed=5, progress=False)
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "c.pt"
+    kd.fit(resumed, make(), few, recipe, seed=5, progress=False, checkpoint=path, on_epoch=stop)
+    with pytest.warns(UserWarning, match="are replaced"):
+        kd.fit(resumed, make(), few, recipe, seed=5, progress=False, checkpoint=path)
+    assert_equal(whole, resumed)
+
+
+def assert_equal(one, other):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_validation_is_nan_where_no_logits_are_trained_and_best_is_refused(few):
+    history = kd.fit(maps(), fsp(), few, slow, progress=False)
+    assert history.frame[["validation_loss", "validation_accuracy"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match=r'keep="best" needs an objective.*low.*take keep="last"'):
+        kd.fit(maps(), fsp(), few, replace(slow, keep="best"), progress=False)
+
+
+def test_float64_and_bfloat16_students_have_hints_too(few):
+    for precision in ("float64", "bfloat16"):
+        recipe = replace(slow, precision=precision)
+        for make in INSIDE.values():
+            history = kd.fit(maps(), make(), few, recipe, progress=False)
+            assert history.frame.iloc[-1, 3] > 0
+
+
+def test_unlabelled_images_do(few):
+    data = replace(few, train=few.train.unlabelled())
+    for make in INSIDE.values():
+        kd.fit(maps(), make(), data, slow, progress=False)
+
+
+def test_a_cohort_of_objectives_on_features_is_what_fit_gives(few):
+    cohort = kd.fit_cohort(lambda seed: maps(seed), [hint(), fsp()], few, slow, [1], progress=False)
+    for model, make in zip(cohort.models, INSIDE.values(), strict=True):
+        student = maps(1)
+        kd.fit(student, make(), few, slow, seed=1, progress=False)
+        assert_equal(student, model)
+
+
+def test_keys_tell_teachers_layers_and_orders_apart():
+    one, other = maps(9), maps(8)
+    keys = [
+        hint(one).key,
+        hint(other).key,
+        hint(one, "high").key,
+        hint(one, "low", "high").key,
+        hint(one, ["low", "high"], ["low", "high"]).key,
+        fsp(one).key,
+        fsp(other).key,
+        kd.FSP(one, pairs=[(LOW, LOW)]).key,
+    ]
+    assert len(set(keys)) == len(keys)
+    assert hint(maps(9)).key == hint(maps(9)).key
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: hint([maps(), maps()]), TypeError, "teacher must be one network.*list"),
+        (lambda: fsp([maps()]), TypeError, "teacher must be one network.*list"),
+        (lambda: hint(nn.ModuleList([maps()])), TypeError, "one network.*ModuleList"),
+        (lambda: hint(torch.zeros(3, 10)), TypeError, "one network.*Tensor"),
+        (lambda: hint(hint=["low", "high"]), ValueError, "as many layers as hint: 2, got 1"),
+        (lambda: hint(hint=["low", "low"], guided=["low", "high"]), ValueError, "each once"),
+        (lambda: hint(hint=[]), ValueError, "hint must name at least one layer"),
+        (lambda: hint(guided=3), TypeError, "guided must be a layer's name or a list.*3"),
+        (lambda: kd.FSP(maps(), pairs=[]), ValueError, "pairs must be at least one"),
+        (lambda: kd.FSP(maps(), pairs=[("low", "high")]), TypeError, "pairs must be.*stem"),
+        (lambda: kd.FSP(maps(), pairs=[LOW]), TypeError, "pairs must be"),
+        (lambda: kd.FSP(maps(), pairs=3), TypeError, "pairs must be.*got 3"),
+        (lambda: fsp(shuffle_seed=1.5), TypeError, "shuffle_seed must be a whole number"),
+        (lambda: fsp(shuffle_seed=-1), ValueError, "shuffle_seed must be from 0"),
+    ],
+)
+def test_bad_arguments_are_named_where_the_objective_is_built(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "objective, message",
+    [
+        (hint(hint="no"), "no module 'no'; it has 'low'"),
+        (hint(guided="no"), "no module 'no'; it has 'low'"),
+        (kd.FSP(maps(), pairs=[(("low", "no"), LOW)]), "no module 'no'"),
+        (hint(hint="low", guided="high"), r"guided 'high' must be.*\(6, 28, 28\), got \(8, 14"),
+        (hint(hint="low", guided="head"), r"guided 'head' must be flat where"),
+        (kd.FSP(maps(), pairs=[(("low", "head"), LOW)]), r"maps \(N, C, H, W\)"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused_before_training(few, objective, message):
+    student = maps()
+    before = copy.deepcopy(student.state_dict())
+    with pytest.raises(ValueError, match=message):
+        kd.fit(student, objective, few, slow, progress=False)
+    assert all(torch.equal(t, before[name]) for name, t in student.state_dict().items())
