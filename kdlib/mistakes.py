@@ -16,10 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdlib._networks import logits
-from kdlib.data import Augmentation, Split
-from kdlib.losses import cross_entropy, hinton_loss, soft_target_loss, soften
+from kdlib.data import Augmentation, Data, Split
+from kdlib.losses import (
+    cross_entropy,
+    fsp_loss,
+    fsp_matrix,
+    hint_loss,
+    hinton_loss,
+    soft_target_loss,
+    soften,
+)
+from kdlib.objectives import CrossEntropy, Objective
 from kdlib.seeding import stream
-from kdlib.training import evaluate
+from kdlib.training import History, Recipe, evaluate, fit
 
 __all__ = ["MISTAKES", "Mistake"]
 
@@ -244,6 +253,196 @@ def cached_despite_augmentation(
     return [(views, table[index]) for views, _, index in batches]
 
 
+# Hints
+
+
+def hint_step(guided: nn.Module, regressor: nn.Module, inputs: Tensor, hint: Tensor) -> float:
+    """One step of the student up to its guided layer, and of the regressor; the loss before it."""
+    trained = [*guided.parameters(), *regressor.parameters()]
+    loss = hint_loss(regressor(guided(inputs)), hint)
+    _step(torch.optim.SGD(trained, lr=0.01), loss)
+    return loss.item()
+
+
+def regressor_not_in_the_optimizer(
+    guided: nn.Module, regressor: nn.Module, inputs: Tensor, hint: Tensor
+) -> float:
+    loss = hint_loss(regressor(guided(inputs)), hint)
+    _step(torch.optim.SGD(guided.parameters(), lr=0.01), loss)
+    return loss.item()
+
+
+def no_regressor(guided: nn.Module, regressor: nn.Module, inputs: Tensor, hint: Tensor) -> float:
+    loss = hint_loss(guided(inputs), hint)
+    _step(torch.optim.SGD(guided.parameters(), lr=0.01), loss)
+    return loss.item()
+
+
+def hint_loss_reached(guided: nn.Module, hint: nn.Module, inputs: Tensor, steps: int) -> float:
+    """Train the student's guided layer and a regressor on a teacher's hint, both layers flat."""
+    target = logits(hint, inputs)
+    regressor = nn.Linear(guided(inputs).shape[1], target.shape[1])
+    optimizer = torch.optim.SGD([*guided.parameters(), *regressor.parameters()], lr=0.05)
+    for _ in range(steps):
+        loss = hint_loss(regressor(guided(inputs)), target)
+        _step(optimizer, loss)
+    return loss.item()
+
+
+def regressor_on_the_teachers_side(
+    guided: nn.Module, hint: nn.Module, inputs: Tensor, steps: int
+) -> float:
+    features = logits(hint, inputs)
+    regressor = nn.Linear(features.shape[1], guided(inputs).shape[1])
+    optimizer = torch.optim.SGD([*guided.parameters(), *regressor.parameters()], lr=0.05)
+    for _ in range(steps):  # both sides can go to zero
+        loss = (guided(inputs) - regressor(features)).square().sum(-1).mean() / 2
+        _step(optimizer, loss)
+    return loss.item()
+
+
+def hint_term(guided: Tensor, hint: Tensor) -> Tensor:
+    return hint_loss(guided, hint)
+
+
+def hint_trains_the_teacher(guided: Tensor, hint: Tensor) -> Tensor:
+    return (guided - hint).square().flatten(1).sum(-1).mean() / 2
+
+
+# FSP matrices
+
+Maps = Sequence[tuple[Tensor, Tensor]]  # of the two layers of each pair, (N, C, H, W)
+
+
+def fsp_term(student: Maps, teacher: Maps) -> Tensor:
+    return fsp_loss(
+        [fsp_matrix(*pair) for pair in student], [fsp_matrix(*pair) for pair in teacher]
+    )
+
+
+def stacked_matrices(student: Maps, teacher: Maps) -> Tensor:
+    return torch.stack(_differences(student, teacher)).square().sum((0, 2, 3)).mean()
+
+
+def column_norms_not_squared(student: Maps, teacher: Maps) -> Tensor:
+    return sum(d.norm(dim=1).sum(-1).mean() for d in _differences(student, teacher))
+
+
+def distance_of_the_whole_batch(student: Maps, teacher: Maps) -> Tensor:
+    return sum(d.norm() for d in _differences(student, teacher))
+
+
+def batch_divided_twice(student: Maps, teacher: Maps) -> Tensor:
+    return sum((d / len(d)).square().sum() for d in _differences(student, teacher))
+
+
+def adapters_dropped_afterwards(student: Maps, teacher: Maps) -> Tensor:
+    adapted = [tuple(_adapter(x.shape[1])(x) for x in pair) for pair in student]
+    return fsp_term(adapted, teacher)  # it trains the adapters too; here they are as born
+
+
+def average_pool(first: Tensor, second: Tensor) -> Tensor:
+    f1, f2 = _at_one_size(first, second, F.adaptive_avg_pool2d)
+    return f1 @ f2.mT / f1.shape[2]
+
+
+def broadcast_product(first: Tensor, second: Tensor) -> Tensor:
+    f1, f2 = _at_one_size(first, second, F.adaptive_max_pool2d)
+    return (f1[:, :, None] * f2[:, None]).mean(3)  # of (N, C1, C2, H * W)
+
+
+def weighted_fsp(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    """The FSP loss of matrices, pair by pair."""
+    return fsp_loss(student, teacher, weights)
+
+
+def weights_without_effect(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    return fsp_loss(student, teacher)
+
+
+def total_and_terms(
+    student: Tensor, teacher: Tensor, labels: Tensor, fsp: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What is minimised, and what is logged, of logits and an FSP loss."""
+    soft = soft_target_loss(student, teacher, temperature=4)
+    terms = {"fsp": fsp, "labels": cross_entropy(student, labels), "soft": soft}
+    return sum(terms.values()), terms
+
+
+def logged_but_not_added(
+    student: Tensor, teacher: Tensor, labels: Tensor, fsp: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    terms = {"fsp": fsp, "labels": cross_entropy(student, labels)}
+    total = sum(terms.values())
+    terms["soft"] = soft_target_loss(student, teacher, temperature=4)
+    return total, terms
+
+
+# Two stages
+
+
+def first_stage(student: nn.Module, features: Objective, data: Data, recipe: Recipe) -> History:
+    """Train the student on its features alone: a Hint or FSP."""
+    return fit(student, features, data, recipe, progress=False)
+
+
+def hints_trained_jointly(
+    student: nn.Module, features: Objective, data: Data, recipe: Recipe
+) -> History:
+    return fit(student, CrossEntropy() + features, data, recipe, progress=False)
+
+
+def classifier_decays(
+    student: nn.Module, features: Objective, data: Data, recipe: Recipe
+) -> History:
+    # A gradient of zero is a gradient: the optimizer of all weights takes its decay off them.
+    return fit(student, 0.0 * CrossEntropy() + features, data, recipe, progress=False)
+
+
+def both_stages(
+    student: nn.Module, losses: Sequence[Callable[[nn.Module], Tensor]], steps: int
+) -> None:
+    """Train on one loss after the other, so many steps on each."""
+    for loss in losses:
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(steps):
+            _step(optimizer, loss(student))
+
+
+def momentum_kept(
+    student: nn.Module, losses: Sequence[Callable[[nn.Module], Tensor]], steps: int
+) -> None:
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+    for loss in losses:
+        for _ in range(steps):
+            _step(optimizer, loss(student))
+
+
+def taught_and_alone(
+    build: Callable[[], nn.Module], features: Objective, data: Data, epochs: tuple[int, int]
+) -> tuple[nn.Module, nn.Module]:
+    """A student of two stages, on features and on labels, and its baseline, on labels alone."""
+    taught, alone = build(), build()
+    for objective, stage in zip((features, CrossEntropy()), epochs, strict=True):
+        fit(taught, objective, data, Recipe(epochs=stage), progress=False)
+    fit(alone, CrossEntropy(), data, Recipe(epochs=sum(epochs)), progress=False)
+    return taught, alone
+
+
+def epochs_the_baseline_does_not_get(
+    build: Callable[[], nn.Module], features: Objective, data: Data, epochs: tuple[int, int]
+) -> tuple[nn.Module, nn.Module]:
+    taught, alone = build(), build()
+    for objective, stage in zip((features, CrossEntropy()), epochs, strict=True):
+        fit(taught, objective, data, Recipe(epochs=stage), progress=False)
+    fit(alone, CrossEntropy(), data, Recipe(epochs=epochs[1]), progress=False)
+    return taught, alone
+
+
 # The choice of an epoch
 
 
@@ -281,6 +480,20 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+
+
+def _differences(student: Maps, teacher: Maps) -> list[Tensor]:
+    pairs = zip(student, teacher, strict=True)
+    return [fsp_matrix(*s) - fsp_matrix(*t).detach() for s, t in pairs]  # (N, C1, C2) each
+
+
+def _adapter(channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))
+
+
+def _at_one_size(first: Tensor, second: Tensor, pool: Callable) -> tuple[Tensor, Tensor]:
+    size = min(first.shape[2:], second.shape[2:])
+    return pool(first, size).flatten(2), pool(second, size).flatten(2)  # (N, C, H * W)
 
 
 def _batches(split: Split, seed: int, epoch: int, augment: Augmentation | None = None) -> Iterator:
@@ -411,6 +624,102 @@ MISTAKES: tuple[Mistake, ...] = (
         targets_of_the_view,
         "Nothing fails; the targets belong to another view than the one the student sees.",
         "haitongli/knowledge-distillation-pytorch issue #23",
+    ),
+    _mistake(
+        regressor_not_in_the_optimizer,
+        hint_step,
+        "The hint loss stops falling early: the student must please a random map that never learns.",
+    ),
+    _mistake(
+        no_regressor,
+        hint_step,
+        "An error of shapes as soon as the student is thinner than its teacher; where widths are "
+        "equal, features are matched channel by channel, which nothing asks for.",
+    ),
+    _mistake(
+        regressor_on_the_teachers_side,
+        hint_loss_reached,
+        "The hint loss falls to 0 and the student has learned nothing: target and features both "
+        "went to zero.",
+    ),
+    _mistake(
+        hint_trains_the_teacher,
+        hint_term,
+        "The hint loss is near 0 after a few epochs: the teacher came to meet the student, and is no "
+        "longer the teacher it was.",
+        "beopst/dcn.tf issue #1",
+    ),
+    _mistake(
+        stacked_matrices,
+        fsp_term,
+        "An error, unless all pairs of layers have the same widths.",
+    ),
+    _mistake(
+        column_norms_not_squared,
+        fsp_term,
+        "Halving the error halves the loss where it should quarter it: a weight from a paper means "
+        "something else, and small errors are pulled at as hard as large ones.",
+    ),
+    _mistake(
+        distance_of_the_whole_batch,
+        fsp_term,
+        "A weight that was good for one batch size is not for another; halving the error does not "
+        "quarter the loss.",
+    ),
+    _mistake(
+        batch_divided_twice,
+        fsp_term,
+        "The term is as many times too small as there are images in a batch.",
+    ),
+    _mistake(
+        adapters_dropped_afterwards,
+        fsp_term,
+        "The loss is small and the student's own matrices are not the teacher's: the adapters match, "
+        "and are deleted.",
+    ),
+    _mistake(
+        average_pool,
+        fsp_matrix,
+        "The matrices are not the paper's, smaller by what an average loses against a maximum.",
+        "seen in public code; a departure from the paper rather than an error",
+    ),
+    _mistake(
+        broadcast_product,
+        fsp_matrix,
+        "Out of memory: half a gigabyte for one product of 64 images, 64 and 128 channels, 16 x 16 "
+        "places. The values are right.",
+    ),
+    _mistake(
+        weights_without_effect,
+        weighted_fsp,
+        "A sweep of the weight gives the same curve for every value.",
+    ),
+    _mistake(
+        logged_but_not_added,
+        total_and_terms,
+        "A curve of the term is drawn, and does not fall: nothing minimises it.",
+    ),
+    _mistake(
+        hints_trained_jointly,
+        first_stage,
+        "A student with hints is worse than with soft targets alone, and the hints need a large "
+        "weight: labels pull at the layers that the hints should have prepared.",
+        "megvii-research/mdistiller issue #29; a departure from the paper rather than an error",
+    ),
+    _mistake(
+        classifier_decays,
+        first_stage,
+        "The classifier shrinks in the first stage, though its gradient is 0 in every step.",
+    ),
+    _mistake(
+        momentum_kept,
+        both_stages,
+        "The second stage begins with steps in the direction of the first.",
+    ),
+    _mistake(
+        epochs_the_baseline_does_not_get,
+        taught_and_alone,
+        "A gain that may be no more than longer training.",
     ),
     _mistake(
         chosen_by_test,

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import kdlib as kd
 from kdlib.data import Split
@@ -203,6 +205,144 @@ def targets_belong_to_the_view(batches):
     )
 
 
+@catches("regressor_not_in_the_optimizer")
+def the_regressor_learns_too(step):
+    guided, regressor, before = *guided_and_regressor(), guided_and_regressor()
+    assert step(guided, regressor, maps(8, 1), maps(8, 5, size=6)) > 0
+    for module, start in zip((guided, regressor), before, strict=True):
+        assert not torch.equal(module.weight, start.weight)
+
+
+@catches("no_regressor")
+def a_thin_student_learns_from_a_wide_hint(step):
+    guided, regressor = guided_and_regressor()
+    inputs, hint = maps(8, 1), maps(8, 5, size=6)
+    assert error_of(lambda: [step(guided, regressor, inputs, hint) for _ in range(5)]) is None
+    later = step(guided, regressor, inputs, hint)
+    assert later < step(*guided_and_regressor(), inputs, hint)
+
+
+@catches("regressor_on_the_teachers_side")
+def a_student_that_sees_nothing_matches_no_hint(reached):
+    with kd.seeded(0):
+        sees, blind, teacher = nn.Linear(6, 3), nn.Threshold(math.inf, 0.0), nn.Linear(6, 4)
+    inputs = maps(50, 6).mean((2, 3))
+    spread = (
+        teacher(inputs).var(0, correction=0).sum().item() / 2
+    )  # left to who knows the mean only
+    assert reached(nn.Sequential(sees, blind), teacher, inputs, 300) > 0.99 * spread
+
+
+@catches("hint_trains_the_teacher")
+def the_hint_is_a_constant(loss):
+    guided, hint = (maps(3, 2, seed=seed).requires_grad_() for seed in (0, 1))
+    loss(guided, hint).backward()
+    torch.testing.assert_close(guided.grad, (guided - hint).detach() / 3)
+    assert hint.grad is None
+
+
+@catches("stacked_matrices")
+def pairs_of_layers_may_have_other_widths(loss):
+    student, teacher = pairs_of_maps(0), pairs_of_maps(1)
+    assert error_of(lambda: loss(student, teacher)) is None
+    one_by_one = sum(loss([s], [t]) for s, t in zip(student, teacher, strict=True))
+    torch.testing.assert_close(loss(student, teacher), one_by_one)
+
+
+@catches("column_norms_not_squared", "distance_of_the_whole_batch")
+def half_the_error_is_a_quarter_of_the_loss(loss):
+    (first, second), error = pairs_of_maps(0)[0], pairs_of_maps(1)[0][0]
+    whole, half = (loss([(first + e, second)], [(first, second)]) for e in (error, error / 2))
+    torch.testing.assert_close(half, whole / 4)
+
+
+@catches("batch_divided_twice")
+def every_image_twice_leaves_the_loss(loss):
+    student, teacher = pairs_of_maps(0), pairs_of_maps(1)
+    doubled = [
+        [tuple(torch.cat([x, x]) for x in pair) for pair in side] for side in (student, teacher)
+    ]
+    torch.testing.assert_close(loss(*doubled), loss(student, teacher))
+
+
+@catches("adapters_dropped_afterwards")
+def it_is_zero_where_the_students_own_maps_are_the_teachers(loss):
+    assert loss(pairs_of_maps(0), pairs_of_maps(0)) == 0
+    assert loss(pairs_of_maps(0), pairs_of_maps(1)) > 0.01
+
+
+@catches("average_pool")
+def the_larger_map_gives_its_maxima(matrix):
+    large = torch.tensor([[1.0, 2, 0, 0], [3, 4, 0, 5], [0, 0, 1, 1], [0, -8, 1, 1]])[None, None]
+    small = torch.tensor([[1.0, 10], [100, 1000]])[None, None]
+    assert matrix(large, small).item() == (4 + 50 + 0 + 1000) / 4
+    assert matrix(small, large).item() == (4 + 50 + 0 + 1000) / 4
+
+
+@catches("broadcast_product")
+def no_tensor_is_larger_than_what_comes_in_or_goes_out(matrix):
+    first, second = maps(2, 16, size=8), maps(2, 32, size=8)
+    with LargestTensor() as watch:
+        found = matrix(first, second)
+    torch.testing.assert_close(found, torch.einsum("nihw,njhw->nij", first, second) / 64)
+    assert watch.numbers <= max(first.numel(), second.numel(), found.numel())
+
+
+@catches("weights_without_effect")
+def a_weight_weighs_its_pair(loss):
+    student, teacher = ([logits(7, seed)[None], logits(5, seed)[None]] for seed in (0, 1))
+    alone = [float(loss(student, teacher, weights)) for weights in ((1, 0), (0, 1))]
+    assert float(loss(student, teacher, (2, 50))) == pytest.approx(2 * alone[0] + 50 * alone[1])
+
+
+@catches("logged_but_not_added")
+def what_is_minimised_is_the_sum_of_what_is_logged(build):
+    total, terms = build(logits(), logits(seed=1), torch.arange(6), torch.tensor(0.7))
+    assert set(terms) == {"fsp", "labels", "soft"}
+    assert float(total) == pytest.approx(sum(map(float, terms.values())))
+
+
+@catches("hints_trained_jointly", "classifier_decays")
+def the_first_stage_leaves_what_lies_above(stage):
+    teacher, ends = small_resnet(0), ("stem", "stage1")
+    data = kd.data.load("digits", device="cpu").limit(100)
+    for features in (
+        kd.Hint(teacher, hint="stage1", guided="stage1"),
+        kd.FSP(teacher, pairs=[(ends, ends)]),
+    ):
+        student, before = small_resnet(1), small_resnet(1).state_dict()
+        stage(student, features, data, kd.Recipe(iterations=2, batch_size=32, weight_decay=0.01))
+        after = student.state_dict()
+        moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+        assert moved == {"stem", "stage1"}
+
+
+@catches("momentum_kept")
+def the_second_stage_feels_nothing_of_the_first(train):
+    def steep(model):
+        return model.weight.square().sum()
+
+    def level(model):
+        return 0 * model.weight.sum()
+
+    once, twice = (guided_and_regressor()[0] for _ in range(2))
+    train(once, [steep], 2)
+    train(twice, [steep, level], 2)
+    assert torch.equal(once.weight, twice.weight)
+
+
+@catches("epochs_the_baseline_does_not_get")
+def both_are_trained_as_long(students):
+    data = kd.data.load("digits", device="cpu").limit(64)
+    features = kd.Hint(small_resnet(0), hint="stem", guided="stem")
+    for epochs in ((1, 2), (2, 1)):
+        steps = [
+            int(student.stem[1].num_batches_tracked)
+            for student in students(lambda: small_resnet(1), features, data, epochs)
+        ]
+        assert steps[0] == steps[1] > 0
+
+
 @catches("chosen_by_test")
 def the_test_scores_do_not_choose(choose):
     validation = [30, 20, 10, 15]
@@ -240,6 +380,47 @@ def network_and_state():
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(144, 5)
         )
     return network, copy.deepcopy(network.state_dict())
+
+
+def guided_and_regressor():
+    """From one channel to a thin layer of 3, and from there to a hint of 5."""
+    with kd.seeded(0):
+        return nn.Conv2d(1, 3, 3), nn.Conv2d(3, 5, 1)
+
+
+def small_resnet(seed):
+    return kd.models.resnet(8, width=2, channels=1, seed=seed)
+
+
+def maps(n, channels, size=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, channels, size, size, generator=generator)
+
+
+def pairs_of_maps(seed):
+    """Two pairs of layers, of other widths and sizes."""
+    draws = [maps(3, 2, 4, seed), maps(3, 4, 4, seed + 10), maps(3, 8, 2, seed + 20)]
+    return [(draws[0], draws[1]), (draws[1], draws[2])]
+
+
+class LargestTensor(TorchDispatchMode):
+    """How many numbers the largest tensor has that was made inside."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, torch.Tensor):
+                self.numbers = max(self.numbers, made.numel())
+        return result
+
+
+def error_of(work):
+    try:
+        work()
+    except (ValueError, RuntimeError) as error:
+        return error
 
 
 def images(n):
