@@ -493,7 +493,8 @@ def _adapter(channels: int) -> nn.Module:
 
 def _at_one_size(first: Tensor, second: Tensor, pool: Callable) -> tuple[Tensor, Tensor]:
     size = min(first.shape[2:], second.shape[2:])
-    return pool(first, size).flatten(2), pool(second, size).flatten(2)  # (N, C, H * W)
+    f1, f2 = (x if x.shape[2:] == size else pool(x, size) for x in (first, second))
+    return f1.flatten(2), f2.flatten(2)  # (N, C, H * W)
 
 
 def _batches(split: Split, seed: int, epoch: int, augment: Augmentation | None = None) -> Iterator:

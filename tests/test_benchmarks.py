@@ -1,4 +1,4 @@
-"""benchmarks/: both sides of a comparison see the same images and learn; a slider's moves are all painted."""
+"""benchmarks/: both sides do the same work and learn alike; a slider's moves are all painted."""
 
 import importlib.util
 import os
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import kdlib as kd
+from kdlib.taps import reach
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,6 +35,11 @@ def training():
 @pytest.fixture(scope="module")
 def sliders():
     return benchmark("slider_latency")
+
+
+@pytest.fixture(scope="module")
+def fsp():
+    return benchmark("fsp")
 
 
 @pytest.fixture
@@ -63,6 +69,60 @@ def test_both_sides_start_alike_and_learn(training, small):
 def test_one_seed_cannot_be_paired_and_is_refused_before_anything_runs(training):
     with pytest.raises(SystemExit, match="at least 2"):
         training.main(1)
+
+
+def test_both_ways_to_the_fsp_term_give_one_loss_and_one_gradient(fsp):
+    student, teacher = fsp.random_maps(0, images=2), fsp.random_maps(1, images=2)
+    losses = [fsp.term(way, student, teacher) for way in fsp.WAYS.values()]
+    torch.testing.assert_close(*losses)
+    assert losses[0] > 1
+    ours, theirs = (fsp.gradients(way, student, teacher) for way in fsp.WAYS.values())
+    assert [gradient.shape for gradient in ours] == [maps.shape for maps in student.values()]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_maps_of_the_fsp_term_have_the_sizes_of_a_resnet_32(fsp):
+    features = reach(kd.models.resnet(32), torch.zeros(2, 3, 32, 32), list(fsp.LAYERS))
+    sizes = {name: maps.shape for name, maps in features.items()}
+    assert sizes == {name: maps.shape for name, maps in fsp.random_maps(0, images=2).items()}
+
+
+def test_a_step_with_either_way_moves_the_student_alike_up_to_its_third_stage(fsp):
+    start, ends = kd.models.resnet(32).state_dict(), []
+    for way in fsp.WAYS.values():
+        step = fsp.Step(way, fsp.random_maps(1, images=2))
+        step()
+        ends.append(step.student.state_dict())
+    moved = {name.split(".")[0] for name in start if not torch.equal(start[name], ends[0][name])}
+    assert moved == set(fsp.LAYERS)
+    torch.testing.assert_close(*ends)
+
+
+def test_memory_counts_what_is_held_at_a_time_and_what_is_left(fsp):
+    def work():
+        for _ in range(3):
+            torch.zeros(2**20)  # 4 MiB, given back each time
+        return torch.zeros(2**18)
+
+    assert fsp.memory(work, "cpu") == pytest.approx((4, 1), abs=0.01)
+
+
+def test_the_broadcast_product_is_what_its_side_holds(fsp):
+    maps = fsp.random_maps(0, images=2)
+    most, left = fsp.memory(lambda: fsp.gradients(fsp.WAYS["broadcast product"], maps, maps), "cpu")
+    assert left == pytest.approx(sum(m.numel() for m in maps.values()) * 4 / 2**20, abs=0.01)
+    assert most > 2 * 16 * 16 * 32 * 32 * 4 / 2**20
+
+
+def test_the_fsp_benchmark_ends_with_its_ratio(fsp, capsys):
+    threads = torch.get_num_threads()
+    try:
+        fsp.main(1, 2)
+    finally:
+        torch.set_num_threads(threads)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7
+    assert re.fullmatch(r"ratio: \d+\.\d", lines[-1])
 
 
 def test_a_move_of_a_slider_lasts_until_the_next_picture_and_other_frames_are_dropped(sliders):
