@@ -39,7 +39,7 @@ __all__ = [
     "settings",
 ]
 
-PROTOCOLS = ("student", "hinton")
+PROTOCOLS = ("student", "hinton", "fitnets", "fsp")
 SHIPPED = Path(__file__).parent.parent / "results"
 _WHAT = ["experiment", "setting", "protocol", "recipe"]
 COLUMNS = [
@@ -208,7 +208,12 @@ def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFr
 
 
 def run(
-    name: str, out: Path, *, executor: Executor | None = None, only: Sequence[str] = ()
+    name: str,
+    out: Path,
+    *,
+    executor: Executor | None = None,
+    only: Sequence[str] = (),
+    protocol: str | None = None,
 ) -> Iterator[str]:
     """Run every setting that ``out/NAME.csv`` does not hold yet; yields a line for each.
 
@@ -219,27 +224,38 @@ def run(
             one after the other in this process if not given. Where it measures, this kdlib must be
             installed and ``KDLIB_PROFILE`` be the same.
         only: experiments to run; all if empty.
+        protocol: ``short`` or ``paper`` where a paper has both; ``short`` if not given.
 
     Raises:
-        ValueError: an unknown protocol or experiment, or a table of other columns.
+        ValueError: an unknown name, protocol or experiment, or a table of other columns.
         RuntimeError: settings failed where the executor measures; what was measured is kept.
     """
     path = out / f"{name}.csv"
-    todo = [s for s in settings(name) if not only or s.experiment in only]
+    mine = _of_protocol(settings(name), protocol)
+    todo = [s for s in mine if not only or s.experiment in only]
     if unknown := set(only) - {s.experiment for s in todo}:
-        known = dict.fromkeys(s.experiment for s in settings(name))
+        known = dict.fromkeys(s.experiment for s in mine)
         raise ValueError(f"only must name some of {', '.join(known)}, got {unknown.pop()!r}")
     finished = _finished(path)
     todo = [s for s in todo if s.key not in finished]
-    there = len({s.key for s in settings(name)} & finished)
+    there = len({s.key for s in mine} & finished)
     yield f"{path}: {there} settings are there, {len(todo)} to do"
     for setting, rows in _measured(name, todo, executor):
         _append(path, rows)
         yield f"{setting.experiment}: {setting.setting}"
 
 
+def _of_protocol(all_of_them: list[Setting], protocol: str | None) -> list[Setting]:
+    known = list(dict.fromkeys(s.protocol for s in all_of_them))
+    if protocol is not None and protocol not in known:
+        raise ValueError(f"protocol must be one of {', '.join(known)}, got {protocol!r}")
+    return [s for s in all_of_them if s.protocol == (protocol or known[0])]
+
+
 def ship(name: str, out: Path) -> Path:
     """Copy a table into the package, the rows of this code's settings in their order.
+
+    Where there are two protocols, those are copied of which the table has any row.
 
     Raises:
         ValueError: a setting is missing, is there twice, or was run at smoke size.
@@ -248,7 +264,8 @@ def ship(name: str, out: Path) -> Path:
     if not path.exists():
         raise ValueError(f"out must hold {name}.csv, got {out}; run the protocol first")
     table = _read(path)
-    for setting in settings(name):
+    there = {*table["protocol"], settings(name)[0].protocol}
+    for setting in (s for s in settings(name) if s.protocol in there):
         if setting.protocol == "smoke":
             raise ValueError("KDLIB_PROFILE must not be smoke: its numbers mean nothing")
         rows = table[(table[_WHAT] == list(setting.key)).all(axis=1)]

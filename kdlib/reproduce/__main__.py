@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     where.add_argument("--dask", metavar="ADDRESS", help="the scheduler of a Dask cluster")
     parser.add_argument("--only", nargs="+", default=(), help="experiments; all if not given")
     parser.add_argument(
+        "--protocol", help="short or paper, where there are both; short if not given"
+    )
+    parser.add_argument(
         "--ship",
         action="store_true",
         help="copy the finished table into kdlib/results, run nothing",
@@ -34,7 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     started = time.perf_counter()
     with _executor(given.workers, given.dask) as executor:
-        for line in run(given.name, given.out, executor=executor, only=given.only):
+        lines = run(
+            given.name, given.out, executor=executor, only=given.only, protocol=given.protocol
+        )
+        for line in lines:
             print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
 
 

@@ -1,0 +1,227 @@
+"""Romero et al. 2015 (FitNets): a thin, deep student whose middle layer learns from its teacher's.
+
+On MNIST with the paper's maxout networks: a teacher of three layers (361,066 parameters) and a student of
+six (30,130), whose fourth layer is guided by the teacher's second. Two protocols: ``paper``, with all
+60,000 images and the paper's numbers of epochs, for a GPU; and ``short`` for two processor cores, with
+5,000 images for the student, and 5,000 others to choose learning rates on. All ways of one experiment have
+the same number of steps in all, whether in one stage or in two.
+
+The paper trains by RMSProp from small uniform weights and stops where validation no longer improves; here
+it is Nesterov SGD under one cycle from torch's own initialisation, for a fixed number of steps. Where
+several rates are tried for the first stage (or the only one), a student of half the steps tries each, and
+the fewest validation errors decide; a second stage has the rate 0.03.
+
+Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``lambda``, the paper's own mix at
+tau = 3, lambda from 4 to 1; ``hint``; two of them with `` then ``; ``+`` for both at once.
+
+Experiments: ``teachers``; ``mnist``, the paper's Table 4 and the four ways that it says failed; ``layers``,
+which layer teaches which; ``depth``, plain networks of 30 ReLU units a layer (no batch norm), with a
+teacher of 2 x 800.
+
+Metrics: ``test_errors``, ``test_loss``; ``agreement`` and ``divergence`` from the teacher on the test
+images; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+from torch import nn
+
+from kdlib import models
+from kdlib.data import Data, load
+from kdlib.objectives import CrossEntropy, Hint, Objective, SoftTargets
+from kdlib.profiles import pick
+from kdlib.reproduce import Published, Row, Setting
+from kdlib.reproduce._stages import (
+    TRIAL_SEED,
+    chosen,
+    fitnets_targets,
+    scores,
+    stages,
+    taught,
+)
+from kdlib.training import Recipe, changed, evaluate, keep
+
+VERSION = 1
+SECOND = 0.03
+DEPTHS = (2, 4, 8, 12, 16)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the protocols do not share."""
+
+    name: str
+    images: int | None  # that students see; None for all
+    batch_size: int
+    teacher_steps: int
+    steps: int
+    validation: int
+    teachers: range
+    students: range
+
+
+SHORT = Size("short", 5_000, 64, 4 * 430, 12 * 78, 5_000, range(3), range(5))
+PAPER_SIZE = Size("paper", None, 128, 50 * 469, 150 * 469, 0, range(3), range(5))
+SMOKE = Size("smoke", 300, 64, 2, 4, 300, range(1), range(2))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A way of teaching, the rates tried for its first stage, and who learns what from whom."""
+
+    way: str
+    rates: tuple[float, ...]
+    hint: str = "layer2"
+    guided: str = "layer4"
+    depth: int | None = None  # of a plain student; None for the paper's
+
+
+def settings() -> list[Setting]:
+    sizes = pick(smoke=(SMOKE,), lesson=(SHORT, PAPER_SIZE))
+    return [setting for size in sizes for setting in _settings(size)]
+
+
+def _settings(size: Size) -> Iterator[Setting]:
+    for kind in ("maxout", "2 x 800"):
+        for seed in size.teachers:
+            run = partial(_teacher_row, size, kind, seed)
+            yield _setting(size, "teachers", f"{kind}, seed {seed}", "", run)
+    for experiment, lines in _lines().items():
+        for name, line in lines.items():
+            run = partial(_measure, size, line)
+            yield _setting(size, experiment, name, str(changed(line)), run)
+
+
+def _setting(size: Size, experiment: str, name: str, line: str, run) -> Setting:
+    recipe = f"version {VERSION}, {experiment}, {name}, {size}, {line}, {SECOND}, {TRIAL_SEED}"
+    return Setting(experiment, name, size.name, recipe, run)
+
+
+def _lines() -> dict[str, dict[str, Line]]:
+    labels, soft, hint = (0.01, 0.03, 0.1), (0.003, 0.01, 0.03), (3e-4, 1e-3, 3e-3)
+    mnist = {
+        "labels": labels,
+        "lambda": labels,
+        "soft": soft,
+        "hint then lambda": hint,
+        "hint then labels": hint,
+        "hint then soft": hint,
+        "labels then labels": labels,
+        "labels then lambda": labels,
+        "labels + hint": hint,
+        "lambda + hint": hint,
+    }
+    pairs = [
+        ("layer1", "layer2"),
+        *(("layer2", f"layer{k}") for k in range(1, 6)),
+        ("layer3", "layer6"),
+    ]
+    return {
+        "mnist": {way: Line(way, rates) for way, rates in mnist.items()},
+        "layers": {
+            f"{guided} from {hint_layer}": Line("hint then lambda", hint, hint_layer, guided)
+            for hint_layer, guided in pairs
+            if (hint_layer, guided) != ("layer2", "layer4")
+        },
+        "depth": {
+            f"{depth} layers; {way}": Line(
+                way, rates, hint="2", guided=str(2 * (depth // 2)), depth=depth
+            )
+            for depth in DEPTHS
+            for way, rates in (("labels", labels), ("soft", soft), ("hint then soft", hint))
+        },
+    }
+
+
+# Errors among the 10,000 test images, Table 4.
+PAPER = tuple(
+    Published(*line)
+    for line in (
+        ("teacher", 55, "teachers", "maxout"),
+        ("student of labels", 190, "mnist", "labels"),
+        ("student of soft targets", 65, "mnist", "lambda"),
+        ("student of hints, then of soft targets", 51, "mnist", "hint then lambda"),
+    )
+)
+
+
+@cache
+def _data(size: Size) -> Data:
+    if size.name == "smoke":
+        return load("digits").limit(size.images)
+    return load("mnist", validation=size.validation)
+
+
+@cache
+def _few(size: Size) -> Data:
+    data = _data(size)
+    return data if size.images is None else data.limit(size.images)
+
+
+def _blind(data: Data) -> Data:
+    """Nothing is looked at epoch by epoch."""
+    return replace(data, validation=None, test=None)
+
+
+@cache
+def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
+    build, rate = models.fitnets_teacher, 0.03
+    if kind == "2 x 800":
+        build, rate = partial(models.mlp, 800, dropout=0.5), 0.1
+    recipe = Recipe(iterations=size.teacher_steps, learning_rate=rate)
+    return keep(
+        lambda seed: build(seed=seed), CrossEntropy(), _blind(_data(size)), recipe, seed=seed
+    )
+
+
+def _teacher_row(size: Size, kind: str, seed: int) -> Iterator[Row]:
+    errors = evaluate(_teacher(size, kind, seed), _data(size).test).errors
+    yield Row("test_errors", errors, None, seed)
+
+
+def _objective(by: str, teacher: nn.Module, line: Line) -> Objective:
+    if by == "labels":
+        return CrossEntropy()
+    if by == "soft":
+        return SoftTargets(teacher, temperature=4, alpha=0.9)
+    if by == "lambda":
+        return fitnets_targets(teacher)
+    if by == "hint":
+        return Hint(teacher, hint=line.hint, guided=line.guided)
+    one, other = by.split(" + ")
+    return _objective(one, teacher, line) + _objective(other, teacher, line)
+
+
+def _measure(size: Size, line: Line) -> Iterator[Row]:
+    data, kind = _few(size), "maxout" if line.depth is None else "2 x 800"
+
+    def student_of(rate: float, seed: int, steps: int):
+        own = seed % len(size.teachers)
+        teacher, student = _teacher(size, kind, own), _student(line, seed)
+        plan = stages(line.way, steps, rate, SECOND)
+        by = partial(_objective, teacher=teacher, line=line)
+        recipe = Recipe(batch_size=size.batch_size)
+        return student, taught(student, plan, by, _blind(data), recipe, seed), teacher, own
+
+    def errors_at(rate: float) -> int:
+        student, *_ = student_of(rate, TRIAL_SEED, size.steps // 2)
+        return evaluate(student, data.validation).errors
+
+    # With all images in training there are none to choose a rate on.
+    rates = line.rates if data.validation is not None else line.rates[1:2]
+    for row in chosen(rates, errors_at):
+        yield row
+    for seed in size.students:
+        student, history, teacher, own = student_of(row.value, seed, size.steps)
+        for metric, value in scores(student, None if line.way == "labels" else teacher, data):
+            yield Row(metric, value, seed, own, history["seconds"].sum())
+
+
+def _student(line: Line, seed: int) -> nn.Module:
+    if line.depth is None:
+        return models.fitnets_student(seed=seed)
+    return models.mlp(30, depth=line.depth, seed=seed)
