@@ -175,6 +175,8 @@ def _lines() -> dict[str, dict[str, Line]]:
             "labels, moved": Line("labels, moved"),
             "T = 20": Line("T = 20"),
             "logit matching": Line("logit matching", rates=(0.03,)),
+            "labels, twice as long": Line("labels", rates=(0.1,), steps=24 * EPOCH),
+            "T = 20, twice as long": Line("T = 20", rates=(0.03,), steps=24 * EPOCH),
         },
         "left out": {
             "no 3s; T = 20, alone": Line(**alone, **no_3s),

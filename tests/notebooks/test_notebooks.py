@@ -261,4 +261,10 @@ def test_the_papers_numbers_in_the_readme_are_those_of_the_table():
         f"| {what} | {row.paper:,.0f} | {row.ours:,.0f} [{row.low:,.0f}, {row.high:,.0f}], n = {row.n:.0f} |"
         for what, row in ours.iterrows()
     ]
-    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert "\n".join(lines) in readme
+    table = kd.results("hinton")
+    for way in ("T = 20", "labels"):
+        lines_of = table[(table["setting"] == f"{way}, twice as long")]
+        ours = kd.interval(lines_of.loc[lines_of["metric"] == "test_errors", "value"])
+        assert f"{ours.mean:.0f} [{ours.low:.0f}, {ours.high:.0f}]" in readme
