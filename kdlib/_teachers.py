@@ -126,7 +126,7 @@ class TeacherFeatures:
         self.tables_of: tuple[str, str] | None = None
         self.place: Tensor | None = None  # row of a table by sample index
         self.sample: list[Tensor] = []  # of one image
-        self.lowest: list[float] = []  # value of each target over the training images
+        self.some: Tensor | None = None  # training images, where there is no table
 
     def hash(self) -> str:
         return weights_hash(self.teacher)[:16]
@@ -140,16 +140,14 @@ class TeacherFeatures:
         fits = sum(x.numel() * x.element_size() for x in self.sample) * len(split) <= _TABLE_BYTES
         if recipe.augment is not None or not fits:
             self.tables, self.tables_of = [], None
-            self.lowest = [x.amin().item() for x in self._of(split.inputs[:1000])]
+            self.some = split.inputs[:1000]
             return
         source = (self.hash(), split.fingerprint())
         if self.tables_of != source or self.tables[0].device != device:
-            parts = [self._of(inputs) for inputs in split.inputs.split(250)]
-            self.tables = [torch.cat(rows) for rows in zip(*parts, strict=True)]
+            self.tables = self._of_many(split.inputs)
             self.tables_of = source
             self.place = torch.full((int(split.index.max()) + 1,), len(split), device=device)
             self.place[split.index] = torch.arange(len(split), device=device)
-            self.lowest = [table.amin().item() for table in self.tables]
         self.live = None
 
     def __call__(self, batch: Batch) -> list[Tensor]:
@@ -157,6 +155,15 @@ class TeacherFeatures:
             rows = self.place[batch.index]
             return [table[rows] for table in self.tables]
         return self._of(batch.inputs)
+
+    def never_negative(self) -> list[bool]:
+        """Of each target, over the training images, or a thousand where there is no table."""
+        targets = self.tables or self._of_many(self.some)
+        return [bool(target.amin() >= 0) for target in targets]
+
+    def _of_many(self, inputs: Tensor) -> list[Tensor]:
+        parts = [self._of(some) for some in inputs.split(250)]
+        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def _of(self, inputs: Tensor) -> list[Tensor]:

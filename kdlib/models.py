@@ -156,7 +156,7 @@ def resnet_for_transfer(
 
     _sizes(classes=classes)
     blocks = {34: [3, 4, 6, 3], 20: [2, 2, 3, 2]}
-    if depth not in blocks:
+    if depth not in list(blocks):
         raise ValueError(f"depth must be 34 or 20, got {depth!r}")
     if pretrained and depth != 34:
         raise ValueError(f"pretrained must be False for depth {depth}: nobody offers its weights")

@@ -352,8 +352,8 @@ class Hint(_ByExample):
         self._source.prepare(split, recipe)
         guided = _shapes(student, split, self.taps)
         self.module = nn.ModuleList(
-            _regressor(f"guided {self.taps[i]!r}", guided[self.taps[i]], hint, self._last(i))
-            for i, hint in enumerate(self._source.sample)
+            _regressor(f"guided {name!r}", guided[name], hint, last)
+            for name, hint, last in zip(self.taps, self._source.sample, self._ends(), strict=True)
         )
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -365,12 +365,11 @@ class Hint(_ByExample):
         ]
         return {"hint": sum(losses)}
 
-    def _last(self, i: int) -> nn.Module | None:
-        """The hint's non-linearity, None where it has none."""
-        found = _activation(self.teacher.get_submodule(self.hints[i]))
-        if found is not None:
-            return copy.deepcopy(found)
-        return nn.ReLU() if self._source.lowest[i] >= 0 else None
+    def _ends(self) -> list[nn.Module | None]:
+        """The hints' non-linearities, None where one has none."""
+        found = [_activation(self.teacher.get_submodule(name)) for name in self.hints]
+        relu = [nn.ReLU() if never else None for never in self._source.never_negative()]
+        return [copy.deepcopy(one) or other for one, other in zip(found, relu, strict=True)]
 
 
 class FSP(_ByExample):
@@ -558,7 +557,16 @@ def _activation(layer: nn.Module) -> nn.Module | None:
     return layer if is_one else None
 
 
-_NO_CHANGE = (nn.MaxPool2d, nn.AvgPool2d, nn.Dropout, nn.Flatten, nn.Identity)
+_NO_CHANGE = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.Flatten,
+    nn.Identity,
+)
 
 
 def _regressor(name: str, guided: Tensor, hint: Tensor, last: nn.Module | None) -> nn.Sequential:

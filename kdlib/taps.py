@@ -68,8 +68,8 @@ def reach(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, T
     )
 
 
-class _Reached(Exception):
-    """All that was asked for is there."""
+class _Reached(BaseException):
+    """All that was asked for is there; no ``except Exception`` of a network stops it."""
 
 
 @contextmanager
