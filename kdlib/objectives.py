@@ -417,6 +417,7 @@ class FSP(_ByExample):
         self._of_teacher = [teacher for _, teacher in self.pairs]
         self.taps = _each_once(self._of_student)
         self._source = TeacherFeatures(teacher, _each_once(self._of_teacher), self._targets)
+        self._orders: dict[str, Tensor] = {}
 
     @property
     def key(self) -> str:
@@ -447,8 +448,11 @@ class FSP(_ByExample):
         return _matrices(features, self._of_teacher)
 
     def _order(self, name: str, x: Tensor) -> Tensor:
-        draws = stream(self.shuffle_seed, 0, f"channels of {name}")
-        return torch.randperm(x.shape[1], generator=draws).to(x.device)
+        if name not in self._orders:  # moved to the device once, not in every step
+            draws = stream(self.shuffle_seed, 0, f"channels of {name}")
+            self._orders[name] = torch.randperm(x.shape[1], generator=draws)
+        self._orders[name] = self._orders[name].to(x.device)
+        return self._orders[name]
 
 
 class Sum(_Arithmetic):

@@ -169,7 +169,7 @@ def _blind(data: Data) -> Data:
 
 @cache
 def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
-    build, rate = models.fitnets_teacher, 0.03
+    build, rate = models.fitnets_teacher, 0.01
     if kind == "2 x 800":
         build, rate = partial(models.mlp, 800, dropout=0.5), 0.1
     recipe = Recipe(iterations=size.teacher_steps, learning_rate=rate)

@@ -280,3 +280,34 @@ def test_the_callers_generators_are_as_they_were(device):
     before = backend.get_rng_state()
     train(kd.models.mlp(20, dropout=0.5), small(device), replace(RECIPE, augment=kd.data.shift(1)))
     torch.testing.assert_close(backend.get_rng_state(), before)
+
+
+def on_features(name):
+    teacher = kd.models.resnet(8, width=4, channels=1, seed=0)
+    ends = ("stem", "stage1"), ("stage1", "stage2")
+    return {
+        "hint": lambda: kd.Hint(teacher, hint="stage1", guided="stage1"),
+        "fsp": lambda: kd.FSP(teacher, pairs=[(e, e) for e in ends], shuffle_seed=1),
+        "joint": lambda: kd.CrossEntropy() + 0.1 * kd.Hint(teacher, hint="stage2", guided="stage2"),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", ["hint", "fsp", "joint"])
+@pytest.mark.parametrize("augment", [None, kd.data.shift(2)], ids=["as they are", "moved"])
+def test_objectives_on_features_train_and_do_not_wait_for_the_gpu(cuda, name, augment):
+    data = replace(small(cuda), validation=None)
+    recipe = replace(RECIPE, epochs=1, learning_rate=1e-4, augment=augment)
+
+    def waits(batch_size):
+        objective, net = on_features(name), kd.models.resnet(8, width=4, channels=1, seed=1)
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
+            history = train(net, data, replace(recipe, batch_size=batch_size), objective)
+        assert history.frame.iloc[-1, 3] > 0
+        return sum(
+            event.count
+            for event in record.key_averages()
+            if "Synchronize" in event.key or event.key == "aten::_local_scalar_dense"
+        )
+
+    waits(100)
+    assert waits(10) == waits(100) > 0  # 20 steps, and 2
