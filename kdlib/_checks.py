@@ -109,7 +109,7 @@ def weights_of(weights: Sequence[float] | None, count: int) -> list[float]:
     """One number a pair."""
     if weights is None:
         return [1.0] * count
-    if not isinstance(weights, Sequence) or len(weights) != count:
+    if not isinstance(weights, Iterable) or len(weights := list(weights)) != count:
         raise ValueError(f"weights must be a list of {count}, one a pair, got {weights!r}")
     for weight in weights:
         if not 0 <= real("weights", weight) < math.inf:

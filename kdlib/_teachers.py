@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -129,7 +130,9 @@ class TeacherFeatures:
         self.some: Tensor | None = None  # training images, where there is no table
 
     def hash(self) -> str:
-        return weights_hash(self.teacher)[:16]
+        """Of the weights and of what is between them."""
+        text = f"{weights_hash(self.teacher)} {self.teacher!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prepare(self, split: Split, recipe: Recipe) -> None:
         device = split.inputs.device
@@ -141,10 +144,12 @@ class TeacherFeatures:
         if recipe.augment is not None or not fits:
             self.tables, self.tables_of = [], None
             self.some = split.inputs[:1000]
+            self._check(self.sample)
             return
         source = (self.hash(), split.fingerprint())
         if self.tables_of != source or self.tables[0].device != device:
             self.tables = self._of_many(split.inputs)
+            self._check(self.tables)
             self.tables_of = source
             self.place = torch.full((int(split.index.max()) + 1,), len(split), device=device)
             self.place[split.index] = torch.arange(len(split), device=device)
@@ -156,10 +161,17 @@ class TeacherFeatures:
             return [table[rows] for table in self.tables]
         return self._of(batch.inputs)
 
-    def never_negative(self) -> list[bool]:
-        """Of each target, over the training images, or a thousand where there is no table."""
-        targets = self.tables or self._of_many(self.some)
-        return [bool(target.amin() >= 0) for target in targets]
+    def never_negative(self, i: int) -> bool:
+        """Of a target, over the training images, or a thousand of them where there is no table."""
+        target = self.tables[i] if self.tables else self._of_many(self.some)[i]
+        return bool(target.amin() >= 0)
+
+    def _check(self, targets: list[Tensor]) -> None:
+        if not all(target.isfinite().all() for target in targets):
+            raise ValueError(
+                f"teacher must give finite features at {', '.join(self.names)}, got others; is it "
+                "trained?"
+            )
 
     def _of_many(self, inputs: Tensor) -> list[Tensor]:
         parts = [self._of(some) for some in inputs.split(250)]

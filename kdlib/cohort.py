@@ -73,7 +73,7 @@ def fit_cohort(
 
     Plain MLPs (Flatten, Linear and ReLU only) are trained by batched products, all objectives on one
     teacher together, unless images are moved, norms limited, the best epoch kept, or float16 scaled;
-    everything else one after the other. The outputs of a teacher that is one network are computed
+    everything else one after the other. The logits of a teacher that is one network are computed
     once for all objectives. Measured on two processor cores, batched products won at every width: 12
     students of 2 x 30 units by a factor of about 5, of 2 x 100 by 2.6, of 2 x 300 by 1.9, of 2 x 800
     by 1.3; ``benchmarks/cohort.py`` has more.
@@ -160,13 +160,13 @@ def _one_by_one(
                 if history.interrupted:
                     raise KeyboardInterrupt("stopped by hand; a cohort is whole or not at all")
                 last = history.frame.iloc[-1].to_dict()
-                terms = {n: v for n, v in last.items() if n not in _NO_TERMS}
+                terms = {n: v for n, v in last.items() if not n.startswith(_NO_TERMS)}
                 trained[place, seed] = terms | _errors(model, data), model
                 advance({})
     return trained
 
 
-_NO_TERMS = ("epoch", "step", "seconds", "validation_loss", "validation_accuracy")
+_NO_TERMS = ("epoch", "step", "seconds", "validation_", "weight_")
 
 
 def _errors(model: nn.Module, data: Data) -> dict[str, float]:

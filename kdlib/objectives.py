@@ -303,12 +303,13 @@ class Hint(_ByExample):
     stays as it is, bit for bit. For maps r is one convolution without padding, of the kernel
     ``guided size - hint size + 1``; for flat features it is linear. It ends with the hint's own
     non-linearity: the activation or Maxout that ends the hint layer, else a ReLU where no hint of the
-    training images is negative. Needs no labels. The sum over features makes gradients large: where
+    training images is negative (of the first thousand where they are moved). Needs no labels. The sum over features makes gradients large: where
     ``fit``'s own learning rate diverges, 1e-4 is a good next try (Yim et al. 2017 take that). Source:
     Romero et al. 2015, section 2.2.
 
     Args:
-        teacher: one network; only looked at.
+        teacher: one network; only looked at. Where views are fixed its hints are computed once, if
+            they need no more than a gigabyte, and kept as long as the objective.
         hint: the teacher's layer, or several.
         guided: the student's layer, or as many.
 
@@ -368,8 +369,10 @@ class Hint(_ByExample):
     def _ends(self) -> list[nn.Module | None]:
         """The hints' non-linearities, None where one has none."""
         found = [_activation(self.teacher.get_submodule(name)) for name in self.hints]
-        relu = [nn.ReLU() if never else None for never in self._source.never_negative()]
-        return [copy.deepcopy(one) or other for one, other in zip(found, relu, strict=True)]
+        return [
+            nn.ReLU() if last is None and self._source.never_negative(i) else copy.deepcopy(last)
+            for i, last in enumerate(found)
+        ]
 
 
 class FSP(_ByExample):
@@ -460,10 +463,6 @@ class Sum(_Arithmetic):
 
     Args:
         parts: pairs of a weight and an objective; a weight is a number, or a function of progress.
-
-    Attributes:
-        weights: what the functions of progress gave in the last step, ``weight_SoftTargets`` and the
-            like, by the class that they weigh; ``fit`` logs them.
     """
 
     def __init__(self, parts: tuple[tuple[Weight, Objective], ...]) -> None:
@@ -475,7 +474,7 @@ class Sum(_Arithmetic):
                     f"weight must be a number or a function of progress, got {weight!r}"
                 )
         self.parts = parts
-        self.weights: dict[str, float] = {}
+        self._used: list[tuple[str, float, bool]] = []  # class, weight, whether it changes
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -500,20 +499,28 @@ class Sum(_Arithmetic):
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
-        self.weights = {}
+        self._used = []
         for weight, part in self.parts:
-            factor = weight(batch.progress) if callable(weight) else weight
+            scheduled = callable(weight)
+            factor = weight(batch.progress) if scheduled else weight
             for name, term in part(student, batch).items():
                 total[name] = total.get(name, 0) + factor * term
-            self._note_weights(weight, factor, part)
+            inner = part._used if isinstance(part, Sum) else [(type(part).__name__, 1.0, False)]
+            self._used += [(leaf, factor * w, scheduled or s) for leaf, w, s in inner]
         return total
 
-    def _note_weights(self, weight: Weight, factor: float, part: Objective) -> None:
-        noted = part.weights if isinstance(part, Sum) else {}
-        if callable(weight) and not isinstance(part, Sum):
-            noted = {f"weight_{type(part).__name__}": 1.0}
-        for name, value in noted.items():
-            self.weights[name] = self.weights.get(name, 0.0) + float(factor * value)
+    @property
+    def weights(self) -> dict[str, float]:
+        """The whole weights in the last step of the parts that a function of progress has a say in.
+
+        By class, ``weight_SoftTargets`` and so on, the second of a class ``weight_SoftTargets_2``.
+        """
+        found: dict[str, float] = {}
+        for leaf, weight, scheduled in self._used:
+            if scheduled:
+                count = sum(name.split("_")[1] == leaf for name in found)
+                found[f"weight_{leaf}" + (f"_{count + 1}" if count else "")] = float(weight)
+        return found
 
 
 def taps_of(objective: Objective) -> tuple[str, ...]:
@@ -558,7 +565,10 @@ def _activation(layer: nn.Module) -> nn.Module | None:
         last = [part for part in layer if not isinstance(part, _NO_CHANGE)][-1:]
         return _activation(last[0]) if last else None
     is_one = hasattr(layer, "pieces") or type(layer).__module__ == nn.ReLU.__module__
-    return layer if is_one else None
+    return layer if is_one and not isinstance(layer, _NO_LAST) else None
+
+
+_NO_LAST = (nn.GLU, nn.MultiheadAttention, nn.RReLU)  # other shapes, several inputs, or noise
 
 
 _NO_CHANGE = (
@@ -611,7 +621,8 @@ def _checked_pairs(pairs) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]
     if not isinstance(pairs, Sequence):
         raise TypeError(f"pairs must be {form}, got {pairs!r}")
     for pair in pairs:
-        ends = [tuple(end) if isinstance(end, (tuple, list)) else () for end in pair]
+        of_both = pair if isinstance(pair, Sequence) else ()
+        ends = [tuple(end) if isinstance(end, (tuple, list)) else () for end in of_both]
         if len(ends) != 2 or not all(
             len(end) == 2 and all(isinstance(n, str) for n in end) for end in ends
         ):

@@ -19,7 +19,8 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Inside, every ``model(x)`` fills a dictionary with the outputs of the named modules.
 
     Gradients flow through them; they are the tensors that the network itself goes on with. They stay in
-    the dictionary until the next forward pass; the hooks are gone after the block.
+    the dictionary until the next forward pass; the hooks are gone after the block. (Call ``backward``
+    after the block where a network computes parts a second time to save memory.)
 
     Args:
         model: any network, torchvision's included.

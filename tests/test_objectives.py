@@ -941,9 +941,15 @@ def test_a_weight_that_changes_is_logged_with_its_values(few):
     assert history.frame["weight_SoftTargets"].tolist() == pytest.approx(
         [lam(progress) / 9 for progress in last_steps]
     )
+    by_itself = kd.CrossEntropy() + (lambda progress: lam(progress)) * (1 / 9 * soft)
+    again = kd.fit(small(1), by_itself, few, replace(slow, epochs=4), progress=False)
+    assert again.frame["weight_SoftTargets"].tolist() == pytest.approx(
+        history.frame["weight_SoftTargets"].tolist()
+    )
     nested = (lambda progress: 2.0) * (0.5 * soft + objective)
-    history = kd.fit(small(1), nested, few, slow, progress=False)
-    assert history.frame["weight_SoftTargets"].item() == pytest.approx(2 * lam(2 / 3) / 9)
+    row = kd.fit(small(1), nested, few, slow, progress=False).frame.iloc[-1]
+    assert row["weight_SoftTargets"] == 1 and row["weight_CrossEntropy"] == 2
+    assert row["weight_SoftTargets_2"] == pytest.approx(2 * lam(2 / 3) / 9)
     history = kd.fit(small(1), kd.CrossEntropy() + 0.5 * soft, few, slow, progress=False)
     assert not any(name.startswith("weight") for name in history.frame)
 
@@ -1032,6 +1038,38 @@ def test_keys_tell_teachers_layers_and_orders_apart():
     assert hint(maps(9)).key == hint(maps(9)).key
 
 
+@every_inside
+@every_recipe
+def test_a_teacher_of_broken_features_is_refused(few, make, recipe):
+    teacher = maps(9, width=6) if make is hint else maps(9)
+    nn.init.constant_(teacher.low[0].weight, math.nan)
+    with pytest.raises(ValueError, match="teacher must give finite features at low"):
+        kd.fit(maps(), make(teacher), few, recipe, progress=False)
+
+
+def test_another_activation_is_another_teacher(few):
+    with kd.seeded(0):
+        teacher = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    objective = hint(teacher, "1", "low")
+    kd.fit(maps(), objective, few, slow, progress=False)
+    before = objective.key
+    teacher[1] = nn.Tanh()
+    assert objective.key != before
+    student = maps()
+    kd.fit(student, objective, few, slow, progress=False)
+    fresh_one = maps()
+    kd.fit(fresh_one, hint(teacher, "1", "low"), few, slow, progress=False)
+    assert_equal(student, fresh_one)
+
+
+def test_a_cohorts_frame_holds_no_weights(few):
+    objective = kd.CrossEntropy() + (lambda progress: 1 - progress) * hint()
+    frame = kd.fit_cohort(
+        lambda seed: maps(seed), [objective], few, slow, [1], progress=False
+    ).frame
+    assert list(frame)[-1] == "hint" and not any(name.startswith("weight") for name in frame)
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
@@ -1047,6 +1085,7 @@ def test_keys_tell_teachers_layers_and_orders_apart():
         (lambda: kd.FSP(maps(), pairs=[("low", "high")]), TypeError, "pairs must be.*stem"),
         (lambda: kd.FSP(maps(), pairs=[LOW]), TypeError, "pairs must be"),
         (lambda: kd.FSP(maps(), pairs=3), TypeError, "pairs must be.*got 3"),
+        (lambda: kd.FSP(maps(), pairs=[3]), TypeError, "pairs must be.*got 3"),
         (lambda: fsp(shuffle_seed=1.5), TypeError, "shuffle_seed must be a whole number"),
         (lambda: fsp(shuffle_seed=-1), ValueError, "shuffle_seed must be from 0"),
     ],

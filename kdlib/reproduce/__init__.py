@@ -14,7 +14,7 @@ import platform
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 from kdlib._files import write_whole
+from kdlib.data import Data
 from kdlib.stats import interval
 from kdlib.training import autocast_dtype
 
@@ -136,6 +137,11 @@ def best(trials: dict[float, float]) -> float:
     return min(trials, key=lambda rate: math.inf if math.isnan(trials[rate]) else trials[rate])
 
 
+def unwatched(data: Data) -> Data:
+    """Nothing is looked at epoch by epoch."""
+    return replace(data, validation=None, test=None)
+
+
 def recipe_hash(recipe: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
@@ -173,7 +179,8 @@ def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFr
     """The numbers that a paper prints, beside ours.
 
     One row a number: what (the index), paper, ours (the mean over seeds), low and high (its 95 %
-    interval over them), n (how many). A paper's number of one run has no interval.
+    interval over them), n (how many). A paper's number of one run has no interval. Where a table has
+    rows of both protocols, those of ``paper`` are taken.
 
     Args:
         name: of the protocol.
@@ -186,6 +193,8 @@ def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFr
     ['paper', 'ours', 'low', 'high', 'n']
     """
     table = results(name) if table is None else table
+    if {"short", "paper"} <= {*table["protocol"]}:
+        table = table[table["protocol"] == "paper"]
     numbers = getattr(import_module(f"kdlib.reproduce.{name}"), "PAPER", ())
     if not numbers:
         raise ValueError(
@@ -264,7 +273,8 @@ def ship(name: str, out: Path) -> Path:
     if not path.exists():
         raise ValueError(f"out must hold {name}.csv, got {out}; run the protocol first")
     table = _read(path)
-    there = {*table["protocol"], settings(name)[0].protocol}
+    known = list(dict.fromkeys(s.protocol for s in settings(name)))
+    there = {*table["protocol"]}.intersection(known) or known[:1]
     for setting in (s for s in settings(name) if s.protocol in there):
         if setting.protocol == "smoke":
             raise ValueError("KDLIB_PROFILE must not be smoke: its numbers mean nothing")

@@ -11,6 +11,7 @@ from torch import nn
 from kdlib.data import Data
 from kdlib.objectives import CrossEntropy, Objective, SoftTargets
 from kdlib.reproduce import Row, best, tried
+from kdlib.seeding import key
 from kdlib.training import Recipe, evaluate, fidelity, fit
 
 TRIAL_SEED = 99
@@ -25,13 +26,13 @@ class Stage:
     rate: float
 
 
-def stages(way: str, steps: int, first: float, second: float) -> list[Stage]:
-    """Of ``"hint then labels"``, or of one stage alone; two share the steps equally."""
+def stages(way: str, steps: int, first: float, second: float, share: float = 0.5) -> list[Stage]:
+    """Of ``"hint then labels"``, where the first has that share of the steps, or of one stage alone."""
     names = way.split(" then ")
-    rates = (first, second)[: len(names)]
-    return [
-        Stage(by, max(1, steps // len(names)), rate) for by, rate in zip(names, rates, strict=True)
-    ]
+    if len(names) == 1:
+        return [Stage(way, steps, first)]
+    here = max(1, round(share * steps))
+    return [Stage(names[0], here, first), Stage(names[1], max(1, steps - here), second)]
 
 
 def taught(
@@ -42,11 +43,15 @@ def taught(
     recipe: Recipe,
     seed: int,
 ) -> pd.DataFrame:
-    """Train in place, stage by stage, each with an optimizer of its own; one history of them all."""
-    parts, before = [], 0
-    for stage in plan:
+    """Train in place, stage by stage, each with an optimizer, an order and views of its own.
+
+    One history of them all. Validation is looked at if data has one, and never the test split.
+    """
+    parts, before, data = [], 0, replace(data, test=None)
+    for place, stage in enumerate(plan):
         own = replace(recipe, iterations=stage.steps, learning_rate=stage.rate)
-        history = fit(student, objective(stage.by), data, own, seed=seed, progress=False)
+        of_stage = seed if place == 0 else key(seed, place, "stage")
+        history = fit(student, objective(stage.by), data, own, seed=of_stage, progress=False)
         if history.interrupted:
             raise KeyboardInterrupt
         parts.append(history.frame.assign(step=history.frame["step"] + before))
@@ -54,15 +59,14 @@ def taught(
     return pd.concat(parts)
 
 
-def chosen(rates: Sequence[float], errors_at: Callable[[float], int]) -> Iterator[Row]:
-    """Rows of the trials, where there is more than one rate; the last is the rate taken."""
-    rate = rates[0]
+def chosen(rates: Sequence[float], errors_at: Callable[[float], int]) -> tuple[float, list[Row]]:
+    """The rate with the fewest validation errors, and rows that say so; of one rate that one."""
+    rate, rows = rates[0], []
     if len(rates) > 1:
         trials = tried(rates, errors_at)
-        for each, errors in trials.items():
-            yield Row(f"validation_errors at {each:g}", errors, TRIAL_SEED)
+        rows = [Row(f"validation_errors at {r:g}", e, TRIAL_SEED) for r, e in trials.items()]
         rate = best(trials)
-    yield Row("learning_rate", rate)
+    return rate, [*rows, Row("learning_rate", rate)]
 
 
 def scores(

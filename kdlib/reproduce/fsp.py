@@ -5,17 +5,20 @@ one size; a pair of layers is the entry of a stage and its end, so that the seco
 max-pooled. Images are cropped and flipped. Two protocols: ``paper``, by its iterations, for a GPU; and
 ``short`` for two processor cores: networks half as wide, a teacher of 14 layers that has seen 45,000
 images, students of 14 or 8 layers that see 5,000, and the other 5,000 to choose learning rates on. All ways
-of one experiment have the same number of steps in all, whether in one stage or in two.
+of one experiment have the same number of steps in all, whether in one stage or in two: students of labels
+alone get twice what the paper gives them, 42,000 instead of 21,000.
 
 Unknown in the paper: batch size, the weight of the FSP loss, flips, how an ensemble averages (here:
 probabilities), seeds, which layer a section begins with. Here: 128 and, for ``short``, 64 images a step;
 weight 1 for each pair; Nesterov SGD, its rate dropping to a tenth after one half and three quarters as in
 the paper, under one cycle in ``short``. Where several rates are tried for the first stage (or the only
-one), a student of half the steps tries each, and the fewest validation errors decide.
+one), a student of half the steps tries each, and the fewest validation errors decide; a second stage has
+the rate 0.1. In ``faster`` and ``together`` rates are those that ``smaller`` came to. FitNets have the
+first stage of FSP, of 21,000 steps, not the paper's 35,000. Crops are padded by reflection.
 
 Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``fsp``; ``hint``, of the middle
 stage, and ``hints``, of all three; ``lambda``, FitNets' second stage; two of them with `` then ``; ``+`` for
-both at once. ``copied`` begins with the teacher's weights.
+both at once, the second with a weight of 0.01. ``copied`` begins with the teacher's weights.
 
 Experiments: ``teachers``; ``smaller``, a student of 8 layers; ``faster``, a student of the teacher's own
 layers; ``together``, ensembles of three students of 8 layers; ``elsewhere``, from animals to a few images of
@@ -24,7 +27,8 @@ vehicles.
 Metrics: ``test_errors``, ``test_loss``; ``agreement`` and ``divergence`` from the teacher on the test
 images; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the trials;
 ``validation_accuracy after N steps`` in ``faster``; in ``together`` ``test_errors of three`` by their mean
-probabilities, ``correlation`` of the members' errors and their ``agreement``, means of the three pairs.
+probabilities, ``correlation`` of the members' errors and their ``agreement``, means of the three pairs; in
+``elsewhere`` errors are among the 4,000 vehicles.
 """
 
 from __future__ import annotations
@@ -46,21 +50,24 @@ from kdlib._networks import logits
 from kdlib.data import Data, crop, flip, load
 from kdlib.objectives import FSP, CrossEntropy, Hint, Objective, SoftTargets
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting
+from kdlib.reproduce import Published, Row, Setting, unwatched
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
-    Stage,
     chosen,
     fitnets_targets,
     scores,
     stages,
     taught,
 )
-from kdlib.training import Recipe, changed, evaluate, fidelity, keep
+from kdlib.seeding import key
+from kdlib.training import Recipe, changed, evaluate, fidelity, fit, keep
 
 VERSION = 1
 STAGES = ("stem", "stage1", "stage2", "stage3")
 PAIRS = [(ends, ends) for ends in pairwise(STAGES)]
+OF_THE_SAME = "of the same images"
+LABELS_RATE, FSP_RATE, TUNED_RATE = 0.1, 0.001, 0.03
+JOINT = 0.01  # weight of features beside labels, so that both have the rates that suit them
 ANIMALS, VEHICLES = (2, 3, 4, 5, 6, 7), (0, 1, 8, 9)
 
 
@@ -77,12 +84,15 @@ class Size:
     schedule: str
     weight_decay: float
     teacher_steps: int
-    steps: int  # of a student, in all
-    small_steps: int
-    few_steps: int  # in ``elsewhere``
+    steps: int  # of a student of the teacher's layers, in all
+    small_steps: int  # of one of 8 layers
+    small_share: float  # of a first stage in these
+    few: int  # images of vehicles
+    few_steps: int
     validation: int
-    seeds: range
-    more_seeds: range  # of small students
+    teachers: range  # seeds
+    students: range  # others, or a student would begin as its teacher did
+    groups: int
 
 
 SHORT = Size(
@@ -97,10 +107,13 @@ SHORT = Size(
     teacher_steps=8 * 351,
     steps=20 * 78,
     small_steps=20 * 78,
+    small_share=0.5,
+    few=400,
     few_steps=600,
     validation=5_000,
-    seeds=range(3),
-    more_seeds=range(5),
+    teachers=range(3),
+    students=range(100, 105),
+    groups=3,
 )
 PAPER_SIZE = Size(
     "paper",
@@ -112,12 +125,15 @@ PAPER_SIZE = Size(
     schedule="step",
     weight_decay=1e-4,
     teacher_steps=64_000,
-    steps=2 * 21_000,
-    small_steps=2 * 64_000,
+    steps=42_000,
+    small_steps=85_000,
+    small_share=21 / 85,
+    few=400,
     few_steps=10_000,
     validation=0,
-    seeds=range(3),
-    more_seeds=range(3),
+    teachers=range(3),
+    students=range(100, 105),
+    groups=3,
 )
 SMOKE = replace(
     SHORT,
@@ -126,10 +142,12 @@ SMOKE = replace(
     teacher_steps=2,
     steps=4,
     small_steps=4,
+    few=100,
     few_steps=4,
     validation=300,
-    seeds=range(2),
-    more_seeds=range(2),
+    teachers=range(2),
+    students=range(100, 102),
+    groups=1,
 )
 
 
@@ -139,7 +157,7 @@ class Line:
 
     way: str
     rates: tuple[float, ...]
-    second: float = 0.1  # the second stage's rate
+    paper: float  # the rate in ``paper``, where no images are held out to choose one
     teacher: str = "teacher"
     start: str = "fresh"
     shuffled: bool = False
@@ -151,70 +169,79 @@ def settings() -> list[Setting]:
 
 
 def _settings(size: Size) -> Iterator[Setting]:
-    for seed in size.seeds:
-        yield _setting(
-            size, "teachers", f"teacher, seed {seed}", "", partial(_teacher_row, size, seed)
-        )
-    own = partial(_own_teacher_row, size)
-    yield _setting(size, "teachers", "teacher of the students' images", "", own)
+    for seed in size.teachers:
+        run = partial(_teacher_row, size, "teacher", seed)
+        yield _setting(size, "teachers", f"teacher, seed {seed}", run)
+    for seed in size.teachers if size.images is not None else ():
+        run = partial(_teacher_row, size, OF_THE_SAME, seed)
+        yield _setting(size, "teachers", f"teacher {OF_THE_SAME}, seed {seed}", run)
     for name, line in _small_lines().items():
-        yield _setting(size, "smaller", name, str(changed(line)), partial(_smaller, size, line))
+        if (
+            size.images is not None or line.teacher != OF_THE_SAME
+        ):  # else they are the teacher's own
+            yield _setting(size, "smaller", name, partial(_smaller, size, line), line)
     for name, line in _same_lines().items():
-        yield _setting(size, "faster", name, str(changed(line)), partial(_faster, size, line))
+        yield _setting(size, "faster", name, partial(_faster, size, line), line)
     for name in ("labels", "fsp, one first stage", "fsp, a first stage each", "fsp, shuffled"):
-        yield _setting(size, "together", name, "", partial(_together, size, name))
-    for seed in size.seeds:
-        teacher = partial(_transferred_row, size, seed)
-        yield _setting(size, "elsewhere", f"teacher, seed {seed}", "", teacher)
+        yield _setting(size, "together", name, partial(_together, size, name))
+    for seed in size.teachers:
+        run = partial(_transferred_row, size, seed)
+        yield _setting(size, "elsewhere", f"teacher, seed {seed}", run)
     for name, line in _few_lines().items():
-        yield _setting(size, "elsewhere", name, str(changed(line)), partial(_elsewhere, size, line))
+        yield _setting(size, "elsewhere", name, partial(_elsewhere, size, line), line)
 
 
-def _setting(size: Size, experiment: str, name: str, line: str, run) -> Setting:
-    recipe = f"version {VERSION}, {experiment}, {name}, {size}, {line}, trial {TRIAL_SEED}"
+def _setting(size: Size, experiment: str, name: str, run, line: Line | None = None) -> Setting:
+    what = "" if line is None else f"{line.way}, {line.teacher}, {line.start}, {line.shuffled}"
+    rates = "" if line is None else _rates(size, line)
+    fixed = (PAIRS, JOINT, LABELS_RATE, FSP_RATE, TUNED_RATE, VEHICLES, ANIMALS, TRIAL_SEED)
+    recipe = f"version {VERSION}, {experiment}, {name}, {changed(size)}, {what}, {rates}, {fixed}"
     return Setting(experiment, name, size.name, recipe, run)
 
 
+def _rates(size: Size, line: Line) -> tuple[float, ...]:
+    return line.rates if size.validation else (line.paper,)
+
+
 def _small_lines() -> dict[str, Line]:
-    labels, soft, fsp, hint = (0.03, 0.1, 0.3), (0.01, 0.03, 0.1), FSP_RATES, HINT_RATES
+    labels, inside = (0.03, 0.1, 0.3), (3e-4, 1e-3, 3e-3)
+    of_fsp = partial(Line, rates=inside, paper=1e-3)
+    of_hints = partial(Line, rates=inside, paper=1e-4)
     return {
-        "labels": Line("labels", labels),
-        "soft": Line("soft", soft),
-        "fsp then labels": Line("fsp then labels", fsp),
-        "hint then labels": Line("hint then labels", hint),
-        "hint then lambda": Line("hint then lambda", hint),
-        "fsp then soft": Line("fsp then soft", fsp, second=0.03),
-        "hint then soft": Line("hint then soft", hint, second=0.03),
-        "labels + fsp": Line("labels + fsp", fsp),
-        "fsp then labels; untrained teacher": Line("fsp then labels", fsp, teacher="untrained"),
-        "fsp then labels; teacher of the same images": Line(
-            "fsp then labels", fsp, teacher="of the same images"
+        "labels": Line("labels", labels, 0.1),
+        "soft": Line("soft", labels, 0.1),
+        "fsp then labels": of_fsp("fsp then labels"),
+        "hint then labels": of_hints("hint then labels"),
+        "hint then lambda": of_hints("hint then lambda"),
+        "fsp then soft": of_fsp("fsp then soft"),
+        "hint then soft": of_hints("hint then soft"),
+        "labels + fsp": Line("labels + fsp", labels, 0.03),
+        "fsp then labels; untrained teacher": of_fsp("fsp then labels", teacher="untrained"),
+        "fsp then labels; teacher of the same images": of_fsp(
+            "fsp then labels", teacher=OF_THE_SAME
         ),
     }
 
 
-FSP_RATES = (0.003, 0.01, 0.03)
-HINT_RATES = (1e-4, 3e-4, 1e-3)
-
-
 def _same_lines() -> dict[str, Line]:
     return {
-        "labels": Line("labels", (0.1,)),
-        "labels; copied": Line("labels", (0.1,), start="copied"),
-        "fsp then labels": Line("fsp then labels", (0.01,)),
-        "fsp then labels; shuffled": Line("fsp then labels", (0.01,), shuffled=True),
-        "hint then lambda": Line("hint then lambda", (3e-4,)),
-        "hints then lambda": Line("hints then lambda", (3e-4,)),
-        "soft": Line("soft", (0.03,)),
+        "labels": Line("labels", (0.1,), 0.1),
+        "labels; copied": Line("labels", (0.1,), 0.1, start="copied"),
+        "fsp then labels": Line("fsp then labels", (0.001,), 1e-3),
+        "fsp then labels; shuffled": Line("fsp then labels", (0.001,), 1e-3, shuffled=True),
+        "hint then lambda": Line("hint then lambda", (0.001,), 1e-4),
+        "hints then lambda": Line("hints then lambda", (0.001,), 1e-4),
+        "soft": Line("soft", (0.1,), 0.1),
     }
 
 
 def _few_lines() -> dict[str, Line]:
+    labels, inside = (0.03, 0.1, 0.3), (3e-4, 1e-3, 3e-3)
     return {
-        "labels": Line("labels", (0.03, 0.1)),
-        "soft": Line("soft", (0.01, 0.03)),
-        "fsp then labels": Line("fsp then labels", FSP_RATES),
-        "hint then labels": Line("hint then labels", HINT_RATES),
+        "labels": Line("labels", labels, 0.1),
+        "soft": Line("soft", labels, 0.1),
+        "fsp then labels": Line("fsp then labels", inside, 1e-3),
+        "hint then labels": Line("hint then labels", inside, 1e-4),
     }
 
 
@@ -268,36 +295,23 @@ def _network(size: Size, depth: int, seed: int) -> nn.Module:
     return models.resnet(depth, width=size.width, channels=channels, seed=seed)
 
 
-def _blind(data: Data) -> Data:
-    """Nothing is looked at epoch by epoch."""
-    return replace(data, validation=None, test=None)
-
-
 @cache
 def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
-    build = partial(_network, size, size.depth)
     if kind == "untrained":
-        return build(seed=seed)
-    data = _few(size) if kind == "of the same images" else _data(size)
-    recipe = replace(
-        _recipe(size, iterations=size.teacher_steps, learning_rate=0.1), batch_size=128
-    )
-    return keep(lambda seed: build(seed=seed), CrossEntropy(), _blind(data), recipe, seed=seed)
+        return _network(size, size.depth, seed)
+    return _kept_teacher(size, _few(size) if kind == OF_THE_SAME else _data(size), seed)
 
 
-def _teacher_row(size: Size, seed: int) -> Iterator[Row]:
-    yield Row(
-        "test_errors",
-        evaluate(_teacher(size, "teacher", seed), _data(size).test).errors,
-        None,
-        seed,
-    )
+def _kept_teacher(size: Size, data: Data, seed: int) -> nn.Module:
+    recipe = _recipe(size, iterations=size.teacher_steps, learning_rate=LABELS_RATE)
+    recipe = replace(recipe, batch_size=128)
+    build = partial(_network, size, size.depth)
+    return keep(lambda seed: build(seed=seed), CrossEntropy(), unwatched(data), recipe, seed=seed)
 
 
-def _own_teacher_row(size: Size) -> Iterator[Row]:
-    for seed in size.seeds:
-        teacher = _teacher(size, "of the same images", seed)
-        yield Row("test_errors", evaluate(teacher, _data(size).test).errors, None, seed)
+def _teacher_row(size: Size, kind: str, seed: int) -> Iterator[Row]:
+    errors = evaluate(_teacher(size, kind, seed), _data(size).test).errors
+    yield Row("test_errors", errors, teacher_seed=seed)
 
 
 def _objective(by: str, teacher: nn.Module | None, shuffle_seed: int | None = None) -> Objective:
@@ -313,86 +327,94 @@ def _objective(by: str, teacher: nn.Module | None, shuffle_seed: int | None = No
         return Hint(teacher, hint=STAGES[1:], guided=STAGES[1:])
     if by == "fsp":
         return FSP(teacher, pairs=PAIRS, shuffle_seed=shuffle_seed)
-    one, other = by.split(" + ")
-    return _objective(one, teacher) + _objective(other, teacher, shuffle_seed)
+    one, inside = by.split(" + ")
+    return _objective(one, teacher) + JOINT * _objective(inside, teacher, shuffle_seed)
 
 
 # One student after the other
 
 
 def _student(
-    size: Size, line: Line, depth: int, steps: int, rate: float, seed: int, data: Data, teacher
+    size: Size,
+    line: Line,
+    depth: int,
+    steps: int,
+    rate: float,
+    seed: int,
+    data: Data,
+    teacher: nn.Module,
 ) -> tuple[nn.Module, pd.DataFrame]:
     student = copy.deepcopy(teacher) if line.start == "copied" else _network(size, depth, seed)
     objective = partial(_objective, teacher=teacher, shuffle_seed=seed if line.shuffled else None)
-    plan = stages(line.way, steps, rate, line.second)
+    share = 0.5 if depth == size.depth else size.small_share
+    plan = stages(line.way, steps, rate, LABELS_RATE, share)
     return student, taught(student, plan, objective, data, _recipe(size), seed)
 
 
-def _teacher_of(size: Size, line: Line, seed: int) -> tuple[nn.Module, int]:
-    own = seed % len(size.seeds)
-    return _teacher(size, line.teacher, own), own
-
-
-def _smaller(size: Size, line: Line) -> Iterator[Row]:
-    data = _few(size)
-    one = partial(_student, size, line, size.small, size.small_steps)
+def _measured(
+    size: Size, line: Line, depth: int, steps: int, data: Data, teacher_of, seeds: Sequence[int]
+) -> Iterator[Row]:
+    """The rate, and the students of it."""
 
     def errors_at(rate: float) -> int:
-        half = partial(_student, size, line, size.small, size.small_steps // 2)
-        student, _ = half(rate, TRIAL_SEED, _blind(data), _teacher_of(size, line, TRIAL_SEED)[0])
+        teacher = teacher_of(size.teachers[0])
+        blind = unwatched(data)
+        half = max(2, steps // 2)
+        student, _ = _student(size, line, depth, half, rate, TRIAL_SEED, blind, teacher)
         return evaluate(student, data.validation).errors
 
-    for row in chosen(_rates(size, line), errors_at):
-        yield row
-    for seed in size.more_seeds:
-        teacher, own = _teacher_of(size, line, seed)
-        student, history = one(row.value, seed, _blind(data), teacher)
-        for metric, value in scores(student, None if line.way == "labels" else teacher, data):
-            yield Row(metric, value, seed, own, history["seconds"].sum())
-
-
-def _rates(size: Size, line: Line) -> tuple[float, ...]:
-    """Of the paper's size nothing is held out, so the paper's own."""
-    if size.name != "paper":
-        return line.rates
-    return ({"fsp": 1e-3, "hint": 1e-4}.get(line.way.split(" then ")[0].rstrip("s"), 0.1),)
-
-
-def _faster(size: Size, line: Line) -> Iterator[Row]:
-    (rate,) = _rates(size, line)
-    data = replace(_few(size), test=None)
-    for seed in size.seeds:
-        teacher, own = _teacher_of(size, line, seed)
-        student, history = _student(size, line, size.depth, size.steps, rate, seed, data, teacher)
-        seconds = history["seconds"].sum()
-        for metric, value in scores(student, teacher, _few(size)):
-            yield Row(metric, value, seed, own, seconds)
+    rate, rows = chosen(_rates(size, line), errors_at)
+    yield from rows
+    watched = data if depth == size.depth else unwatched(data)
+    for seed in seeds:
+        own = size.teachers[seed % len(size.teachers)]
+        student, history = _student(size, line, depth, steps, rate, seed, watched, teacher_of(own))
+        alone = line.way == "labels" and line.start == "fresh"
+        beside = (None, None) if alone else (teacher_of(own), own)
+        for metric, value in scores(student, beside[0], data):
+            yield Row(metric, value, seed, beside[1], history["seconds"].sum())
         for epoch in history.itertuples():
             if not math.isnan(epoch.validation_accuracy):
                 metric = f"validation_accuracy after {epoch.step} steps"
-                yield Row(metric, epoch.validation_accuracy, seed, own)
+                yield Row(metric, epoch.validation_accuracy, seed, beside[1])
+
+
+def _smaller(size: Size, line: Line) -> Iterator[Row]:
+    teacher_of = partial(_teacher, size, line.teacher)
+    return _measured(
+        size, line, size.small, size.small_steps, _few(size), teacher_of, size.students
+    )
+
+
+def _faster(size: Size, line: Line) -> Iterator[Row]:
+    teacher_of = partial(_teacher, size, line.teacher)
+    return _measured(size, line, size.depth, size.steps, _few(size), teacher_of, size.students[:3])
 
 
 def _together(size: Size, name: str) -> Iterator[Row]:
     """Groups of three; in all ways a student has seen as many steps when it is done."""
-    data, half = _few(size), max(1, size.small_steps // 2)
-    for group in range(len(size.seeds)):
+    data = _few(size)
+    for group in range(size.groups):
         seeds = range(1000 + 3 * group, 1003 + 3 * group)
-        members = _after_first_stage(size, name, group, seeds, half)
-        steps = 2 * half if name == "labels" else half
+        taught_by = None if name == "labels" else group
+        members = _after_first_stage(size, name, group, seeds)
+        steps = size.small_steps - (0 if name == "labels" else _first_steps(size))
         for seed, member in zip(seeds, members, strict=True):
-            _one_stage(size, member, CrossEntropy(), steps, 0.1, seed)
-            yield Row("test_errors", evaluate(member, data.test).errors, seed, group)
-        yield Row("test_errors of three", evaluate(members, data.test).errors, seeds[0], group)
-        yield Row("correlation", _correlation(members, data), seeds[0], group)
+            # Unlike in the first stage, whose order the members of one first stage have had.
+            _one_stage(size, member, CrossEntropy(), steps, LABELS_RATE, key(seed, 1, "stage"))
+            yield Row("test_errors", evaluate(member, data.test).errors, seed, taught_by)
+        of_three = partial(Row, student_seed=seeds[0], teacher_seed=taught_by)
+        yield of_three("test_errors of three", evaluate(members, data.test).errors)
+        yield of_three("correlation", _correlation(members, data))
         alike = [fidelity(a, b, data.test).agreement for a, b in combinations(members, 2)]
-        yield Row("agreement", float(np.mean(alike)), seeds[0], group)
+        yield of_three("agreement", float(np.mean(alike)))
 
 
-def _after_first_stage(
-    size: Size, name: str, group: int, seeds: Sequence[int], steps: int
-) -> list[nn.Module]:
+def _first_steps(size: Size) -> int:
+    return max(1, round(size.small_share * size.small_steps))
+
+
+def _after_first_stage(size: Size, name: str, group: int, seeds: Sequence[int]) -> list[nn.Module]:
     members = [_network(size, size.small, seed) for seed in seeds]
     if name == "labels":
         return members
@@ -401,28 +423,18 @@ def _after_first_stage(
     for seed, member in zip(seeds, apart, strict=False):
         shuffle_seed = seed if name == "fsp, shuffled" else None
         objective = FSP(teacher, pairs=PAIRS, shuffle_seed=shuffle_seed)
-        _one_stage(size, member, objective, steps, FSP_RATE, seed)
+        _one_stage(size, member, objective, _first_steps(size), FSP_RATE, seed)
     return members if len(apart) > 1 else [copy.deepcopy(members[0]) for _ in seeds]
 
 
 def _one_stage(
     size: Size, student: nn.Module, objective: Objective, steps: int, rate: float, seed: int
 ) -> None:
-    taught(
-        student,
-        [Stage("", steps, rate)],
-        lambda by: objective,
-        _blind(_few(size)),
-        _recipe(size),
-        seed,
-    )
-
-
-FSP_RATE = 0.01
-
-
-def _objective_of_labels(by: str) -> Objective:
-    return CrossEntropy()
+    recipe = _recipe(size, iterations=steps, learning_rate=rate)
+    if fit(
+        student, objective, unwatched(_few(size)), recipe, seed=seed, progress=False
+    ).interrupted:
+        raise KeyboardInterrupt
 
 
 def _correlation(members: list[nn.Module], data: Data) -> float:
@@ -438,63 +450,37 @@ def _correlation(members: list[nn.Module], data: Data) -> float:
 @cache
 def _vehicles(size: Size) -> Data:
     data = _data(size)
-    few = replace(data, train=data.train.only(VEHICLES)).limit(pick(smoke=100, lesson=400))
-    return replace(few, test=data.test.only(VEHICLES), validation=_part(data.validation, VEHICLES))
-
-
-def _part(split, classes):
-    return None if split is None else split.only(classes)
+    few = replace(data, train=data.train.only(VEHICLES)).limit(size.few)
+    validation = None if data.validation is None else data.validation.only(VEHICLES)
+    return replace(few, test=data.test.only(VEHICLES), validation=validation)
 
 
 @cache
 def _transferred(size: Size, seed: int) -> nn.Module:
     """A teacher of animals, trained on with a few images of vehicles."""
     data = _data(size)
-    animals = _blind(replace(data, train=data.train.only(ANIMALS)))
-    recipe = replace(
-        _recipe(size, iterations=size.teacher_steps, learning_rate=0.1), batch_size=128
-    )
-    build = partial(_network, size, size.depth)
-    teacher = copy.deepcopy(
-        keep(lambda seed: build(seed=seed), CrossEntropy(), animals, recipe, seed=seed)
-    )
-    plan = stages("labels", size.few_steps, 0.03, 0)
-    taught(teacher, plan, _objective_of_labels, _blind(_vehicles(size)), _recipe(size), seed)
-    return teacher
+    animals = replace(data, train=data.train.only(ANIMALS))
+    teacher = copy.deepcopy(_kept_teacher(size, animals, seed))
+    return _of_vehicles(size, teacher, TUNED_RATE, seed)
+
+
+def _of_vehicles(size: Size, network: nn.Module, rate: float, seed: int) -> nn.Module:
+    recipe = _recipe(size, iterations=size.few_steps, learning_rate=rate)
+    data = unwatched(_vehicles(size))
+    if fit(network, CrossEntropy(), data, recipe, seed=seed, progress=False).interrupted:
+        raise KeyboardInterrupt
+    return network
 
 
 def _transferred_row(size: Size, seed: int) -> Iterator[Row]:
-    data = _vehicles(size)
-    yield Row("test_errors", evaluate(_transferred(size, seed), data.test).errors, None, seed)
-    alone = _network(size, size.depth, seed)
-    plan = stages("labels", size.few_steps, 0.1, 0)
-    taught(alone, plan, _objective_of_labels, _blind(data), _recipe(size), seed)
-    yield Row("test_errors of it without animals", evaluate(alone, data.test).errors, None, seed)
+    test = _vehicles(size).test
+    yield Row("test_errors", evaluate(_transferred(size, seed), test).errors, teacher_seed=seed)
+    alone = _of_vehicles(size, _network(size, size.depth, seed), LABELS_RATE, seed)
+    yield Row("test_errors without animals", evaluate(alone, test).errors, teacher_seed=seed)
 
 
 def _elsewhere(size: Size, line: Line) -> Iterator[Row]:
-    data = _vehicles(size)
-
-    def errors_at(rate: float) -> int:
-        half = size.few_steps // 2
-        student, _ = _student(
-            size, line, size.small, half, rate, TRIAL_SEED, _blind(data), _transferred(size, 0)
-        )
-        return evaluate(student, data.validation).errors
-
-    for row in chosen(_rates(size, line), errors_at):
-        yield row
-    for seed in size.more_seeds:
-        own = seed % len(size.seeds)
-        student, history = _student(
-            size,
-            line,
-            size.small,
-            size.few_steps,
-            row.value,
-            seed,
-            _blind(data),
-            _transferred(size, own),
-        )
-        for metric, value in scores(student, None, data):
-            yield Row(metric, value, seed, own, history["seconds"].sum())
+    teacher_of = partial(_transferred, size)
+    return _measured(
+        size, line, size.small, size.few_steps, _vehicles(size), teacher_of, size.students
+    )

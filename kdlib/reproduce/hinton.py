@@ -51,7 +51,7 @@ from kdlib.losses import soften
 from kdlib.objectives import CrossEntropy, LogitMatching, Objective, SoftTargets
 from kdlib.omitted import bias_by_errors, bias_by_mass
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting, best, tried
+from kdlib.reproduce import Published, Row, Setting, best, tried, unwatched
 from kdlib.specialists import clusters, combine, dustbin_correction, specialist_data, specialist_of
 from kdlib.training import Recipe, changed, evaluate, fidelity, fit, keep
 
@@ -277,7 +277,12 @@ def _trained(
         data, objective = _images(line, seeds[0]), _objective(line, seeds[0])
         started = time.perf_counter()
         cohort = fit_cohort(
-            lambda seed: build(seed=seed), [objective], _unseen(data), recipe, seeds, progress=False
+            lambda seed: build(seed=seed),
+            [objective],
+            unwatched(data),
+            recipe,
+            seeds,
+            progress=False,
         )
         seconds = (time.perf_counter() - started) / len(seeds)
         for seed, student in zip(seeds, cohort.models, strict=True):
@@ -285,16 +290,11 @@ def _trained(
         return
     for seed in seeds:
         data, objective, student = _images(line, seed), _objective(line, seed), build(seed=seed)
-        watched = data if line.keep == "best" else _unseen(data)
+        watched = data if line.keep == "best" else unwatched(data)
         history = fit(student, objective, watched, recipe, seed=seed, progress=False)
         if history.interrupted:
             raise KeyboardInterrupt
         yield seed, student, data, history.frame["seconds"].sum()
-
-
-def _unseen(data: Data) -> Data:
-    """Nothing is looked at epoch by epoch."""
-    return replace(data, validation=None, test=None)
 
 
 def _objective(line: Line, seed: int) -> Objective:
@@ -438,7 +438,7 @@ def _teacher(name: str, seed: int) -> nn.Module:
     return keep(
         lambda seed: models.mlp(pick(smoke=8, lesson=what.width), dropout=what.dropout, seed=seed),
         CrossEntropy(what.label_smoothing),
-        _unseen(_images(what, seed)),
+        unwatched(_images(what, seed)),
         _recipe(what),
         seed,
     )
@@ -528,5 +528,5 @@ def _wrong(answers: Answers, split: Split) -> dict[str, int]:
 
 
 def _fit(network: nn.Module, data: Data, recipe: Recipe, seed: int) -> None:
-    if fit(network, CrossEntropy(), _unseen(data), recipe, seed=seed, progress=False).interrupted:
+    if fit(network, CrossEntropy(), unwatched(data), recipe, seed=seed, progress=False).interrupted:
         raise KeyboardInterrupt

@@ -41,7 +41,7 @@ from kdlib.objectives import (
     SoftTargets,
 )
 from kdlib.profiles import pick
-from kdlib.reproduce import Row, Setting, best, tried
+from kdlib.reproduce import Row, Setting, best, tried, unwatched
 from kdlib.training import Recipe, changed, evaluate, fit, keep
 
 VERSION = 1
@@ -155,7 +155,7 @@ def _trained(
     together: bool,
 ) -> tuple[list[nn.Module], float]:
     """A student a seed, and the seconds they took together."""
-    data = replace(data, validation=None, test=None)  # nothing is looked at epoch by epoch
+    data = unwatched(data)
     build = partial(_build, student.network)
     started = time.perf_counter()
     if together:

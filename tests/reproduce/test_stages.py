@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,15 @@ from torch.nn import functional as F
 import kdlib as kd
 from kdlib.objectives import Outputs
 from kdlib.reproduce import Row, fitnets, fsp
-from kdlib.reproduce._stages import Stage, chosen, fitnets_targets, stages, taught
+from kdlib.reproduce._stages import (
+    TRIAL_SEED,
+    Stage,
+    chosen,
+    fitnets_targets,
+    stages,
+    taught,
+)
+from kdlib.seeding import key
 
 PROTOCOLS = {"fitnets": fitnets, "fsp": fsp}
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
@@ -60,7 +69,12 @@ def trainings(monkeypatch):
         )
 
     monkeypatch.setattr("kdlib.reproduce._stages.fit", fit)
+    monkeypatch.setattr(fsp, "fit", fit)
     return seen
+
+
+def of_the_last_student(trainings):
+    return [seen for seen in trainings if seen[-1] is trainings[-1][-1]]
 
 
 def rows_of(protocol, experiment, name):
@@ -77,6 +91,7 @@ def test_two_stages_share_the_steps_and_have_their_own_rates():
         Stage("hint", 5, 0.1),
         Stage("labels", 5, 0.3),
     ]
+    assert stages("hint then labels", 100, 0.1, 0.3, share=0.2)[0].steps == 20
     assert stages("labels", 10, 0.1, 0.3) == [Stage("labels", 10, 0.1)]
 
 
@@ -86,9 +101,9 @@ def test_a_stage_begins_with_the_weights_of_the_one_before_and_an_optimizer_of_i
     one, other = small(), small()
     data = digits.limit(300)
     history = taught(one, plan, objectives.get, data, kd.Recipe(batch_size=100), 2)
-    for stage in plan:
+    for stage, seed in zip(plan, (2, key(2, 1, "stage")), strict=True):  # and an order of its own
         recipe = kd.Recipe(batch_size=100, iterations=stage.steps, learning_rate=stage.rate)
-        kd.fit(other, objectives[stage.by], data, recipe, seed=2, progress=False)
+        kd.fit(other, objectives[stage.by], data, recipe, seed=seed, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert history["step"].tolist() == [3, 6, 7]
     assert history["soft"].notna().tolist() == [False, True, True]
@@ -96,14 +111,15 @@ def test_a_stage_begins_with_the_weights_of_the_one_before_and_an_optimizer_of_i
 
 def test_the_rate_of_the_fewest_validation_errors_is_taken():
     errors = {0.1: 30, 0.2: 10, 0.3: 20}
-    rows = list(chosen(tuple(errors), errors.get))
+    rate, rows = chosen(tuple(errors), errors.get)
+    assert rate == 0.2
     assert [(row.metric, row.value) for row in rows] == [
         ("validation_errors at 0.1", 30),
         ("validation_errors at 0.2", 10),
         ("validation_errors at 0.3", 20),
         ("learning_rate", 0.2),
     ]
-    assert list(chosen((0.5,), None)) == [Row("learning_rate", 0.5)]
+    assert chosen((0.5,), None) == (0.5, [Row("learning_rate", 0.5)])
 
 
 def test_fitnets_targets_have_the_gradient_of_the_papers_loss(digits):
@@ -157,24 +173,35 @@ def test_the_papers_numbers_have_settings_to_stand_beside(protocol, lesson):
 def test_every_way_of_an_experiment_has_the_same_budget(protocol, experiment, trainings):
     budgets = set()
     for setting in protocol.settings():
-        if setting.experiment != experiment or re.match("(8|12|16) layers", setting.setting):
+        if setting.experiment != experiment or re.match("(8|16|24) layers", setting.setting):
             continue
         trainings.clear()
         list(setting.run())
-        seeds = {seed for *_, seed, _ in trainings if seed != 99}
-        for seed in seeds:
-            budgets.add(sum(steps for _, steps, _, of, _ in trainings if of == seed))
+        students = {id(student): 0 for *_, seed, student in trainings if seed in (100, 101)}
+        assert len(students) == 2
+        for _, steps, _, _, student in trainings:
+            if id(student) in students:
+                students[id(student)] += steps
+        budgets.update(students.values())
     assert len(budgets) == 1
+
+
+def test_no_student_begins_as_its_teacher_did_and_trials_have_a_seed_of_their_own(lesson):
+    for size in (fsp.SHORT, fsp.PAPER_SIZE, fsp.SMOKE, fitnets.SHORT, fitnets.PAPER_SIZE):
+        of_groups = range(1000, 1000 + 3 * getattr(size, "groups", 0))
+        assert not {*size.teachers} & {*size.students, *of_groups, TRIAL_SEED}
+        assert TRIAL_SEED not in size.students
 
 
 def test_what_a_way_is_trained_on_is_what_its_name_says(trainings):
     rows_of(fsp, "smaller", "hint then lambda")
-    last = [key for key, *_, seed, _ in trainings if seed == 1]
+    last = [text for text, *_ in of_the_last_student(trainings)]
     assert last[0].startswith("Hint(") and "stage2" in last[0]
     assert last[1].startswith("1.0 * (CrossEntropy") and "[0.444" in last[1]
     trainings.clear()
     rows_of(fsp, "smaller", "labels + fsp")
-    assert {key.count("FSP(") * key.count("CrossEntropy") for key, *_ in trainings} == {1}
+    assert {text.count("FSP(") * text.count("CrossEntropy") for text, *_ in trainings} == {1}
+    assert trainings[0][0].count("0.01 * (FSP") == 1
     trainings.clear()
     rows_of(fsp, "faster", "hints then lambda")
     assert "('stage1', 'stage2', 'stage3')" in trainings[0][0]
@@ -183,14 +210,14 @@ def test_what_a_way_is_trained_on_is_what_its_name_says(trainings):
 def test_shuffled_students_each_have_an_order_of_their_own(trainings):
     rows_of(fsp, "faster", "fsp then labels; shuffled")
     orders = [
-        re.search(r"shuffle_seed=(\w+)", key).group(1) for key, *_ in trainings if "FSP" in key
+        re.search(r"shuffle_seed=(\w+)", text).group(1) for text, *_ in trainings if "FSP" in text
     ]
-    assert orders == ["0", "1"]
+    assert orders == ["100", "101"]
     trainings.clear()
     rows_of(fsp, "faster", "fsp then labels")
-    assert {re.search(r"shuffle_seed=(\w+)", k).group(1) for k, *_ in trainings if "FSP" in k} == {
-        "None"
-    }
+    assert {
+        re.search(r"shuffle_seed=(\w+)", text).group(1) for text, *_ in trainings if "FSP" in text
+    } == {"None"}
 
 
 def test_copied_students_begin_as_their_teacher(monkeypatch):
@@ -214,8 +241,7 @@ def test_the_untrained_teacher_is_one(monkeypatch):
 
 def test_groups_of_three_share_what_their_name_says(trainings):
     rows = rows_of(fsp, "together", "fsp, one first stage")
-    per_group = len(trainings) // 2
-    assert per_group == 4  # one first stage, three second ones
+    assert len(trainings) == 4  # one first stage, three second ones
     metrics = [row.metric for row in rows]
     assert metrics[:6] == [*["test_errors"] * 3, "test_errors of three", "correlation", "agreement"]
     assert all(-1 <= row.value <= 1 for row in rows if row.metric == "correlation")
@@ -226,15 +252,14 @@ def test_groups_of_three_share_what_their_name_says(trainings):
     ):
         trainings.clear()
         rows_of(fsp, "together", name)
-        of_first_group = trainings[:count]
-        assert len(trainings) == 2 * count
+        assert len(trainings) == count
         found = {
-            re.search(r"shuffle_seed=(\w+)", key).group(1)
-            for key, *_ in of_first_group
-            if "FSP" in key
+            re.search(r"shuffle_seed=(\w+)", text).group(1)
+            for text, *_ in trainings
+            if "FSP" in text
         }
         assert found == orders
-        assert sum(steps for _, steps, *_ in of_first_group) == 3 * fsp.SMOKE.small_steps
+        assert sum(steps for _, steps, *_ in trainings) == 3 * fsp.SMOKE.small_steps
 
 
 def test_the_correlation_of_errors_is_of_the_members_mistakes(digits):
@@ -243,8 +268,6 @@ def test_the_correlation_of_errors_is_of_the_members_mistakes(digits):
     wrong = [
         (net(data.test.inputs).argmax(-1) != data.test.labels).double().numpy() for net in answers
     ]
-    import numpy as np
-
     expected = np.corrcoef(*wrong)[0, 1]
     assert fsp._correlation(answers, data) == pytest.approx(expected)
     assert fsp._correlation([answers[0]] * 3, data) == pytest.approx(1)
@@ -258,7 +281,35 @@ def test_elsewhere_sees_a_few_vehicles_and_is_scored_on_vehicles(trainings):
     rows = rows_of(fsp, "elsewhere", "fsp then labels")
     assert {row.metric for row in rows} >= {"test_errors", "learning_rate"}
     teacher = rows_of(fsp, "elsewhere", "teacher, seed 0")
-    assert [row.metric for row in teacher] == ["test_errors", "test_errors of it without animals"]
+    assert [row.metric for row in teacher] == ["test_errors", "test_errors without animals"]
+
+
+def test_rows_of_labels_name_no_teacher():
+    labels = rows_of(fsp, "smaller", "labels")
+    assert {row.teacher_seed for row in labels} == {None}
+    taught_by = {
+        row.teacher_seed for row in rows_of(fsp, "smaller", "soft") if row.student_seed == 101
+    }
+    assert taught_by == {1}
+
+
+def test_the_hash_tells_what_shapes_the_numbers(lesson, monkeypatch):
+    before = {s.key for s in fsp.settings()}
+    for name, value in (("FSP_RATE", 0.5), ("JOINT", 0.5), ("VEHICLES", (0, 1))):
+        monkeypatch.setattr(fsp, name, value)
+        assert before.isdisjoint(s.key for s in fsp.settings())
+        monkeypatch.undo()
+        monkeypatch.setenv("KDLIB_PROFILE", "lesson")
+    before = {s.key for s in fitnets.settings()}
+    for name, value in (
+        ("SECOND", 0.5),
+        ("JOINT", 0.5),
+        ("TEACHER_RATES", {"maxout": 1, "2 x 800": 1}),
+    ):
+        monkeypatch.setattr(fitnets, name, value)
+        assert before.isdisjoint(s.key for s in fitnets.settings())
+        monkeypatch.undo()
+        monkeypatch.setenv("KDLIB_PROFILE", "lesson")
 
 
 def test_the_paper_protocol_holds_nothing_out_and_tries_no_rates(lesson):
