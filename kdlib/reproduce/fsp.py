@@ -84,6 +84,7 @@ class Size:
     schedule: str
     weight_decay: float
     teacher_steps: int
+    own_steps: int  # of a teacher of the students' images
     steps: int  # of a student of the teacher's layers, in all
     small_steps: int  # of one of 8 layers
     small_share: float  # of a first stage in these
@@ -105,6 +106,7 @@ SHORT = Size(
     schedule="one_cycle",
     weight_decay=5e-4,
     teacher_steps=8 * 351,
+    own_steps=20 * 39,
     steps=20 * 78,
     small_steps=20 * 78,
     small_share=0.5,
@@ -125,6 +127,7 @@ PAPER_SIZE = Size(
     schedule="step",
     weight_decay=1e-4,
     teacher_steps=64_000,
+    own_steps=64_000,
     steps=42_000,
     small_steps=85_000,
     small_share=21 / 85,
@@ -140,6 +143,7 @@ SMOKE = replace(
     name="smoke",
     images=300,
     teacher_steps=2,
+    own_steps=2,
     steps=4,
     small_steps=4,
     few=100,
@@ -299,11 +303,13 @@ def _network(size: Size, depth: int, seed: int) -> nn.Module:
 def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
     if kind == "untrained":
         return _network(size, size.depth, seed)
-    return _kept_teacher(size, _few(size) if kind == OF_THE_SAME else _data(size), seed)
+    if kind == OF_THE_SAME:
+        return _kept_teacher(size, _few(size), size.own_steps, seed)
+    return _kept_teacher(size, _data(size), size.teacher_steps, seed)
 
 
-def _kept_teacher(size: Size, data: Data, seed: int) -> nn.Module:
-    recipe = _recipe(size, iterations=size.teacher_steps, learning_rate=LABELS_RATE)
+def _kept_teacher(size: Size, data: Data, steps: int, seed: int) -> nn.Module:
+    recipe = _recipe(size, iterations=steps, learning_rate=LABELS_RATE)
     recipe = replace(recipe, batch_size=128)
     build = partial(_network, size, size.depth)
     return keep(lambda seed: build(seed=seed), CrossEntropy(), unwatched(data), recipe, seed=seed)
@@ -460,7 +466,7 @@ def _transferred(size: Size, seed: int) -> nn.Module:
     """A teacher of animals, trained on with a few images of vehicles."""
     data = _data(size)
     animals = replace(data, train=data.train.only(ANIMALS))
-    teacher = copy.deepcopy(_kept_teacher(size, animals, seed))
+    teacher = copy.deepcopy(_kept_teacher(size, animals, size.teacher_steps, seed))
     return _of_vehicles(size, teacher, TUNED_RATE, seed)
 
 
