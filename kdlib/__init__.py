@@ -33,7 +33,7 @@ def __getattr__(name: str):
         return importlib.import_module(f"kdlib.{name}")
     if name == "predict":
         return importlib.import_module("kdlib.widgets").predict
-    if name in ("against_the_paper", "results"):
+    if name in ("against_the_paper", "measured", "results"):
         return getattr(importlib.import_module("kdlib.reproduce"), name)
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
 
@@ -67,6 +67,7 @@ __all__ = [
     "logit_matching_loss",
     "logits",
     "losses",
+    "measured",
     "mistakes",
     "models",
     "objectives",

@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from torch import Tensor
 
 from kdlib.losses import soften
-from kdlib.stats import Comparison
+from kdlib.stats import Comparison, interval
 from kdlib.training import History
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "gallery",
     "labelled_line",
     "learning_curves",
+    "measurements",
     "paired_differences",
     "paired_dots",
     "reliability_diagram",
@@ -252,6 +253,45 @@ def paired_dots(
         )
     ax.set_xticks(range(len(table)), list(table))
     ax.set(ylabel=ylabel, xlim=(-0.5, len(table) - 0.3))
+    return ax
+
+
+def measurements(
+    scores: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ax: Axes | None = None,
+    colours: Mapping[str, str] | None = None,
+    paper: Mapping[str, float] | None = None,
+) -> Axes:
+    """Scores below each other: a dot a seed, their mean and its 95 % interval in numbers at the right.
+
+    Args:
+        scores: one number a seed, at least two, by name, drawn from top to bottom.
+        xlabel: what is scored, with its unit.
+        ax: where to draw; new ones, the higher the more entries, if not given.
+        colours: by name; names of ``COLOURS`` have theirs.
+        paper: a paper's own numbers by name, drawn as diamonds.
+
+    Raises:
+        ValueError: no entry, or one of fewer than two numbers.
+    """
+    if not scores:
+        raise ValueError("scores must have at least one entry, got none")
+    rows = len(scores)
+    ax = ax or plt.subplots(figsize=(8, 1.1 + 0.36 * rows), layout="constrained")[1]
+    for place, (name, values) in enumerate(scores.items()):
+        colour = (colours or COLOURS).get(name, COLOURS["ink"])
+        of_all = interval(values)
+        ax.hlines(place, of_all.low, of_all.high, color=colour, linewidth=2, alpha=0.5)
+        ax.plot(values, [place] * len(values), "o", color=colour, alpha=0.6)
+        beside = {"transform": ax.get_yaxis_transform(), "va": "center"}
+        ax.text(1.02, place, str(of_all), color=colour, **beside)
+        if paper and name in paper:
+            ax.plot(paper[name], place, "D", color=COLOURS["ink"], fillstyle="none", markersize=9)
+    ax.set_yticks(range(rows), list(scores))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel=xlabel, ylim=(rows - 0.5, -0.5))
     return ax
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from kdlib import evaluate, paired, plots, soften
+from kdlib import evaluate, interval, paired, plots, soften
 from kdlib.data import Split
 from kdlib.training import History
 
@@ -484,3 +484,22 @@ def test_a_figure_is_shown_once_with_its_text(monkeypatch):
     assert bundle["text/plain"] == "a text"
     assert options["metadata"]["image/png"]["alt"] == "a text"
     assert not plt.get_fignums()
+
+
+def test_measurements_are_dots_a_seed_their_interval_and_the_papers_number():
+    scores = {"labels": [3.0, 4.0, 8.0], "hint": [1.0, 2.0]}
+    ax = plots.measurements(scores, "errors", paper={"hint": 1.5})
+    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines]
+    assert drawn == [([3, 4, 8], [0, 0, 0]), ([1, 2], [1, 1]), ([1.5], [1])]
+    assert [text.get_text() for text in ax.texts] == [str(interval(v)) for v in scores.values()]
+    for lines, values in zip(ax.collections, scores.values(), strict=True):
+        (((low, _), (high, _)),) = lines.get_segments()
+        assert (low, high) == pytest.approx((interval(values).low, interval(values).high))
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(scores)
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+
+
+@pytest.mark.parametrize("scores, message", [({}, "at least one entry"), ({"a": [1.0]}, "two")])
+def test_measurements_need_two_numbers_each(scores, message):
+    with pytest.raises(ValueError, match=message):
+        plots.measurements(scores, "errors")

@@ -34,6 +34,7 @@ __all__ = [
     "Row",
     "Setting",
     "against_the_paper",
+    "measured",
     "recipe_hash",
     "results",
     "run",
@@ -173,6 +174,32 @@ def results(name: str) -> pd.DataFrame:
     if name not in there:
         raise ValueError(f"name must be one of {', '.join(there)}, got {name!r}")
     return _read(SHIPPED / f"{name}.csv")
+
+
+def measured(
+    table: pd.DataFrame, experiment: str, setting: str, metric: str = "test_errors"
+) -> list[float]:
+    """One number a seed of a setting, in the order of the seeds; of a setting a seed all of them.
+
+    Args:
+        table: as :func:`results` gives it.
+        experiment, setting, metric: of the rows.
+
+    Raises:
+        ValueError: the table has none; what it has is listed.
+
+    >>> measured(results("hinton"), "students", "T = 20")
+    [75.0, 82.0, 84.0, 76.0, 84.0]
+    """
+    rows = table
+    for column, wanted in (("experiment", experiment), ("setting", setting), ("metric", metric)):
+        names = rows[column].str.partition(", seed ")[0] if column == "setting" else rows[column]
+        found = rows[(rows[column] == wanted) | (names == wanted)]
+        if found.empty:
+            there = ", ".join(repr(name) for name in dict.fromkeys(names))
+            raise ValueError(f"{column} must be one of {there}, got {wanted!r}")
+        rows = found
+    return rows.sort_values(["student_seed", "teacher_seed"])["value"].tolist()
 
 
 def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from types import ModuleType
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -575,3 +576,77 @@ def test_a_cluster_that_loses_a_worker_midway_loses_nothing_and_counts_nothing_t
         )
     assert "16 settings are there, 0 to do" in capsys.readouterr().out
     same_rows(tmp_path / "cluster", tmp_path / "alone")
+
+
+def test_measured_gives_one_number_a_seed_in_their_order():
+    rows = [
+        ("a", "x", 2, 20.0),
+        ("a", "x", 1, 10.0),
+        ("a", "t, seed 1", None, 7.0),
+        ("b", "x", 1, 5.0),
+    ]
+    table = pd.DataFrame(rows, columns=["experiment", "setting", "student_seed", "value"])
+    table = table.assign(metric="test_errors", teacher_seed=0)
+    assert reproduce.measured(table, "a", "x") == [10.0, 20.0]
+    assert (
+        reproduce.measured(table, "a", "t") == reproduce.measured(table, "a", "t, seed 1") == [7.0]
+    )
+    for wanted, message in (
+        (("c", "x"), "experiment must be one of 'a', 'b', got 'c'"),
+        (("b", "t"), "setting must be one of 'x', got 't'"),
+        (("a", "x", "loss"), "metric must be one of 'test_errors', got 'loss'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reproduce.measured(table, *wanted)
+
+
+def test_of_two_protocols_the_papers_own_stands_beside_the_paper(monkeypatch):
+    published = reproduce.Published("errors", 5, "a", "x")
+    module = SimpleNamespace(PAPER=(published,))
+    monkeypatch.setattr(reproduce, "import_module", lambda name: module)
+    rows = [("short", 30.0), ("short", 32.0), ("paper", 9.0), ("paper", 11.0)]
+    table = pd.DataFrame(rows, columns=["protocol", "value"])
+    table = table.assign(experiment="a", setting="x", metric="test_errors")
+    assert reproduce.against_the_paper("toy", table)["ours"].item() == 10
+    assert reproduce.against_the_paper("toy", table[:2])["ours"].item() == 31
+
+
+@pytest.fixture
+def toy_of_two(toy, monkeypatch):
+    """Setting ``three`` belongs to a second protocol."""
+    of_one = toy.settings
+    monkeypatch.setattr(
+        toy,
+        "settings",
+        lambda: [replace(s, protocol="paper") if s.setting == "three" else s for s in of_one()],
+    )
+    return toy
+
+
+def test_the_first_of_two_protocols_is_run_unless_another_is_asked_for(toy_of_two, tmp_path):
+    first, *_ = run("toy", tmp_path)
+    assert first.endswith("0 settings are there, 2 to do")
+    assert toy_of_two.ran == ["one", "two"]
+    assert len(list(run("toy", tmp_path, protocol="paper"))) == 2
+    assert toy_of_two.ran == ["one", "two", "three"]
+    with pytest.raises(ValueError, match="protocol must be one of short, paper, got 'long'"):
+        list(run("toy", tmp_path, protocol="long"))
+
+
+def test_protocols_are_shipped_whole_and_those_that_were_not_begun_are_not_asked_for(
+    toy_of_two, tmp_path, shipped
+):
+    list(run("toy", tmp_path, protocol="paper"))
+    ship("toy", tmp_path)
+    assert set(table(shipped)["protocol"]) == {"paper"}
+    list(run("toy", tmp_path, only=["even"]))  # of the first protocol only "one"
+    with pytest.raises(ValueError, match="odd: two is not in"):
+        ship("toy", tmp_path)
+    list(run("toy", tmp_path))
+    ship("toy", tmp_path)
+    assert list(dict.fromkeys(table(shipped)["setting"])) == ["one", "two", "three"]
+
+
+def test_the_command_line_knows_the_protocol(toy_of_two, tmp_path):
+    command.main(["toy", "--out", str(tmp_path), "--protocol", "paper"])
+    assert toy_of_two.ran == ["three"]
