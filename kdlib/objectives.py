@@ -303,9 +303,9 @@ class Hint(_ByExample):
     stays as it is, bit for bit. For maps r is one convolution without padding, of the kernel
     ``guided size - hint size + 1``; for flat features it is linear. It ends with the hint's own
     non-linearity: the activation or Maxout that ends the hint layer, else a ReLU where no hint of the
-    training images is negative (of the first thousand where they are moved). Needs no labels. The sum over features makes gradients large: where
-    ``fit``'s own learning rate diverges, 1e-4 is a good next try (Yim et al. 2017 take that). Source:
-    Romero et al. 2015, section 2.2.
+    training images is negative (of the first thousand where they are moved). Needs no labels. The
+    sum over features makes gradients large: ``fit``'s own learning rate is smaller here, and Yim et
+    al. 2017 take 1e-4. Source: Romero et al. 2015, section 2.2.
 
     Args:
         teacher: one network; only looked at. Where views are fixed its hints are computed once, if

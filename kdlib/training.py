@@ -15,7 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from kdlib.taps import reach
 __all__ = ["Fidelity", "History", "Recipe", "Scores", "evaluate", "fidelity", "fit", "keep"]
 
 _VALIDATION = ("validation_loss", "validation_accuracy")
+_RATE_OF_FEATURES = 0.001  # 0.03 makes sums over thousands of features diverge
 _CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("one_cycle", "step", "constant"),
@@ -54,7 +55,9 @@ class Recipe:
         batch_size: samples a step; the incomplete last batch is dropped unless it is all there is.
         optimizer: ``sgd`` (Nesterov momentum), ``adam`` or ``adamw``.
         learning_rate: its peak; if not given 0.03 for sgd and 0.001 for adam and adamw. 0.03 under
-            one_cycle is stable for T^2-weighted soft targets at T = 20.
+            one_cycle is stable for T^2-weighted soft targets at T = 20. Where features alone are
+            trained (a hint, FSP matrices), whose losses are sums over thousands of numbers, ``fit``
+            takes 0.001 for sgd, too.
         momentum: of sgd; of adam and adamw the first beta.
         schedule: ``one_cycle`` (up for 30 % of the steps, then down to zero, both by a cosine),
             ``step`` (a tenth after one half and again after three quarters) or ``constant``.
@@ -233,6 +236,8 @@ def fit(
     ([1, 2], False)
     """
     _check_arguments(model, objective, data, recipe, seed)
+    if recipe.learning_rate is None and not _asks_for_logits(objective):
+        recipe = replace(recipe, learning_rate=_RATE_OF_FEATURES)
     split = data.train
     device = split.inputs.device
     with forked(), torch.enable_grad(), _autocast(device, None):

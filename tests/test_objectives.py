@@ -1112,3 +1112,24 @@ def test_features_that_do_not_fit_are_refused_before_training(few, objective, me
     with pytest.raises(ValueError, match=message):
         kd.fit(student, objective, few, slow, progress=False)
     assert all(torch.equal(t, before[name]) for name, t in student.state_dict().items())
+
+
+@every_inside
+def test_the_default_learning_rate_is_stable_on_features_alone(few, make):
+    teacher, student = maps(9), maps()
+    kd.fit(teacher, kd.CrossEntropy(), few, replace(once, epochs=3), progress=False)
+    history = kd.fit(student, make(teacher), few, replace(once, epochs=4), progress=False)
+    losses = history.frame.iloc[:, 3]
+    assert losses.iloc[-1] < losses.iloc[0]
+    given, by_name = maps(), maps()
+    kd.fit(given, make(teacher), few, replace(once, learning_rate=0.001), progress=False)
+    kd.fit(by_name, make(teacher), few, once, progress=False)
+    assert_equal(given, by_name)
+
+
+def test_beside_labels_the_default_learning_rate_is_the_usual_one(few):
+    objective = kd.CrossEntropy() + 1e-4 * hint()
+    usual, given = maps(), maps()
+    kd.fit(usual, objective, few, once, progress=False)
+    kd.fit(given, objective, few, replace(once, learning_rate=0.03), progress=False)
+    assert_equal(usual, given)
