@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -78,6 +78,31 @@ def scores(
     if teacher is not None:
         likeness = fidelity(student, teacher, data.test)
         yield from (("agreement", likeness.agreement), ("divergence", likeness.divergence))
+
+
+def objective_of(
+    by: str, teacher: nn.Module | None, inside: Mapping[str, Callable[[], Objective]], joint: float
+) -> Objective:
+    """What a stage's name says: one of ``inside``, or of what all protocols know; ``a + b`` is both.
+
+    Args:
+        by: ``labels``, ``soft`` (T = 4, a tenth of labels), ``lambda``, or a name in ``inside``.
+        teacher: of the soft targets.
+        inside: makes an objective on features, by name.
+        joint: the weight of b in ``a + b``.
+    """
+    if by in inside:
+        return inside[by]()
+    if by == "soft":
+        return SoftTargets(teacher, temperature=4, alpha=0.9)
+    if by == "lambda":
+        return fitnets_targets(teacher)
+    if by == "labels":
+        return CrossEntropy()
+    one, other = by.split(" + ")
+    return objective_of(one, teacher, inside, joint) + joint * objective_of(
+        other, teacher, inside, joint
+    )
 
 
 def fitnets_targets(teacher: nn.Module) -> Objective:

@@ -35,13 +35,13 @@ from torch import nn
 
 from kdlib import models
 from kdlib.data import Data, load
-from kdlib.objectives import CrossEntropy, Hint, Objective, SoftTargets
+from kdlib.objectives import CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
     chosen,
-    fitnets_targets,
+    objective_of,
     scores,
     stages,
     taught,
@@ -187,16 +187,8 @@ def _teacher_row(size: Size, kind: str, seed: int) -> Iterator[Row]:
 
 
 def _objective(by: str, teacher: nn.Module, line: Line) -> Objective:
-    if by == "labels":
-        return CrossEntropy()
-    if by == "soft":
-        return SoftTargets(teacher, temperature=4, alpha=0.9)
-    if by == "lambda":
-        return fitnets_targets(teacher)
-    if by == "hint":
-        return Hint(teacher, hint=line.hint, guided=line.guided)
-    one, inside = by.split(" + ")
-    return _objective(one, teacher, line) + JOINT * _objective(inside, teacher, line)
+    hint = partial(Hint, teacher, hint=line.hint, guided=line.guided)
+    return objective_of(by, teacher, {"hint": hint}, JOINT)
 
 
 def _measure(size: Size, line: Line, students: Sequence[int]) -> Iterator[Row]:

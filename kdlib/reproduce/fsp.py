@@ -48,13 +48,13 @@ from torch import nn
 from kdlib import models
 from kdlib._networks import logits
 from kdlib.data import Data, crop, flip, load
-from kdlib.objectives import FSP, CrossEntropy, Hint, Objective, SoftTargets
+from kdlib.objectives import FSP, CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
     chosen,
-    fitnets_targets,
+    objective_of,
     scores,
     stages,
     taught,
@@ -321,20 +321,12 @@ def _teacher_row(size: Size, kind: str, seed: int) -> Iterator[Row]:
 
 
 def _objective(by: str, teacher: nn.Module | None, shuffle_seed: int | None = None) -> Objective:
-    if by == "labels":
-        return CrossEntropy()
-    if by == "soft":
-        return SoftTargets(teacher, temperature=4, alpha=0.9)
-    if by == "lambda":
-        return fitnets_targets(teacher)
-    if by == "hint":
-        return Hint(teacher, hint="stage2", guided="stage2")
-    if by == "hints":
-        return Hint(teacher, hint=STAGES[1:], guided=STAGES[1:])
-    if by == "fsp":
-        return FSP(teacher, pairs=PAIRS, shuffle_seed=shuffle_seed)
-    one, inside = by.split(" + ")
-    return _objective(one, teacher) + JOINT * _objective(inside, teacher, shuffle_seed)
+    inside = {
+        "hint": partial(Hint, teacher, hint="stage2", guided="stage2"),
+        "hints": partial(Hint, teacher, hint=STAGES[1:], guided=STAGES[1:]),
+        "fsp": partial(FSP, teacher, pairs=PAIRS, shuffle_seed=shuffle_seed),
+    }
+    return objective_of(by, teacher, inside, JOINT)
 
 
 # One student after the other
