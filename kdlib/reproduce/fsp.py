@@ -13,7 +13,7 @@ probabilities), seeds, which layer a section begins with. Here: 128 and, for ``s
 weight 1 for each pair; Nesterov SGD, its rate dropping to a tenth after one half and three quarters as in
 the paper, under one cycle in ``short``. Where several rates are tried for the first stage (or the only
 one), a student of half the steps tries each, and the fewest validation errors decide; a second stage has
-the rate 0.1. In ``faster`` and ``together`` rates are those that ``smaller`` came to. FitNets have the
+the rate 0.3, in ``paper`` 0.1. In ``faster`` and ``together`` rates are those that ``smaller`` came to. FitNets have the
 first stage of FSP, of 21,000 steps, not the paper's 35,000. Crops are padded by reflection.
 
 Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``fsp``; ``hint``, of the middle
@@ -82,6 +82,7 @@ class Size:
     images: int | None  # that students see; None for all
     batch_size: int
     schedule: str
+    second: float  # rate of a second stage
     weight_decay: float
     teacher_steps: int
     own_steps: int  # of a teacher of the students' images
@@ -104,6 +105,7 @@ SHORT = Size(
     images=5_000,
     batch_size=64,
     schedule="one_cycle",
+    second=0.3,
     weight_decay=5e-4,
     teacher_steps=8 * 351,
     own_steps=20 * 39,
@@ -125,6 +127,7 @@ PAPER_SIZE = Size(
     images=None,
     batch_size=128,
     schedule="step",
+    second=0.1,
     weight_decay=1e-4,
     teacher_steps=64_000,
     own_steps=64_000,
@@ -208,7 +211,7 @@ def _rates(size: Size, line: Line) -> tuple[float, ...]:
 
 
 def _small_lines() -> dict[str, Line]:
-    labels, inside = (0.03, 0.1, 0.3), (3e-4, 1e-3, 3e-3)
+    labels, inside = (0.1, 0.3, 1.0), (3e-4, 1e-3, 3e-3)
     of_fsp = partial(Line, rates=inside, paper=1e-3)
     of_hints = partial(Line, rates=inside, paper=1e-4)
     return {
@@ -229,13 +232,13 @@ def _small_lines() -> dict[str, Line]:
 
 def _same_lines() -> dict[str, Line]:
     return {
-        "labels": Line("labels", (0.1,), 0.1),
-        "labels; copied": Line("labels", (0.1,), 0.1, start="copied"),
+        "labels": Line("labels", (0.3,), 0.1),
+        "labels; copied": Line("labels", (0.3,), 0.1, start="copied"),
         "fsp then labels": Line("fsp then labels", (0.001,), 1e-3),
         "fsp then labels; shuffled": Line("fsp then labels", (0.001,), 1e-3, shuffled=True),
         "hint then lambda": Line("hint then lambda", (0.001,), 1e-4),
         "hints then lambda": Line("hints then lambda", (0.001,), 1e-4),
-        "soft": Line("soft", (0.1,), 0.1),
+        "soft": Line("soft", (0.3,), 0.1),
     }
 
 
@@ -345,7 +348,7 @@ def _student(
     student = copy.deepcopy(teacher) if line.start == "copied" else _network(size, depth, seed)
     objective = partial(_objective, teacher=teacher, shuffle_seed=seed if line.shuffled else None)
     share = 0.5 if depth == size.depth else size.small_share
-    plan = stages(line.way, steps, rate, LABELS_RATE, share)
+    plan = stages(line.way, steps, rate, size.second, share)
     return student, taught(student, plan, objective, data, _recipe(size), seed)
 
 
@@ -399,7 +402,7 @@ def _together(size: Size, name: str) -> Iterator[Row]:
         steps = size.small_steps - (0 if name == "labels" else _first_steps(size))
         for seed, member in zip(seeds, members, strict=True):
             # Unlike in the first stage, whose order the members of one first stage have had.
-            _one_stage(size, member, CrossEntropy(), steps, LABELS_RATE, key(seed, 1, "stage"))
+            _one_stage(size, member, CrossEntropy(), steps, size.second, key(seed, 1, "stage"))
             yield Row("test_errors", evaluate(member, data.test).errors, seed, taught_by)
         of_three = partial(Row, student_seed=seeds[0], teacher_seed=taught_by)
         yield of_three("test_errors of three", evaluate(members, data.test).errors)
