@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pandas as pd
 from torch import nn
 
-from kdlib.data import Data
+from kdlib.data import Data, load
 from kdlib.objectives import CrossEntropy, Objective, SoftTargets
 from kdlib.reproduce import Row, best, tried
 from kdlib.seeding import key
@@ -24,6 +25,21 @@ class Stage:
     by: str
     steps: int
     rate: float
+
+
+@cache
+def images(name: str, size) -> Data:
+    """A data set with so many images held out as the size says; for tests some digits."""
+    if size.name == "smoke":
+        return load("digits").limit(size.images)
+    return load(name, validation=size.validation)
+
+
+@cache
+def some_images(name: str, size) -> Data:
+    """Those of them that students see."""
+    data = images(name, size)
+    return data if size.images is None else data.limit(size.images)
 
 
 def stages(way: str, steps: int, first: float, second: float, share: float = 0.5) -> list[Stage]:

@@ -34,15 +34,16 @@ from functools import cache, partial
 from torch import nn
 
 from kdlib import models
-from kdlib.data import Data, load
 from kdlib.objectives import CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
     chosen,
+    images,
     objective_of,
     scores,
+    some_images,
     stages,
     taught,
 )
@@ -159,17 +160,7 @@ PAPER = tuple(
 )
 
 
-@cache
-def _data(size: Size) -> Data:
-    if size.name == "smoke":
-        return load("digits").limit(size.images)
-    return load("mnist", validation=size.validation)
-
-
-@cache
-def _few(size: Size) -> Data:
-    data = _data(size)
-    return data if size.images is None else data.limit(size.images)
+_data, _few = partial(images, "mnist"), partial(some_images, "mnist")
 
 
 @cache

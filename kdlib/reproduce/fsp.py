@@ -47,15 +47,17 @@ from torch import nn
 
 from kdlib import models
 from kdlib._networks import logits
-from kdlib.data import Data, crop, flip, load
+from kdlib.data import Data, crop, flip
 from kdlib.objectives import FSP, CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
     chosen,
+    images,
     objective_of,
     scores,
+    some_images,
     stages,
     taught,
 )
@@ -273,17 +275,7 @@ PAPER = tuple(
 # Data and teachers
 
 
-@cache
-def _data(size: Size) -> Data:
-    if size.name == "smoke":
-        return load("digits").limit(size.images)
-    return load("cifar10", validation=size.validation)
-
-
-@cache
-def _few(size: Size) -> Data:
-    data = _data(size)
-    return data if size.images is None else data.limit(size.images)
+_data, _few = partial(images, "cifar10"), partial(some_images, "cifar10")
 
 
 def _recipe(size: Size, **more) -> Recipe:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import kdlib as kd
 from kdlib.objectives import Outputs
-from kdlib.reproduce import Row, fitnets, fsp
+from kdlib.reproduce import Row, _stages, fitnets, fsp
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
     Stage,
@@ -28,27 +28,23 @@ PROTOCOLS = {"fitnets": fitnets, "fsp": fsp}
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 CACHES = [
     cached
-    for module in PROTOCOLS.values()
+    for module in (*PROTOCOLS.values(), _stages)
     for cached in vars(module).values()
     if hasattr(cached, "cache_clear") and cached.__module__ == module.__name__
 ]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def smoke():
+def smoke(one_thread):
     """Digits and a few steps, and nothing of it left in memory afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_PROFILE", "smoke")
-        for module in PROTOCOLS.values():
-            patch.setattr(module, "load", partial(kd.data.load, device="cpu"))
+        patch.setattr(_stages, "load", partial(kd.data.load, device="cpu"))
         for cached in CACHES:
             cached.cache_clear()
         yield
     for cached in CACHES:
         cached.cache_clear()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
