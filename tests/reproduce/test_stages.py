@@ -298,9 +298,9 @@ def test_the_hash_tells_what_shapes_the_numbers(lesson, monkeypatch):
         monkeypatch.setenv("KDLIB_PROFILE", "lesson")
     before = {s.key for s in fitnets.settings()}
     for name, value in (
-        ("SECOND", 0.5),
+        ("SECOND", {"maxout": 1, "2 x 800": 1}),
         ("JOINT", 0.5),
-        ("TEACHER_RATES", {"maxout": 1, "2 x 800": 1}),
+        ("TEACHER_RATE", 0.5),
     ):
         monkeypatch.setattr(fitnets, name, value)
         assert before.isdisjoint(s.key for s in fitnets.settings())
@@ -317,7 +317,7 @@ def test_the_paper_protocol_holds_nothing_out_and_tries_no_rates(lesson):
 
 def test_plain_students_of_every_depth_have_a_middle_layer_to_guide():
     for depth in fitnets.DEPTHS:
-        line = fitnets._lines()["depth"][f"{depth} layers; hint then soft"]
+        line = fitnets._lines()["depth"][f"{depth} layers; hint then labels"]
         student = fitnets._student(line, 0)
         assert isinstance(student.get_submodule(line.guided), nn.ReLU)
         assert sum(isinstance(m, nn.Linear) for m in student) == depth + 1
@@ -331,7 +331,7 @@ def test_plain_students_of_every_depth_have_a_middle_layer_to_guide():
         (fsp, "together", "fsp, one first stage"),
         (fsp, "elsewhere", "fsp then labels"),
         (fitnets, "mnist", "hint then lambda"),
-        (fitnets, "depth", "8 layers; hint then soft"),
+        (fitnets, "depth", "8 layers; hint then labels"),
     ],
 )
 def test_a_setting_really_trains(protocol, experiment, name):
