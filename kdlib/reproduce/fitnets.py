@@ -72,7 +72,7 @@ class Size:
     students: range
 
 
-SHORT = Size("short", 5_000, 64, 2 * 429, 12 * 78, 5_000, range(3), range(100, 105))
+SHORT = Size("short", 5_000, 64, 2 * 429, 9 * 78, 5_000, range(3), range(100, 105))
 PAPER_SIZE = Size("paper", None, 128, 50 * 468, 150 * 468, 0, range(3), range(100, 105))
 SMOKE = Size("smoke", 300, 64, 2, 4, 300, range(1), range(100, 102))
 
