@@ -92,6 +92,7 @@ class Size:
     small_steps: int  # of one of 8 layers
     small_share: float  # of a first stage in these
     few: int  # images of vehicles
+    animal_steps: int  # of their teacher, before
     few_steps: int
     validation: int
     teachers: range  # seeds
@@ -115,6 +116,7 @@ SHORT = Size(
     small_steps=10 * 78,
     small_share=0.5,
     few=400,
+    animal_steps=3 * 351,
     few_steps=400,
     validation=5_000,
     teachers=range(3),
@@ -137,6 +139,7 @@ PAPER_SIZE = Size(
     small_steps=85_000,
     small_share=21 / 85,
     few=400,
+    animal_steps=64_000,
     few_steps=10_000,
     validation=0,
     teachers=range(3),
@@ -152,6 +155,7 @@ SMOKE = replace(
     steps=4,
     small_steps=4,
     few=100,
+    animal_steps=2,
     few_steps=4,
     validation=300,
     teachers=range(2),
@@ -452,7 +456,7 @@ def _transferred(size: Size, seed: int) -> nn.Module:
     """A teacher of animals, trained on with a few images of vehicles."""
     data = _data(size)
     animals = replace(data, train=data.train.only(ANIMALS))
-    teacher = copy.deepcopy(_kept_teacher(size, animals, size.teacher_steps, seed))
+    teacher = copy.deepcopy(_kept_teacher(size, animals, size.animal_steps, seed))
     return _of_vehicles(size, teacher, TUNED_RATE, seed)
 
 
