@@ -7,15 +7,21 @@ from kdlib import data, losses, models, objectives, omitted, specialists, stats
 from kdlib._networks import logits
 from kdlib.cohort import Cohort, fit_cohort
 from kdlib.losses import (
+    GradientTerms,
+    cwtm_loss,
+    cwtm_weights,
+    dkpp_loss,
     fsp_loss,
     fsp_matrix,
+    gradient_terms,
     hint_loss,
     hinton_loss,
     logit_matching_loss,
+    permute_dark_knowledge,
     soft_target_loss,
     soften,
 )
-from kdlib.objectives import FSP, Batch, CrossEntropy, Hint, LogitMatching, SoftTargets
+from kdlib.objectives import CWTM, DKPP, FSP, Batch, CrossEntropy, Hint, LogitMatching, SoftTargets
 from kdlib.profiles import pick
 from kdlib.seeding import seeded
 from kdlib.stats import Comparison, Interval, interval, paired
@@ -39,12 +45,15 @@ def __getattr__(name: str):
 
 
 __all__ = [
+    "CWTM",
+    "DKPP",
     "FSP",
     "Batch",
     "Cohort",
     "Comparison",
     "CrossEntropy",
     "Fidelity",
+    "GradientTerms",
     "Hint",
     "History",
     "Interval",
@@ -53,13 +62,17 @@ __all__ = [
     "Scores",
     "SoftTargets",
     "against_the_paper",
+    "cwtm_loss",
+    "cwtm_weights",
     "data",
+    "dkpp_loss",
     "evaluate",
     "fidelity",
     "fit",
     "fit_cohort",
     "fsp_loss",
     "fsp_matrix",
+    "gradient_terms",
     "hint_loss",
     "hinton_loss",
     "interval",
@@ -73,6 +86,7 @@ __all__ = [
     "objectives",
     "omitted",
     "paired",
+    "permute_dark_knowledge",
     "pick",
     "plots",
     "predict",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,12 +31,18 @@ from kdlib._checks import (
 )
 
 __all__ = [
+    "GradientTerms",
     "cross_entropy",
+    "cwtm_loss",
+    "cwtm_weights",
+    "dkpp_loss",
     "fsp_loss",
     "fsp_matrix",
+    "gradient_terms",
     "hint_loss",
     "hinton_loss",
     "logit_matching_loss",
+    "permute_dark_knowledge",
     "soft_target_loss",
     "soften",
 ]
@@ -289,6 +296,170 @@ def fsp_loss(
     weights = weights_of(weights, len(pairs))
     distances = [(s - t).square().sum((1, 2)) for s, t in pairs]  # (N,) each
     return _reduce(sum(w * d for w, d in zip(weights, distances, strict=True)), reduction)
+
+
+class GradientTerms(NamedTuple):
+    """The two parts of a gradient by the student's logits, ``(..., C)`` each, per example.
+
+    Attributes:
+        truth: on the labelled class, zero elsewhere.
+        dark: on all other classes, zero there.
+    """
+
+    truth: Tensor
+    dark: Tensor
+
+
+def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> GradientTerms:
+    """What of the gradient of soft targets at T = 1 tells the truth, and what is dark knowledge.
+
+    ``q_* - p_*`` on the labelled class, ``q_i - p_i`` on the others, with ``q = softmax(z)`` of the
+    student's logits and ``p = softmax(v)`` of the teacher's. Their sum is the gradient by z of
+    :func:`soft_target_loss` at T = 1, before the mean over examples.
+
+    Source: Furlanello et al. 2018, section 3.2, eq. 7.
+
+    Args:
+        student, teacher: logits ``(..., C)``; nothing here has a gradient of its own.
+        labels: class numbers ``(...)``, int64.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: shapes differ, or on a CPU a label is no class.
+
+    >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
+    >>> terms = gradient_terms(student, teacher, torch.tensor([0]))
+    >>> terms.truth
+    tensor([[-0.3790,  0.0000,  0.0000]])
+    >>> terms.dark
+    tensor([[0.0000, 0.3705, 0.0084]])
+    """
+    z, v = pair_of(student, teacher)
+    labels = labels_of(labels, z)
+    gradient = torch.softmax(z.detach(), -1) - torch.softmax(v, -1)  # (..., C)
+    try:
+        labelled = torch.zeros_like(z, dtype=torch.bool).scatter(-1, labels.unsqueeze(-1), True)
+    except RuntimeError as error:  # torch looks at every label on a CPU, and nowhere else
+        raise no_class(labels, z) from error
+    zero = torch.zeros_like(gradient)
+    return GradientTerms(
+        torch.where(labelled, gradient, zero), torch.where(labelled, zero, gradient)
+    )
+
+
+def cwtm_weights(teacher: Tensor) -> Tensor:
+    """How sure the teacher is of each example, as shares of the batch.
+
+    ``w_s = max_i p_i,s / sum_u max_i p_i,u`` with ``p = softmax(v)``, whether the teacher is right or
+    not. They sum to 1 over the batch.
+
+    Source: Furlanello et al. 2018, section 3.2, eq. 10 (confidence weighted by teacher max).
+
+    Args:
+        teacher: logits ``(..., C)``; all leading dimensions are the batch.
+
+    Returns:
+        ``(...)``, float32 or wider, a constant.
+
+    Raises:
+        TypeError: logits are no floating-point tensor.
+
+    >>> cwtm_weights(torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]]))
+    tensor([0.7223, 0.2777])
+    """
+    surest = torch.softmax(wide("teacher", teacher).detach(), -1).amax(-1)  # (...)
+    return surest / surest.sum()
+
+
+def cwtm_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """The labels' cross entropy, each example weighted by how sure the teacher is of it.
+
+    ``sum_s w_s * CE(y_s, softmax(z_s))`` with the weights of :func:`cwtm_weights`: the teacher says
+    which examples count, and nothing of the other classes.
+
+    Source: Furlanello et al. 2018, section 3.2, eq. 10 (confidence weighted by teacher max).
+
+    Args:
+        student: logits ``(..., C)``; gradients reach these.
+        teacher: logits ``(..., C)``, a constant.
+        labels: class numbers ``(...)``, int64.
+
+    Returns:
+        A scalar, in nats, float32 or wider.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: shapes differ, or on a CPU a label is no class.
+
+    >>> student = torch.tensor([[3.0, 3.0, 0.0], [1.0, 0.0, 0.0]])
+    >>> teacher = torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> cwtm_loss(student, teacher, torch.tensor([0, 0]))
+    tensor(0.6715)
+    """
+    z, v = pair_of(student, teacher)
+    return (cwtm_weights(v) * cross_entropy(z, labels, reduction="none")).sum()
+
+
+def permute_dark_knowledge(teacher: Tensor, generator: torch.Generator) -> Tensor:
+    """Each row with its largest entry in its place, and all others in a random order.
+
+    The row keeps its entries, hence maximum, entropy and sum; which class resembles which is lost.
+    Each row has an order of its own.
+
+    Source: Furlanello et al. 2018, section 3.2, eq. 11 (dark knowledge with permuted predictions). The
+    paper does not say how long an order is kept; here each call draws new ones.
+
+    Args:
+        teacher: logits or probabilities ``(..., C)``.
+        generator: what the orders are drawn from.
+
+    Returns:
+        ``(..., C)``, float32 or wider, a constant.
+
+    Raises:
+        TypeError: the teacher is no floating-point tensor, or the generator none.
+
+    >>> row = torch.tensor([1.0, 4.0, 2.0, 3.0])
+    >>> permute_dark_knowledge(row, torch.Generator().manual_seed(0))
+    tensor([2., 4., 3., 1.])
+    """
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    v = wide("teacher", teacher).detach()
+    largest = v.argmax(-1, keepdim=True)
+    draws = torch.rand(v.shape, generator=generator, device=generator.device).to(v.device)
+    order = draws.scatter(-1, largest, 2.0).argsort(-1)  # the others at random, the largest last
+    places = torch.zeros_like(draws).scatter(-1, largest, 1.0).argsort(dim=-1, stable=True)
+    return v.scatter(-1, places, v.gather(-1, order))
+
+
+def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Tensor:
+    """The cross entropy with the teacher's soft targets at T = 1, all but the largest permuted.
+
+    ``-sum_i p'_i log softmax(z)_i``, the mean over examples, with p' by
+    :func:`permute_dark_knowledge`: no labels, and no knowledge of what resembles what.
+
+    Source: Furlanello et al. 2018, section 3.2, eq. 11 (dark knowledge with permuted predictions).
+
+    Args:
+        student: logits ``(..., C)``; gradients reach these.
+        teacher: logits ``(..., C)``, a constant.
+        generator: what the orders are drawn from.
+
+    Returns:
+        A scalar, in nats, float32 or wider.
+
+    Raises:
+        TypeError: logits are no floating-point tensors, or the generator none.
+        ValueError: shapes differ.
+
+    >>> teacher, student = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
+    >>> dkpp_loss(student, teacher, torch.Generator().manual_seed(0))
+    tensor(0.7707)
+    """
+    z, v = pair_of(student, teacher)
+    targets = torch.softmax(permute_dark_knowledge(v, generator), -1)
+    return -(targets * torch.log_softmax(z, -1)).sum(-1).mean()
 
 
 def cross_entropy(

@@ -21,6 +21,8 @@ from kdlib._networks import evaluating
 from kdlib._teachers import Teacher, TeacherFeatures, TeacherLogits
 from kdlib.losses import (
     cross_entropy,
+    cwtm_loss,
+    dkpp_loss,
     fsp_loss,
     fsp_matrix,
     hint_loss,
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from kdlib.training import Recipe
 
 __all__ = [
+    "CWTM",
+    "DKPP",
     "FSP",
     "Batch",
     "CrossEntropy",
@@ -258,8 +262,7 @@ class SoftTargets(_ByExample):
 
     def _average(self, members: Tensor) -> Tensor:
         """Logits whose soft targets at T are the mean of the members' soft targets."""
-        log_p = torch.log_softmax(members / self.temperature, dim=-1)  # (K, N, C)
-        return self.temperature * (log_p.logsumexp(0) - math.log(len(members)))
+        return self.temperature * _mean_probability(members / self.temperature)
 
 
 class LogitMatching(_ByExample):
@@ -292,6 +295,71 @@ class LogitMatching(_ByExample):
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = logit_matching_loss(student.logits, self._source(batch), reduction="none")
         return {"logits": loss}
+
+
+class CWTM(_Arithmetic):
+    """Labels, each image weighted by how sure the teacher is of it; logged as ``cwtm``.
+
+    Confidence weighted by teacher max, see :func:`kdlib.losses.cwtm_loss`: what a teacher gives
+    beyond its dark knowledge. Weights are shares of the mini-batch. Source: Furlanello et al. 2018,
+    section 3.2, eq. 10.
+
+    Args:
+        teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
+            ``(rows, C)`` by sample index.
+
+    Raises:
+        TypeError: the teacher is none of these.
+        ValueError: a tensor of logits together with random views of the images, or a split without
+            labels.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._source = TeacherLogits(teacher, _mean_probability)
+
+    @property
+    def key(self) -> str:
+        return f"CWTM(teacher={self._source.hash()})"
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        if split.labels is None:
+            raise ValueError("CWTM needs labels and the training split has none")
+        self._source.prepare(split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {"cwtm": cwtm_loss(student.logits, self._source(batch), batch.labels)}
+
+
+class DKPP(_Arithmetic):
+    """Soft targets at T = 1 of which all but the largest are permuted; logged as ``dkpp``.
+
+    Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: what is left of a
+    teacher without what resembles what. Every image gets a new order in every step (the paper does
+    not say). Needs no labels. Source: Furlanello et al. 2018, section 3.2, eq. 11.
+
+    Args:
+        teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
+            ``(rows, C)`` by sample index.
+
+    Raises:
+        TypeError: the teacher is none of these.
+        ValueError: a tensor of logits together with random views of the images.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._source = TeacherLogits(teacher, _mean_probability)
+
+    @property
+    def key(self) -> str:
+        return f"DKPP(teacher={self._source.hash()})"
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        self._source.prepare(split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return {"dkpp": dkpp_loss(student.logits, self._source(batch), batch.generator)}
 
 
 class Hint(_ByExample):
@@ -537,7 +605,7 @@ def share_teachers(objectives: Sequence[Objective]) -> None:
             for _, part in objective.parts:
                 share(part)
         # A list's average depends on the objective, so that each has a table of its own.
-        elif isinstance(objective, (SoftTargets, LogitMatching)) and not isinstance(
+        elif isinstance(objective, (SoftTargets, LogitMatching, CWTM, DKPP)) and not isinstance(
             objective.teacher, Sequence
         ):
             objective._source = sources.setdefault(id(objective.teacher), objective._source)
@@ -635,6 +703,11 @@ def _checked_pairs(pairs) -> tuple[tuple[tuple[str, str], tuple[str, str]], ...]
 
 def _each_once(pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for pair in pairs for name in pair))
+
+
+def _mean_probability(members: Tensor) -> Tensor:
+    """Logits whose softmax is the mean of the members' softmaxes."""
+    return torch.log_softmax(members, dim=-1).logsumexp(0) - math.log(len(members))
 
 
 def _mean_centred(members: Tensor) -> Tensor:

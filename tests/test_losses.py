@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 
 from kdlib.losses import (
     cross_entropy,
+    cwtm_loss,
+    cwtm_weights,
+    dkpp_loss,
     fsp_loss,
     fsp_matrix,
+    gradient_terms,
     hint_loss,
     hinton_loss,
     logit_matching_loss,
+    permute_dark_knowledge,
     soft_target_loss,
     soften,
 )
@@ -905,3 +910,152 @@ MAPS = normal(2, 3, 4, 4)
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# Born-again networks
+
+
+def seeded_draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def distributions(z):
+    """Softmax by its definition."""
+    e = (z - z.amax(-1, keepdim=True)).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (2, 3, 7), (1, 1), (6,)])
+def test_gradient_terms_add_up_to_the_gradient_and_split_at_the_label(shape):
+    student, teacher = pair(*shape)
+    labels = labels_for(student)
+    truth, dark = gradient_terms(student, teacher, labels)
+    examples = max(1, labels.numel())
+    close(truth + dark, student_gradient(soft_target_loss, student, teacher, 1) * examples)
+    labelled = torch.nn.functional.one_hot(labels, shape[-1]).bool()
+    assert (truth[~labelled] == 0).all() and (dark[labelled] == 0).all()
+    close(truth[labelled], (distributions(student) - distributions(teacher))[labelled])
+
+
+def test_gradient_terms_are_told_apart_by_the_label_and_not_by_the_teachers_answer():
+    student, teacher = torch.zeros(1, 3), torch.tensor([[5.0, 0.0, 0.0]])
+    assert gradient_terms(student, teacher, torch.tensor([1])).truth[0].nonzero().tolist() == [[1]]
+
+
+def test_cwtm_weights_are_the_largest_probabilities_as_shares_of_the_batch():
+    teacher, _ = pair(6, 4)
+    surest = distributions(teacher).amax(-1)
+    close(cwtm_weights(teacher), surest / surest.sum())
+    close(cwtm_weights(teacher).sum(), torch.tensor(1.0, dtype=torch.float64))
+    close(cwtm_weights(teacher.reshape(2, 3, 4)).flatten(), cwtm_weights(teacher))
+
+
+def test_cwtm_loss_is_the_weighted_sum_and_its_gradient_w_times_q_minus_y():
+    student, teacher = pair(6, 4)
+    labels, weights = labels_for(student), cwtm_weights(teacher)
+    one_by_one = [-math.log(q[y]) for q, y in zip(distributions(student), labels, strict=True)]
+    expected = sum(float(w) * loss for w, loss in zip(weights, one_by_one, strict=True))
+    close(cwtm_loss(student, teacher, labels).item(), expected)
+    y = torch.nn.functional.one_hot(labels, 4)
+    gradient = student_gradient(cwtm_loss, student, teacher, labels)
+    close(gradient, weights[:, None] * (distributions(student) - y))
+
+
+def test_an_equally_sure_teacher_gives_the_plain_mean():
+    student, teacher = pair(6, 4)
+    orders = torch.rand(6, 4, generator=seeded_draws()).argsort(-1)
+    labels = labels_for(student)
+    close(
+        cwtm_loss(student, teacher[:1].expand(6, 4).gather(-1, orders), labels),
+        cross_entropy(student, labels),
+    )
+
+
+@pytest.mark.parametrize("shape", [(200, 10), (4, 5, 6), (3, 2), (3, 1), (8,)])
+def test_permuted_rows_keep_their_entries_and_their_largest_in_its_place(shape):
+    teacher, _ = pair(*shape)
+    permuted = permute_dark_knowledge(teacher, seeded_draws())
+    assert torch.equal(permuted.sort(-1).values, teacher.sort(-1).values)
+    assert torch.equal(permuted.argmax(-1), teacher.argmax(-1))
+    assert torch.equal(permuted.amax(-1), teacher.amax(-1))
+
+
+def test_each_row_has_an_order_of_its_own_and_each_call_new_ones():
+    teacher = torch.arange(10.0).expand(50, 10)
+    draws = seeded_draws()
+    first, second = (permute_dark_knowledge(teacher, draws) for _ in range(2))
+    assert len(set(map(tuple, first.tolist()))) == 50
+    assert not torch.equal(first, second)
+    assert torch.equal(first, permute_dark_knowledge(teacher, seeded_draws()))
+
+
+def test_every_order_of_the_others_is_as_likely():
+    teacher = torch.tensor([1.0, 9.0, 2.0, 3.0]).expand(6000, 4)
+    permuted = permute_dark_knowledge(teacher, seeded_draws())[:, [0, 2, 3]]
+    counts = torch.unique(permuted, dim=0, return_counts=True)[1]
+    assert len(counts) == 6 and (counts - 1000).abs().max() < 150  # five standard deviations
+
+
+def test_the_largest_of_equals_stays_where_argmax_finds_it():
+    teacher = torch.tensor([[2.0, 2.0, 0.0, 1.0]])
+    for seed in range(20):
+        permuted = permute_dark_knowledge(teacher, seeded_draws(seed))
+        assert permuted[0, teacher.argmax()] == 2
+
+
+def test_logits_and_probabilities_are_permuted_alike():
+    teacher, _ = pair(20, 6)
+    close(
+        distributions(permute_dark_knowledge(teacher, seeded_draws())),
+        permute_dark_knowledge(distributions(teacher), seeded_draws()),
+    )
+
+
+def test_dkpp_loss_is_the_cross_entropy_with_the_permuted_targets():
+    student, teacher = pair(6, 5)
+    targets = distributions(permute_dark_knowledge(teacher, seeded_draws()))
+    expected = -(targets * distributions(student).log()).sum(-1).mean()
+    close(dkpp_loss(student, teacher, seeded_draws()), expected)
+    gradient = student_gradient(dkpp_loss, student, teacher, seeded_draws())
+    close(gradient, (distributions(student) - targets) / 6)
+
+
+def test_of_two_classes_nothing_can_be_permuted():
+    student, teacher = pair(6, 2)
+    soft = soft_target_loss(student, teacher)
+    p = distributions(teacher)
+    close(dkpp_loss(student, teacher, seeded_draws()), soft - (p * p.log()).sum(-1).mean())
+
+
+def test_born_again_losses_reach_the_student_only_and_stay_finite():
+    labels = torch.tensor([0, 1])
+    for scale in (1.0, 1000.0):
+        student, teacher = (x.requires_grad_() for x in pair(2, 3, scale=scale))
+        loss = cwtm_loss(student, teacher, labels) + dkpp_loss(student, teacher, seeded_draws())
+        loss.backward()
+        assert teacher.grad is None and student.grad.isfinite().all() and loss.isfinite()
+
+
+def test_born_again_losses_widen_half_precision():
+    student, teacher = pair(4, 3, dtype=torch.bfloat16)
+    labels = labels_for(student)
+    assert cwtm_weights(teacher).dtype == torch.float32
+    close(cwtm_loss(student, teacher, labels), cwtm_loss(student.float(), teacher.float(), labels))
+    close(
+        dkpp_loss(student, teacher, seeded_draws()),
+        dkpp_loss(student.float(), teacher.float(), seeded_draws()),
+    )
+
+
+def test_born_again_losses_say_what_is_wrong():
+    student, teacher = pair(4, 3)
+    labels = labels_for(student)
+    with pytest.raises(TypeError, match="generator must be a torch.Generator, got int"):
+        permute_dark_knowledge(teacher, 0)
+    with pytest.raises(ValueError, match="teacher must have the student's classes: it has 2"):
+        dkpp_loss(student, teacher[:, :2], seeded_draws())
+    for loss in (cwtm_loss, gradient_terms):
+        with pytest.raises(ValueError, match="labels must be class numbers from 0 to 2, got 3"):
+            loss(student, teacher, torch.tensor([0, 1, 2, 3]))
+        with pytest.raises(TypeError, match="labels must be an int64 tensor"):
+            loss(student, teacher, labels.float())

@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 import kdlib as kd
-from kdlib.losses import cross_entropy, hinton_loss, logit_matching_loss, soft_target_loss
+from kdlib.losses import (
+    cross_entropy,
+    cwtm_loss,
+    dkpp_loss,
+    hinton_loss,
+    logit_matching_loss,
+    soft_target_loss,
+)
 from kdlib.objectives import Outputs
 
 close = torch.testing.assert_close
@@ -121,6 +128,19 @@ def test_logit_matching_logs_the_logits_term(few):
     terms = prepared(kd.LogitMatching(teacher), few)(student, batch)
     assert list(terms) == ["logits"]
     close(terms["logits"], logit_matching_loss(student.logits, fresh(teacher, batch.inputs)))
+
+
+def test_cwtm_and_dkpp_log_their_losses_and_dkpp_draws_from_the_batch(few):
+    batch = batch_of(few.train, torch.arange(7))
+    student, teacher = student_of(batch), small()
+    v = teacher(batch.inputs).detach()
+    terms = prepared(kd.CWTM(teacher), few)(student, batch)
+    close(terms, {"cwtm": cwtm_loss(student.logits, v, batch.labels)})
+    state = batch.generator.get_state()
+    terms = prepared(kd.DKPP(teacher), few)(student, batch)
+    again = torch.Generator().set_state(state)
+    close(terms, {"dkpp": dkpp_loss(student.logits, v, again)})
+    assert not torch.equal(batch.generator.get_state(), state)
 
 
 def test_each_gives_the_terms_of_single_examples(few):
@@ -279,6 +299,10 @@ def test_key_tells_every_number_and_teacher_apart():
         kd.SoftTargets(TABLE + 1e-3, 4, 0.9),
         kd.LogitMatching(small()),
         kd.LogitMatching(small(1)),
+        kd.CWTM(small()),
+        kd.CWTM(small(1)),
+        kd.DKPP(small()),
+        kd.DKPP(small(1)),
         2 * kd.CrossEntropy(),
         2.5 * kd.CrossEntropy(),
         kd.CrossEntropy() + kd.CrossEntropy(),
@@ -478,9 +502,19 @@ def test_copies_of_one_teacher_teach_like_one(few):
     for one, copies in (
         (kd.SoftTargets(small(), 4, 1), kd.SoftTargets([small()] * 3, 4, 1)),
         (kd.LogitMatching(small()), kd.LogitMatching((small(),))),
+        (kd.CWTM(small()), kd.CWTM([small()] * 3)),
+        (kd.DKPP(small()), kd.DKPP([small()] * 3)),
     ):
+        state = batch.generator.get_state()
         expected = sum(prepared(one, few)(student, batch).values())
+        batch.generator.set_state(state)
         close(sum(prepared(copies, few)(student, batch).values()), expected)
+
+
+def teaching(taught):
+    """Every objective on logits that has a teacher."""
+    soft = kd.SoftTargets(taught, 4, 0.9) + kd.LogitMatching(taught)
+    return soft + kd.CWTM(taught) + kd.DKPP(taught)
 
 
 @pytest.mark.parametrize("recipe", [once, shifted], ids=["cached", "live"])
@@ -506,7 +540,7 @@ def test_the_teacher_is_bit_identical_after_fit_and_the_student_is_not(few, reci
     before, student = snapshot(), small(1)
     start = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     taught = teachers if several else teachers[0]
-    kd.fit(student, kd.SoftTargets(taught, 4, 0.9) + kd.LogitMatching(taught), few, recipe)
+    kd.fit(student, teaching(taught), few, recipe)
     for (state, *rest), (later, *later_rest) in zip(before, snapshot(), strict=True):
         assert state.keys() == later.keys()
         assert all(torch.equal(state[name], later[name]) for name in state)
@@ -558,6 +592,9 @@ def test_without_labels_alpha_must_be_one(few):
 
 def test_without_labels_cross_entropy_is_refused_alone_and_in_a_sum(few):
     data = kd.data.Data(few.train.unlabelled(), None, None, few.classes, few.name)
+    with pytest.raises(ValueError, match="CWTM needs labels"):
+        kd.fit(small(), kd.CWTM(small(1)), data, once)
+    kd.fit(small(), kd.DKPP(small(1)), data, once)
     for objective in (kd.CrossEntropy(), kd.LogitMatching(small(1)) + 0.1 * kd.CrossEntropy()):
         with pytest.raises(ValueError, match="CrossEntropy needs labels"):
             kd.fit(small(), objective, data, once)
@@ -565,7 +602,9 @@ def test_without_labels_cross_entropy_is_refused_alone_and_in_a_sum(few):
 
 
 with_teacher = pytest.mark.parametrize(
-    "build", [lambda teacher: kd.SoftTargets(teacher, 4, 0.9), kd.LogitMatching]
+    "build",
+    [lambda teacher: kd.SoftTargets(teacher, 4, 0.9), kd.LogitMatching, kd.CWTM, kd.DKPP],
+    ids=["SoftTargets", "LogitMatching", "CWTM", "DKPP"],
 )
 
 
