@@ -2,9 +2,9 @@
 
 On MNIST with the paper's maxout networks: a teacher of three layers (361,066 parameters) and a student of
 six (30,130), whose fourth layer is guided by the teacher's second. Two protocols: ``paper``, with all
-60,000 images, for a GPU; and ``short`` for two processor cores, with
-5,000 images for the student, and 5,000 others to choose learning rates on. All ways of one experiment have
-the same number of steps in all, whether in one stage or in two.
+60,000 images, for a GPU; and ``short`` for two processor cores, with 5,000 images for the student, and
+5,000 others to choose learning rates on. All ways of one experiment have the same number of steps in
+all, whether in one stage or in two.
 
 The paper trains by RMSProp from small uniform weights, stops where validation no longer improves (its
 number of epochs is unknown; ``paper`` has 150, in which lambda falls, for all stages together) and then
@@ -14,9 +14,9 @@ learn nothing.) Where several rates are tried for the first stage (or the only o
 steps tries each, and the fewest validation errors decide; a second stage has the rate 0.003, of plain
 networks 0.001. In ``layers`` all have the rate 0.003.
 
-Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``lambda``, the paper's own mix at
-tau = 3, lambda from 4 to 1; ``hint``; two of them with `` then ``; ``+`` for both at once, the
-hint with a weight of 0.001.
+Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``lambda``, the paper's own mix
+at tau = 3, lambda from 4 to 1; ``hint``; two of them with `` then ``; ``+`` for both at once, the hint
+with a weight of 0.001.
 
 Experiments: ``teachers``; ``mnist``, the paper's Table 4 and the four ways that it says failed;
 ``layers``, which layer teaches which, with three students each; ``depth``, plain networks of 30 ReLU

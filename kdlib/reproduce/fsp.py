@@ -10,19 +10,21 @@ alone get twice what the paper gives them, 42,000 instead of 21,000.
 
 Unknown in the paper: batch size, the weight of the FSP loss, flips, how an ensemble averages (here:
 probabilities), seeds, which layer a section begins with. Here: 128 and, for ``short``, 64 images a step;
-weight 1 for each pair; Nesterov SGD, its rate dropping to a tenth after one half and three quarters as in
-the paper, under one cycle in ``short``. Where several rates are tried for the first stage (or the only
-one), a student of half the steps tries each, and the fewest validation errors decide; a second stage has
-the rate 0.3, in ``paper`` 0.1. In ``faster`` and ``together`` rates are those that ``smaller`` came to. FitNets have the
-first stage of FSP, of 21,000 steps, not the paper's 35,000. Crops are padded by reflection.
+weight 1 for each pair; Nesterov SGD, its rate dropping to a tenth after one half and three quarters as
+in the paper, under one cycle in ``short``. Where several rates are tried for the first stage (or the
+only one), a student of half the steps tries each, and the fewest validation errors decide; a second
+stage has the rate 0.3, in ``paper`` 0.1. In ``faster`` and ``together`` rates are those that ``smaller``
+came to. FitNets have the first stage of FSP, of 21,000 steps, not the paper's 35,000. Crops are padded
+by reflection.
 
 Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``fsp``; ``hint``, of the middle
 stage, and ``hints``, of all three; ``lambda``, FitNets' second stage; two of them with `` then ``; ``+`` for
 both at once, the second with a weight of 0.01. ``copied`` begins with the teacher's weights.
 
-Experiments: ``teachers``; ``smaller``, a student of 8 layers; ``faster``, a student of the teacher's own
-layers; ``together``, ensembles of three students of 8 layers; ``elsewhere``, from animals to a few images of
-vehicles.
+Experiments: ``teachers``; ``smaller``, a student of 8 layers, with two controls: a teacher that has only
+been given BatchNorm's statistics, and one that has seen the students' own images alone; ``faster``, a
+student of the teacher's own layers; ``together``, ensembles of three students of 8 layers; ``elsewhere``,
+from animals to a few images of vehicles.
 
 Metrics: ``test_errors``, ``test_loss``; ``agreement`` and ``divergence`` from the teacher on the test
 images; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the trials;
@@ -300,10 +302,21 @@ def _network(size: Size, depth: int, seed: int) -> nn.Module:
 @cache
 def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
     if kind == "untrained":
-        return _network(size, size.depth, seed)
+        return _untrained(size, seed)
     if kind == OF_THE_SAME:
         return _kept_teacher(size, _few(size), size.own_steps, seed)
     return _kept_teacher(size, _data(size), size.teacher_steps, seed)
+
+
+@torch.no_grad()
+def _untrained(size: Size, seed: int) -> nn.Module:
+    """New, but for BatchNorm's statistics: without them its features grow from layer to layer."""
+    network = _network(size, size.depth, seed)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the plain mean
+    network.train()(_few(size).train.inputs[:1000])
+    return network
 
 
 def _kept_teacher(size: Size, data: Data, steps: int, seed: int) -> nn.Module:
