@@ -55,6 +55,7 @@ from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
 from kdlib.reproduce._stages import (
     TRIAL_SEED,
+    Stage,
     chosen,
     images,
     objective_of,
@@ -174,7 +175,7 @@ class Line:
     rates: tuple[float, ...]
     paper: float  # the rate in ``paper``, where no images are held out to choose one
     teacher: str = "teacher"
-    start: str = "fresh"
+    start: str = "fresh"  # or "copied" from the teacher, or "shared": a group has one first stage
     shuffled: bool = False
 
 
@@ -197,8 +198,8 @@ def _settings(size: Size) -> Iterator[Setting]:
             yield _setting(size, "smaller", name, partial(_smaller, size, line), line)
     for name, line in _same_lines().items():
         yield _setting(size, "faster", name, partial(_faster, size, line), line)
-    for name in ("labels", "fsp, one first stage", "fsp, a first stage each", "fsp, shuffled"):
-        yield _setting(size, "together", name, partial(_together, size, name))
+    for name, line in _group_lines().items():
+        yield _setting(size, "together", name, partial(_together, size, line), line)
     for seed in size.teachers:
         run = partial(_transferred_row, size, seed)
         yield _setting(size, "elsewhere", f"teacher, seed {seed}", run)
@@ -220,7 +221,7 @@ def _rates(size: Size, line: Line) -> tuple[float, ...]:
 
 def _small_lines() -> dict[str, Line]:
     labels, inside = (0.1, 0.3, 1.0), (3e-4, 1e-3, 3e-3)
-    of_fsp = partial(Line, rates=inside, paper=1e-3)
+    of_fsp = partial(Line, rates=inside, paper=FSP_RATE)
     of_hints = partial(Line, rates=inside, paper=1e-4)
     return {
         "labels": Line("labels", labels, 0.1),
@@ -238,14 +239,26 @@ def _small_lines() -> dict[str, Line]:
 
 
 def _same_lines() -> dict[str, Line]:
+    """At the rates that the students of 8 layers came to."""
     return {
-        "labels": Line("labels", (0.3,), 0.1),
-        "labels; copied": Line("labels", (0.3,), 0.1, start="copied"),
-        "fsp then labels": Line("fsp then labels", (0.001,), 1e-3),
-        "fsp then labels; shuffled": Line("fsp then labels", (0.001,), 1e-3, shuffled=True),
+        "labels": Line("labels", (0.1,), 0.1),
+        "labels; copied": Line("labels", (0.1,), 0.1, start="copied"),
+        "fsp then labels": Line("fsp then labels", (0.003,), FSP_RATE),
+        "fsp then labels; shuffled": Line("fsp then labels", (0.003,), FSP_RATE, shuffled=True),
         "hint then lambda": Line("hint then lambda", (0.001,), 1e-4),
         "hints then lambda": Line("hints then lambda", (0.001,), 1e-4),
         "soft": Line("soft", (0.3,), 0.1),
+    }
+
+
+def _group_lines() -> dict[str, Line]:
+    """At these rates, too."""
+    of_fsp = partial(Line, "fsp then labels", (0.003,), FSP_RATE)
+    return {
+        "labels": Line("labels", (0.1,), 0.1),
+        "fsp, one first stage": of_fsp(start="shared"),
+        "fsp, a first stage each": of_fsp(),
+        "fsp, shuffled": of_fsp(shuffled=True),
     }
 
 
@@ -254,7 +267,7 @@ def _few_lines() -> dict[str, Line]:
     return {
         "labels": Line("labels", labels, 0.1),
         "soft": Line("soft", labels, 0.1),
-        "fsp then labels": Line("fsp then labels", inside, 1e-3),
+        "fsp then labels": Line("fsp then labels", inside, FSP_RATE),
         "hint then labels": Line("hint then labels", inside, 1e-4),
     }
 
@@ -400,17 +413,21 @@ def _faster(size: Size, line: Line) -> Iterator[Row]:
     return _measured(size, line, size.depth, size.steps, _few(size), teacher_of, size.students[:3])
 
 
-def _together(size: Size, name: str) -> Iterator[Row]:
+def _together(size: Size, line: Line) -> Iterator[Row]:
     """Groups of three; in all ways a student has seen as many steps when it is done."""
     data = _few(size)
+    *_, last = plan = stages(
+        line.way, size.small_steps, _rates(size, line)[0], size.second, size.small_share
+    )
     for group in range(size.groups):
         seeds = range(1000 + 3 * group, 1003 + 3 * group)
-        taught_by = None if name == "labels" else group
-        members = _after_first_stage(size, name, group, seeds)
-        steps = size.small_steps - (0 if name == "labels" else _first_steps(size))
+        taught_by = None if line.way == "labels" else group
+        members = [_network(size, size.small, seed) for seed in seeds]
+        if len(plan) > 1:
+            members = _after_first_stage(size, line, plan[0], group, members, seeds)
         for seed, member in zip(seeds, members, strict=True):
             # Unlike in the first stage, whose order the members of one first stage have had.
-            _one_stage(size, member, CrossEntropy(), steps, size.second, key(seed, 1, "stage"))
+            _one_stage(size, member, CrossEntropy(), last, key(seed, 1, "stage"))
             yield Row("test_errors", evaluate(member, data.test).errors, seed, taught_by)
         of_three = partial(Row, student_seed=seeds[0], teacher_seed=taught_by)
         yield of_three("test_errors of three", evaluate(members, data.test).errors)
@@ -419,27 +436,26 @@ def _together(size: Size, name: str) -> Iterator[Row]:
         yield of_three("agreement", float(np.mean(alike)))
 
 
-def _first_steps(size: Size) -> int:
-    return max(1, round(size.small_share * size.small_steps))
-
-
-def _after_first_stage(size: Size, name: str, group: int, seeds: Sequence[int]) -> list[nn.Module]:
-    members = [_network(size, size.small, seed) for seed in seeds]
-    if name == "labels":
-        return members
-    teacher = _teacher(size, "teacher", group)
-    apart = members[:1] if name == "fsp, one first stage" else members
-    for seed, member in zip(seeds, apart, strict=False):
-        shuffle_seed = seed if name == "fsp, shuffled" else None
-        objective = FSP(teacher, pairs=PAIRS, shuffle_seed=shuffle_seed)
-        _one_stage(size, member, objective, _first_steps(size), FSP_RATE, seed)
-    return members if len(apart) > 1 else [copy.deepcopy(members[0]) for _ in seeds]
+def _after_first_stage(
+    size: Size,
+    line: Line,
+    stage: Stage,
+    group: int,
+    members: list[nn.Module],
+    seeds: Sequence[int],
+) -> list[nn.Module]:
+    """Each has one of its own, or all have that of the first."""
+    teacher, shared = _teacher(size, line.teacher, group), line.start == "shared"
+    for seed, member in zip(seeds, members[:1] if shared else members, strict=False):
+        fsp = FSP(teacher, pairs=PAIRS, shuffle_seed=seed if line.shuffled else None)
+        _one_stage(size, member, fsp, stage, seed)
+    return [copy.deepcopy(members[0]) for _ in seeds] if shared else members
 
 
 def _one_stage(
-    size: Size, student: nn.Module, objective: Objective, steps: int, rate: float, seed: int
+    size: Size, student: nn.Module, objective: Objective, stage: Stage, seed: int
 ) -> None:
-    recipe = _recipe(size, iterations=steps, learning_rate=rate)
+    recipe = _recipe(size, iterations=stage.steps, learning_rate=stage.rate)
     if fit(
         student, objective, unwatched(_few(size)), recipe, seed=seed, progress=False
     ).interrupted:
