@@ -126,7 +126,7 @@ def _lines() -> dict[str, dict[str, Line]]:
     )
     layers = [
         ("layer1", "layer2"),
-        *(("layer2", f"layer{k}") for k in (1, 2, 3, 5)),
+        *(("layer2", f"layer{k}") for k in (1, 2, 3, 4, 5)),
         ("layer3", "layer6"),
     ]
     return {
