@@ -255,6 +255,36 @@ def test_the_numbers_that_notebook_03_quotes_are_those_of_the_table():
         assert phrase in text, phrase
 
 
+def words_of(name):
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    markdown = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    return " ".join(" ".join(markdown).replace("*", "").split())
+
+
+def mean_of(table, experiment, setting):
+    return f"{kd.interval(kd.measured(table, experiment, setting)).mean:,.0f}"
+
+
+def test_the_numbers_that_notebook_05_quotes_are_those_of_the_table():
+    table, text = kd.results("fitnets"), words_of("05_fitnets")
+    mnist = {way: mean_of(table, "mnist", way) for way in set(table["setting"]) & {*FITNETS}}
+    for phrase in (
+        f"helps: {mnist['hint then labels']} errors against {mnist['labels']},",
+        f"hurts: {mnist['hint then lambda']} against {mnist['lambda']}.",
+        f"two epochs old and at {mean_of(table, 'teachers', 'maxout')} errors",
+        f"labels teach nothing: {mean_of(table, 'depth', '24 layers; labels')} of 10,000 wrong",
+    ):
+        assert phrase in text, phrase
+    labels_at_16 = kd.measured(table, "depth", "16 layers; labels")
+    assert min(kd.measured(table, "depth", "24 layers; labels")) > 8_900  # "with all five seeds"
+    assert max(kd.measured(table, "depth", "24 layers; hint then labels")) < 8_000  # "all five"
+    at_16 = kd.interval(kd.measured(table, "depth", "16 layers; hint then labels")).mean
+    assert 1.7 < at_16 / kd.interval(labels_at_16).mean < 2.3  # "twice as many errors"
+
+
+FITNETS = ("labels", "lambda", "hint then labels", "hint then lambda")
+
+
 @pytest.mark.parametrize("name", ["hinton", "fitnets", "fsp"])
 def test_the_papers_numbers_in_the_readme_are_those_of_the_table(name):
     ours = kd.against_the_paper(name)
