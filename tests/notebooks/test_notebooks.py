@@ -282,6 +282,34 @@ def test_the_numbers_that_notebook_05_quotes_are_those_of_the_table():
     assert 1.7 < at_16 / kd.interval(labels_at_16).mean < 2.3  # "twice as many errors"
 
 
+def test_the_numbers_that_notebook_06_quotes_are_those_of_the_table():
+    table, text = kd.results("fsp"), words_of("06_fsp")
+
+    def gain(way, other="labels at 0.3"):
+        ours, theirs = (kd.measured(table, "smaller", name) for name in (way, other))
+        return kd.paired(ours, theirs, lower_is_better=True)
+
+    rates = [f"validation_errors at {rate}" for rate in ("0.1", "0.3")]
+    chosen, beside = (kd.measured(table, "smaller", "labels", rate)[0] for rate in rates)
+    same = gain("fsp then labels; teacher of the same images")
+    for phrase in (
+        f"{-gain('fsp then labels').difference:.0f} of 10,000 fewer on CIFAR-10",
+        f"chose, by {beside - chosen:.0f} errors of {beside:,.0f},",
+        f"FSP first saves {-gain('fsp then labels').difference:.0f} errors against it",
+        f"a hint first {-gain('hint then labels').difference:.0f},",
+        f"soft targets alone {-gain('soft').difference:.0f}.",
+        f"({same.difference:.0f}, {same.verdict})",
+        f"save {-gain('labels + fsp').difference:.0f}, more than anything else",
+    ):
+        assert phrase in text, phrase
+    better = ("fsp then labels", "hint then labels", "soft", "labels + fsp")
+    assert {gain(way).verdict for way in better} == {"better"}
+    assert gain("fsp then labels; untrained teacher").verdict == "worse"
+    assert gain("hint then soft", "soft").verdict == "worse"
+    for other in ("soft", "fsp then labels"):
+        assert gain("labels + fsp", other).verdict == "better"
+
+
 FITNETS = ("labels", "lambda", "hint then labels", "hint then lambda")
 
 
