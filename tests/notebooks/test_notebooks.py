@@ -302,6 +302,23 @@ def test_the_numbers_that_notebook_06_quotes_are_those_of_the_table():
         f"save {-gain('labels + fsp').difference:.0f}, more than anything else",
     ):
         assert phrase in text, phrase
+    alike = {
+        way: kd.interval(kd.measured(table, "together", way, "correlation")).mean
+        for way in ("labels", "fsp, one first stage")
+    }
+    of_one, of_each, shuffled = (
+        kd.measured(table, "together", f"fsp, {way}", "test_errors of three")
+        for way in ("one first stage", "a first stage each", "shuffled")
+    )
+    by_shuffling, by_own = (kd.paired(a, shuffled) for a in (of_one, of_each))
+    for phrase in (
+        f"correlate at {alike['fsp, one first stage']:.2f}, those of students of labels at "
+        f"{alike['labels']:.2f})",
+        f"make {by_shuffling.difference:.0f} errors fewer together",
+        f"even {-by_own.difference:.0f} errors in its favour",
+    ):
+        assert phrase in text, phrase
+    assert by_shuffling.low > 0 > by_own.high
     better = ("fsp then labels", "hint then labels", "soft", "labels + fsp")
     assert {gain(way).verdict for way in better} == {"better"}
     assert gain("fsp then labels; untrained teacher").verdict == "worse"
