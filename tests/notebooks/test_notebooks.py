@@ -312,8 +312,8 @@ def test_the_numbers_that_notebook_06_quotes_are_those_of_the_table():
     )
     by_shuffling, by_own = (kd.paired(a, shuffled) for a in (of_one, of_each))
     for phrase in (
-        f"correlate at {alike['fsp, one first stage']:.2f}, those of students of labels at "
-        f"{alike['labels']:.2f})",
+        f"correlate at {alike['fsp, one first stage']:.2f}, those of students of labels",
+        f"labels at {alike['labels']:.2f})",
         f"make {by_shuffling.difference:.0f} errors fewer together",
         f"even {-by_own.difference:.0f} errors in its favour",
     ):
