@@ -319,6 +319,21 @@ def test_the_numbers_that_notebook_06_quotes_are_those_of_the_table():
     ):
         assert phrase in text, phrase
     assert by_shuffling.low > 0 > by_own.high
+    labels = kd.measured(table, "elsewhere", "labels")
+    moved = {
+        way: kd.paired(kd.measured(table, "elsewhere", way), labels, lower_is_better=True)
+        for way in ("hint then labels", "soft", "fsp then labels")
+    }
+    alone = kd.measured(table, "elsewhere", "teacher", "test_errors without animals")
+    for phrase in (
+        f"makes {mean_of(table, 'elsewhere', 'teacher')} errors on vehicles after them",
+        f"{kd.interval(alone).mean:,.0f} without.",
+        f"({-moved['hint then labels'].difference:.0f} errors fewer than labels)",
+        f"a good part ({-moved['soft'].difference:.0f}).",
+        f"is seen here ({moved['fsp then labels'].difference:.0f}),",
+    ):
+        assert phrase in text, phrase
+    assert [c.verdict for c in moved.values()] == ["better", "better", "no difference seen"]
     better = ("fsp then labels", "hint then labels", "soft", "labels + fsp")
     assert {gain(way).verdict for way in better} == {"better"}
     assert gain("fsp then labels; untrained teacher").verdict == "worse"
