@@ -3,7 +3,7 @@
 ``import kdlib as kd`` is enough for every lesson.
 """
 
-from kdlib import data, losses, models, objectives, omitted, specialists, stats
+from kdlib import data, losses, models, objectives, omitted, specialists, stats, text
 from kdlib._networks import logits
 from kdlib.cohort import Cohort, fit_cohort
 from kdlib.losses import (
@@ -97,5 +97,6 @@ __all__ = [
     "specialists",
     "stats",
     "taps",
+    "text",
     "widgets",
 ]

@@ -213,3 +213,9 @@ def _leading(name: str, value: Tensor, logits: Tensor) -> Tensor:
 
 def _kind(value: object) -> object:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
+
+
+def sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")

@@ -25,12 +25,31 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def begin_text(model: nn.Module, carry: bool) -> None:
+    """Let its recurrent parts forget what they read and, if so wished, go on from call to call."""
+    for module in model.modules():
+        if hasattr(module, "begin_text"):
+            module.begin_text(carry=carry)
+
+
+@contextmanager
+def reading(*models: nn.Module) -> Iterator[None]:
+    """Inside, recurrent networks read one text from its beginning, call after call."""
+    for model in models:
+        begin_text(model, carry=True)
+    try:
+        yield
+    finally:
+        for model in models:
+            begin_text(model, carry=False)
+
+
 def logits(model: nn.Module, inputs, batch_size: int = 1000) -> Tensor:
     """The network's outputs for many inputs, in eval mode and without gradients.
 
     Args:
         model: any network; its weights, buffers and modes are as before afterwards.
-        inputs: ``(N, ...)``, or a ``Split`` whose inputs are taken.
+        inputs: ``(N, ...)``, or a ``Split`` whose inputs are taken, a text's from left to right.
         batch_size: how many go through at once.
 
     Returns:
@@ -39,16 +58,23 @@ def logits(model: nn.Module, inputs, batch_size: int = 1000) -> Tensor:
     >>> logits(nn.Linear(3, 2), torch.zeros(5, 3)).shape
     torch.Size([5, 2])
     """
-    inputs = getattr(inputs, "inputs", inputs)
-    if not isinstance(inputs, Tensor):
+    whole = getattr(inputs, "inputs", inputs)
+    if not isinstance(whole, Tensor):
         raise TypeError(
             f"inputs must be a tensor or a split such as data.test, got {type(inputs).__name__}"
         )
+    in_order = getattr(inputs, "in_order", False)
+    parts = (part for part, _ in inputs.parts(batch_size)) if in_order else whole.split(batch_size)
+    with evaluating(model), reading(model):
+        found = torch.cat([answers(model, part) for part in parts], dim=1 if in_order else 0)
+    return (found.flatten(0, 1) if in_order else found).to(whole.device)
+
+
+def answers(model: nn.Module, inputs: Tensor) -> Tensor:
+    """What a network says, on its own device and in its own precision; tokens stay whole."""
     parameter = next(model.parameters(), inputs)
-    dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype  # tokens stay whole
-    with evaluating(model):
-        parts = [model(part.to(parameter.device, dtype)) for part in inputs.split(batch_size)]
-    return torch.cat(parts).to(inputs.device)
+    dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype
+    return model(inputs.to(parameter.device, dtype))
 
 
 def frozen_copy(model: nn.Module, device: torch.device) -> nn.Module:

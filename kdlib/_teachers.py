@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import wide
-from kdlib._networks import frozen_copy, logits, tensors_hash, weights_hash
+from kdlib._networks import begin_text, frozen_copy, logits, tensors_hash, weights_hash
 from kdlib.taps import reach, taps
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class TeacherLogits:
     """A teacher's logits for a batch: looked up by the sample's index, or computed on its views.
 
     Where every epoch shows an image unchanged the teacher runs once, and again only if it or the
-    split has changed since. Where views are random it runs on the very view the student sees.
+    split has changed since. Where views are random it runs on the very view the student sees, and a
+    text it reads beside the student, carrying its own state.
     """
 
     def __init__(self, teacher: Teacher, average: Callable[[Tensor], Tensor]) -> None:
@@ -70,7 +71,7 @@ class TeacherLogits:
 
     def prepare(self, split: Split, recipe: Recipe) -> None:
         device = split.inputs.device
-        if recipe.augment is not None:
+        if recipe.augment is not None or (split.in_order and self.networks):
             if isinstance(self.teacher, Tensor):
                 raise ValueError(
                     "teacher must be a network where augment is set: a tensor holds one row of "
@@ -96,6 +97,9 @@ class TeacherLogits:
         if not self.live:
             return self.table[batch.index]
         with torch.no_grad():
+            if batch.first:
+                for network in self.live:
+                    begin_text(network, carry=True)
             return self._combine([network(batch.inputs) for network in self.live])
 
     def _combine(self, members: list[Tensor]) -> Tensor:
@@ -135,6 +139,10 @@ class TeacherFeatures:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prepare(self, split: Split, recipe: Recipe) -> None:
+        if split.in_order:
+            raise ValueError(
+                "hints and FSP matrices are of images, and the training split is a text"
+            )
         device = split.inputs.device
         self.live = frozen_copy(self.teacher, device).float()
         with torch.no_grad(), taps(self.live, self.names) as features:  # the whole way, as a check

@@ -105,6 +105,11 @@ class Split:
         shape = " x ".join(map(str, self.inputs.shape[1:]))
         return f"Split({len(self):,} {kind} samples of {shape} on {self.inputs.device})"
 
+    @property
+    def in_order(self) -> bool:
+        """Whether samples follow one another, as a text's tokens do."""
+        return False
+
     def steps(self, batch_size: int) -> int:
         """How many batches an epoch has: the incomplete last one is dropped unless it is all."""
         return max(1, len(self) // batch_size)
@@ -130,6 +135,17 @@ class Split:
                 inputs = augment(inputs, views)
             labels = None if self.labels is None else self.labels.index_select(0, rows)
             yield inputs, labels, self.index.index_select(0, rows)
+
+    def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All samples in their order, ``size`` at a time: inputs and labels."""
+        for first in range(0, len(self), size):
+            here = slice(first, first + size)
+            yield self.inputs[here], None if self.labels is None else self.labels[here]
+
+    def beginning(self, n: int, seed: int) -> Split:
+        """``n`` samples, the classes as equal as can be; see :meth:`Data.limit`."""
+        rows = _balanced_order(self, seed)[:n].sort().values
+        return self.select(rows.to(self.inputs.device))
 
     def select(self, rows: Tensor) -> Split:
         """The samples at these rows (or where a mask is true); they keep their index."""
@@ -205,7 +221,7 @@ class Data:
         )
 
     def limit(self, n: int, seed: int = 0) -> Data:
-        """Keep ``n`` training samples, the classes as equal as can be.
+        """Keep ``n`` training samples, the classes as equal as can be; of a text the first n tokens.
 
         For one seed a smaller part lies within every larger one.
 
@@ -218,8 +234,7 @@ class Data:
                 f"n must be a whole number from 1 to the {len(self.train):,} training samples, "
                 f"got {n!r}"
             )
-        rows = _balanced_order(self.train, seed)[:n].sort().values
-        return replace(self, train=self.train.select(rows.to(self.train.inputs.device)))
+        return replace(self, train=self.train.beginning(n, seed))
 
     def fingerprint(self) -> str:
         """A hash of what training sees: the training and the validation split."""
@@ -591,7 +606,7 @@ def _assemble(
     device: torch.device | str | None,
 ) -> Data:
     """Splits on the device; a sample's index is its row."""
-    device = torch.device(device) if device is not None else _default_device()
+    device = device_or_gpu(device)
     statistics = _mean_and_deviation(x_train) if x_train.dtype == np.uint8 else None
 
     def split(images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray) -> Split:
@@ -709,6 +724,10 @@ def _parts(folder: Path) -> list[str]:
             f"folder must hold train/CLASS/ with images, and there is no {folder / 'train'}"
         )
     return [part for part in ("train", "test") if (folder / part).is_dir()]
+
+
+def device_or_gpu(device: torch.device | str | None) -> torch.device:
+    return _default_device() if device is None else torch.device(device)
 
 
 def _default_device() -> torch.device:

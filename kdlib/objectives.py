@@ -58,11 +58,12 @@ class Batch:
     """What an objective sees of one step.
 
     Attributes:
-        inputs: the views the student sees, ``(N, ...)``.
-        labels: ``(N,)`` int64, or None on an unlabelled split.
+        inputs: the views the student sees, ``(N, ...)``; of a text tokens ``(N, L)``.
+        labels: ``(N,)`` int64, of a text ``(N, L)``, or None on an unlabelled split.
         index: ``(N,)`` int64, which samples these are, whatever the order of the epoch.
         progress: the share of the training that is done, in [0, 1).
         generator: a stream keyed by seed and epoch; drawing from it moves nothing else.
+        first: whether it is the first of an epoch, where a text begins again.
     """
 
     inputs: Tensor
@@ -70,6 +71,7 @@ class Batch:
     index: Tensor
     progress: float
     generator: torch.Generator
+    first: bool = False
 
 
 @dataclass(frozen=True)

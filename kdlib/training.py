@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from kdlib._checks import fraction, positive, real, wide
 from kdlib._files import write_whole
-from kdlib._networks import logits, weights_hash
+from kdlib._networks import answers, begin_text, evaluating, reading, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import cross_entropy
 from kdlib.objectives import Batch, Objective, Outputs, Sum, taps_of
@@ -39,7 +39,7 @@ _VALIDATION = ("validation_loss", "validation_accuracy")
 _RATE_OF_FEATURES = 0.001  # 0.03 makes sums over thousands of features diverge
 _CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
-    "schedule": ("one_cycle", "step", "constant"),
+    "schedule": ("one_cycle", "step", "constant", "wide_resnet", "plateau"),
     "precision": ("auto", "float32", "float64", "bfloat16", "float16"),
     "keep": ("last", "best"),
 }
@@ -60,9 +60,13 @@ class Recipe:
             takes 0.001 for sgd, too.
         momentum: of sgd; of adam and adamw the first beta.
         schedule: ``one_cycle`` (up for 30 % of the steps, then down to zero, both by a cosine),
-            ``step`` (a tenth after one half and again after three quarters) or ``constant``.
+            ``step`` (a tenth after one half and again after three quarters), ``wide_resnet`` (a fifth
+            after 30, 60 and 80 %, as Zagoruyko and Komodakis 2016), ``plateau`` (a quarter after every
+            epoch whose validation loss is no new lowest) or ``constant``.
         weight_decay: for all parameters.
         max_norm: the longest that a unit's incoming weights may be after a step; None for no limit.
+        max_gradient: the longest that the gradient by all weights may be, else it is shortened to that;
+            None for no limit.
         augment: random views of the training images, such as ``kd.data.shift(2)``.
         precision: of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
             float16 on older GPUs, else float32. The network's weights are turned into float32, or
@@ -86,6 +90,7 @@ class Recipe:
     schedule: str = "one_cycle"
     weight_decay: float = 0.0
     max_norm: float | None = None
+    max_gradient: float | None = None
     augment: Augmentation | None = None
     precision: str = "auto"
     keep: str = "last"
@@ -104,8 +109,9 @@ class Recipe:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.learning_rate is not None:
             positive("learning_rate", self.learning_rate, "0.03 is the default of sgd")
-        if self.max_norm is not None:
-            positive("max_norm", self.max_norm, "None sets no limit")
+        for name in ("max_norm", "max_gradient"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name), "None sets no limit")
         if real("weight_decay", self.weight_decay) < 0 or not math.isfinite(self.weight_decay):
             raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
         if fraction("momentum", self.momentum, "0.9 is the default") == 1:
@@ -130,8 +136,10 @@ class Recipe:
 
     def rate(self, progress: float) -> float:
         """The learning rate when this share of the training, in [0, 1), is done."""
-        if self.schedule == "constant":
+        if self.schedule in ("constant", "plateau"):
             return self.peak_rate
+        if self.schedule == "wide_resnet":
+            return self.peak_rate * 0.2 ** sum(progress >= share for share in (0.3, 0.6, 0.8))
         if self.schedule == "step":
             return self.peak_rate * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
         if progress < 0.3:
@@ -176,6 +184,11 @@ class Scores:
     accuracy: float
     loss: float
     ece: float
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(loss)``: as hard to guess as one of so many equally likely classes."""
+        return math.exp(self.loss)
 
 
 @dataclass(frozen=True)
@@ -262,6 +275,7 @@ def fit(
             interrupted = True
         finally:
             model.eval()
+            begin_text(model, carry=False)
         run.finish()
     columns = None if run.rows else ["epoch", "step", "seconds", *_VALIDATION]
     return History(pd.DataFrame(run.rows, columns=columns), interrupted)
@@ -270,7 +284,7 @@ def fit(
 def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
     """Score a network, or several by the mean of their probabilities, at T = 1 in eval mode.
 
-    Every module's mode is put back.
+    Every module's mode is put back. A text is read whole, from left to right, as one row.
 
     Raises:
         TypeError: split is no Split.
@@ -284,16 +298,12 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Split) -> Scores:
     _check_split(split)
     if split.labels is None:
         raise ValueError("split must have labels to be scored against, and it has none")
-    log_p = _log_probabilities("model", model, split)
-    labels = split.labels.cpu()
-    loss = cross_entropy(log_p, labels).item()
-    confidence, predicted = log_p.exp().max(-1)
-    right = predicted == labels
+    losses, confidence, right = _by_part([_members("model", model)], split, _scored)
     errors = int((~right).sum())
     return Scores(
         errors=errors,
         accuracy=1 - errors / len(split),
-        loss=loss,
+        loss=losses.mean().item(),
         ece=_calibration_error(confidence, right),
     )
 
@@ -318,10 +328,8 @@ def fidelity(
     Fidelity(agreement=1.0, divergence=0.0)
     """
     _check_split(split)
-    log_q = _log_probabilities("student", student, split)
-    log_p = _log_probabilities("teacher", teacher, split)
-    agree = log_q.argmax(-1) == log_p.argmax(-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    groups = [_members("student", student), _members("teacher", teacher)]
+    agree, divergence = _by_part(groups, split, _compared)
     return Fidelity(int(agree.sum()) / len(split), divergence.mean().item())
 
 
@@ -332,8 +340,8 @@ def _check_split(split: Split) -> None:
         )
 
 
-def _log_probabilities(name: str, model: nn.Module | Sequence[nn.Module], split: Split) -> Tensor:
-    """Of one network, or of the mean of several, ``(N, C)``."""
+def _members(name: str, model: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    """A network, or several, as a list."""
     alone = isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList)
     models = [model] if alone or not isinstance(model, Iterable) else list(model)
     if not models:
@@ -341,8 +349,37 @@ def _log_probabilities(name: str, model: nn.Module | Sequence[nn.Module], split:
     for member in models:
         if not isinstance(member, nn.Module):
             raise TypeError(f"{name} must be a network or a list of networks, got {member!r}")
-    members = [wide("logits", logits(member, split)).log_softmax(-1) for member in models]
-    return torch.stack(members).cpu().logsumexp(0) - math.log(len(models))
+    return models
+
+
+def _by_part(
+    groups: Sequence[Sequence[nn.Module]], split: Split, summary: Callable[..., tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """Numbers of each sample, of the log probabilities of groups of networks, a part at a time."""
+    found, everyone = [], [model for group in groups for model in group]
+    with evaluating(*everyone), reading(*everyone):
+        for inputs, labels in split.parts(1000):
+            log_p = [_log_probabilities(group, inputs) for group in groups]
+            found.append(summary(*log_p, None if labels is None else labels.flatten()))
+    return [torch.cat(column).cpu() for column in zip(*found, strict=True)]
+
+
+def _log_probabilities(models: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+    """Of one network, or of the mean of several, ``(N, C)``."""
+    members = [wide("logits", answers(model, inputs)).log_softmax(-1) for model in models]
+    mean = torch.stack(members).logsumexp(0) - math.log(len(models))
+    return mean.flatten(0, -2).to(inputs.device)
+
+
+def _scored(log_p: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    losses = cross_entropy(log_p, labels, reduction="none")
+    confidence, predicted = log_p.exp().max(-1)
+    return losses, confidence, predicted == labels
+
+
+def _compared(log_q: Tensor, log_p: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return log_q.argmax(-1) == log_p.argmax(-1), divergence
 
 
 def keep(
@@ -423,6 +460,7 @@ class _Run:
 
     def epoch(self, epoch: int) -> dict:
         started = time.perf_counter()
+        self.rate_factor = self._rate_factor()
         self._trained().train()
         reseed(key(self.seed, epoch, "dropout"))
         draws = stream(self.seed, epoch, "objective", self.device)
@@ -436,7 +474,8 @@ class _Run:
             views=stream(self.seed, epoch, "views", self.device),
         )
         for step, samples in zip(range(first, first + steps), batches, strict=False):
-            for name, term in self._step(Batch(*samples, step / self.total, draws)).items():
+            batch = Batch(*samples, step / self.total, draws, first=step == first)
+            for name, term in self._step(batch).items():
                 sums[name] = sums.get(name, 0) + term
         means = (torch.stack(list(sums.values())) / steps).tolist()  # waits for the device
         row = {"epoch": epoch, "step": first + steps, "seconds": time.perf_counter() - started}
@@ -448,9 +487,17 @@ class _Run:
         self.rows.append(row)
         return row
 
+    def _rate_factor(self) -> float:
+        if self.recipe.schedule != "plateau":
+            return 1.0
+        losses = pd.Series([row["validation_loss"] for row in self.rows], dtype=float)
+        return 0.25 ** int((losses >= losses.cummin().shift()).sum())
+
     def _step(self, batch: Batch) -> dict[str, Tensor]:
+        if batch.first:
+            begin_text(self.model, carry=True)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(batch.progress)
+            group["lr"] = self.rate_factor * self.recipe.rate(batch.progress)
         self.optimizer.zero_grad(set_to_none=True)
         inputs = batch.inputs
         if inputs.is_floating_point():
@@ -461,6 +508,9 @@ class _Run:
             self._check_classes(student.logits, batch)
         terms = self.objective(student, batch)
         self.scaler.scale(sum(terms.values())).backward()
+        if self.recipe.max_gradient is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self._trained().parameters(), self.recipe.max_gradient)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.recipe.max_norm is not None:
@@ -653,11 +703,16 @@ def _check_arguments(
             f"objective must be one such as kd.CrossEntropy() or kd.SoftTargets(...), got {objective!r}"
         )
     check_seed(seed)
-    if recipe.keep == "best" and (data.validation is None or data.validation.labels is None):
-        raise ValueError(
-            'keep="best" needs a labelled validation split; load the data with validation=... or '
-            'take keep="last"'
-        )
+    watched = {
+        'keep="best"': recipe.keep == "best",
+        'schedule="plateau"': recipe.schedule == "plateau",
+    }
+    for name, wanted in watched.items():
+        if wanted and (data.validation is None or data.validation.labels is None):
+            raise ValueError(
+                f"{name} needs a labelled validation split; load the data with validation=... or take "
+                'keep="last" and another schedule'
+            )
     if recipe.keep == "best" and not _asks_for_logits(objective):
         raise ValueError(
             f'keep="best" needs an objective that trains the logits, and this one ends at '

@@ -1,0 +1,320 @@
+"""Residual networks: plain, pre-activation, wide, and ImageNet's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from numbers import Integral
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdlib._checks import fraction, sizes
+from kdlib.seeding import seeded
+
+
+def resnet(
+    depth: int, width: int = 16, channels: int = 3, classes: int = 10, seed: int = 0
+) -> ResNet:
+    """A residual network of depth 6n + 2 for images of 28 x 28 or 32 x 32 pixels.
+
+    He, Zhang, Ren, Sun 2016, section 4.2: a 3 x 3 convolution, three stages of n blocks at width,
+    2 * width and 4 * width, shortcuts without parameters, a global mean and one linear layer.
+
+    Args:
+        depth: 8, 14, 20, 26, 32 ...
+        width: channels of the first stage; Yim et al. 2017 take 16, or 64 for CIFAR-100.
+        channels: of the images, 1 or 3.
+        classes: logits ``(N, classes)``.
+        seed: of the initial weights (He et al. 2015 for convolutions).
+
+    Raises:
+        ValueError: depth is not 6n + 2.
+
+    >>> sum(p.numel() for p in resnet(26).parameters())
+    366938
+    """
+    sizes(width=width, channels=channels, classes=classes)
+    if not isinstance(depth, Integral) or depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"depth must be 6n + 2 (8, 14, 20, 26, 32, ...), got {depth!r}")
+    with seeded(seed):
+        return ResNet((depth - 2) // 6, width, channels, classes)
+
+
+def resnet_for_transfer(
+    depth: int, classes: int = 1000, pretrained: bool = False, seed: int = 0
+) -> nn.Module:
+    """ImageNet's residual network of 34 layers, or the student of 20 of Yim et al. 2017, section 4.3.
+
+    torchvision's, for colour images of about 224 x 224 pixels: four stages of 3, 4, 6, 3 or 2, 2, 3, 2
+    blocks, named ``layer1`` to ``layer4`` after the stem (``maxpool``).
+
+    Args:
+        depth: 34 or 20.
+        classes: logits ``(N, classes)``.
+        pretrained: on ImageNet, downloaded by torchvision; for depth 34 alone. The classifier is new
+            where classes are not ImageNet's 1000.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: another depth, or 20 pretrained.
+    """
+    from torchvision.models import ResNet34_Weights
+    from torchvision.models.resnet import BasicBlock
+    from torchvision.models.resnet import ResNet as TorchvisionResNet
+
+    sizes(classes=classes)
+    blocks = {34: [3, 4, 6, 3], 20: [2, 2, 3, 2]}
+    if depth not in list(blocks):
+        raise ValueError(f"depth must be 34 or 20, got {depth!r}")
+    if pretrained and depth != 34:
+        raise ValueError(f"pretrained must be False for depth {depth}: nobody offers its weights")
+    with seeded(seed):
+        net = TorchvisionResNet(BasicBlock, blocks[depth], num_classes=classes)
+    if pretrained:
+        weights = ResNet34_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        if classes != 1000:
+            weights |= {f"fc.{name}": tensor for name, tensor in net.fc.state_dict().items()}
+        net.load_state_dict(weights)
+    return net
+
+
+def wide_resnet(
+    depth: int,
+    width: int = 1,
+    dropout: float = 0.0,
+    channels: int = 3,
+    classes: int = 10,
+    seed: int = 0,
+) -> PreactResNet:
+    """A wide residual network of depth 6n + 4 for images of 28 x 28 or 32 x 32 pixels.
+
+    Zagoruyko and Komodakis 2016, section 2: a 3 x 3 convolution of 16 channels and three stages of n
+    pre-activation blocks at 16, 32 and 64 times ``width`` channels. Furlanello et al. 2018 take depth
+    28 and widths 1, 2, 5 and 10.
+
+    Args:
+        depth: 10, 16, 22, 28 ...
+        width: k, the factor by which the stages are wider than a plain network's.
+        dropout: share of the channels between a block's convolutions that is dropped in training.
+        channels: of the images, 1 or 3.
+        classes: logits ``(N, classes)``.
+        seed: of the initial weights (He et al. 2015 for convolutions).
+
+    Raises:
+        ValueError: depth is not 6n + 4.
+
+    >>> sum(p.numel() for p in wide_resnet(28, width=10).parameters())
+    36479194
+    """
+    sizes(width=width, channels=channels, classes=classes)
+    fraction("dropout", dropout, "0 drops nothing")
+    if not isinstance(depth, Integral) or depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"depth must be 6n + 4 (10, 16, 22, 28, ...), got {depth!r}")
+    widths = [16, 16 * width, 32 * width, 64 * width]
+    with seeded(seed):
+        return PreactResNet(widths, (depth - 4) // 6, channels, classes, dropout=dropout)
+
+
+def preact_resnet(
+    depth: int,
+    width: int = 16,
+    bottleneck: bool = False,
+    channels: int = 3,
+    classes: int = 10,
+    seed: int = 0,
+) -> PreactResNet:
+    """A pre-activation residual network for images of 28 x 28 or 32 x 32 pixels.
+
+    He, Zhang, Ren, Sun 2016, "Identity mappings in deep residual networks": batch norm and ReLU come
+    before each convolution. Furlanello et al. 2018 name the one of 1001 layers, with bottlenecks.
+
+    Args:
+        depth: 6n + 2 (8, 14, 20 ...), or with bottlenecks 9n + 2 (11, 20, ..., 164, 1001).
+        width: channels of the first stage, a quarter of them with bottlenecks.
+        bottleneck: blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions instead of two of 3 x 3.
+        channels: of the images, 1 or 3.
+        classes: logits ``(N, classes)``.
+        seed: of the initial weights (He et al. 2015 for convolutions).
+
+    Raises:
+        ValueError: depth is none of these.
+
+    >>> sum(p.numel() for p in preact_resnet(164, bottleneck=True).parameters())
+    1703258
+    """
+    sizes(width=width, channels=channels, classes=classes)
+    each = 9 if bottleneck else 6
+    if not isinstance(depth, Integral) or depth < each + 2 or (depth - 2) % each:
+        raise ValueError(
+            f"depth must be {each}n + 2 ({each + 2}, {2 * each + 2}, ...), got {depth!r}"
+        )
+    wider = 4 if bottleneck else 1
+    widths = [width, *(wider * factor * width for factor in (1, 2, 4))]
+    with seeded(seed):
+        return PreactResNet(widths, (depth - 2) // each, channels, classes, bottleneck=bottleneck)
+
+
+def residual_student(teacher: nn.Module, blocks: int = 1, seed: int = 0) -> PreactResNet:
+    """A residual network with the channels of a dense teacher, so that the two can share their ends.
+
+    Each dense block and the transition after it become a stage of pre-activation blocks that ends with
+    as many channels. Source: Furlanello et al. 2018, section 4.2 and table 5.
+
+    Args:
+        teacher: built by :func:`kdlib.models.densenet`.
+        blocks: of each stage.
+        seed: of the initial weights.
+
+    >>> from kdlib.models import densenet
+    >>> teacher = densenet(16, growth=8)
+    >>> residual_student(teacher).head
+    Linear(in_features=32, out_features=10, bias=True)
+    """
+    if not hasattr(teacher, "widths"):
+        raise TypeError(
+            f"teacher must be built by kd.models.densenet, got {type(teacher).__name__}"
+        )
+    sizes(blocks=blocks)
+    channels, classes = teacher.stem.in_channels, teacher.head.out_features
+    with seeded(seed):
+        return PreactResNet(teacher.widths, blocks, channels, classes)
+
+
+def share_ends(student: nn.Module, teacher: nn.Module) -> nn.Module:
+    """Give a student the teacher's first convolution and last layer, frozen; returns the student.
+
+    Source: Furlanello et al. 2018, section 4.2: so the residual students of table 5 were taught.
+
+    Raises:
+        ValueError: the layers ``stem`` and ``head`` of the two have not the same shapes.
+
+    >>> from kdlib.models import densenet
+    >>> teacher = densenet(16, growth=8)
+    >>> student = share_ends(residual_student(teacher, seed=1), teacher)
+    >>> [name for name, p in student.named_parameters() if not p.requires_grad]
+    ['stem.weight', 'head.weight', 'head.bias']
+    """
+    for name in ("stem", "head"):
+        mine, theirs = getattr(student, name, None), getattr(teacher, name, None)
+        if not _same_shapes(mine, theirs):
+            raise ValueError(
+                f"student must have the teacher's {name}, {theirs}, got {mine}; "
+                "kd.models.residual_student builds one for a dense teacher"
+            )
+        mine.load_state_dict(theirs.state_dict())
+        mine.requires_grad_(False)
+    return student
+
+
+def _same_shapes(mine: nn.Module | None, theirs: nn.Module | None) -> bool:
+    if not isinstance(mine, nn.Module) or not isinstance(theirs, nn.Module):
+        return False
+    mine, theirs = mine.state_dict(), theirs.state_dict()
+    return mine.keys() == theirs.keys() and all(mine[n].shape == theirs[n].shape for n in mine)
+
+
+class ResNet(nn.Module):
+    """Built by :func:`resnet`; its parts are ``stem``, ``stage1``, ``stage2``, ``stage3``, ``head``."""
+
+    def __init__(self, blocks: int, width: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.stage1 = _stage(blocks, width, width)
+        self.stage2 = _stage(blocks, width, 2 * width)
+        self.stage3 = _stage(blocks, 2 * width, 4 * width)
+        self.head = nn.Linear(4 * width, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)  # (N, width, H, W)
+        features = self.stage3(self.stage2(self.stage1(features)))  # (N, 4 width, H / 4, W / 4)
+        return self.head(features.mean((2, 3)))
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.stride = 1 if inputs == outputs else 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=self.stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        missing = residual.shape[1] - x.shape[1]
+        shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, missing))  # new channels start at zero
+        return F.relu(shortcut + residual)
+
+
+def _stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
+    first = _Block(inputs, outputs)
+    return nn.Sequential(first, *(_Block(outputs, outputs) for _ in range(blocks - 1)))
+
+
+class PreactResNet(nn.Module):
+    """Built by :func:`wide_resnet` and the like; its parts are ``stem``, ``stage1``, ``stage2``,
+    ``stage3``, ``norm``, ``head``.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        channels: int,
+        classes: int,
+        *,
+        bottleneck: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False)
+        for i, (inputs, outputs) in enumerate(pairwise(widths)):
+            first = _PreactBlock(inputs, outputs, 2 if i else 1, bottleneck, dropout)
+            rest = (
+                _PreactBlock(outputs, outputs, 1, bottleneck, dropout) for _ in range(blocks - 1)
+            )
+            setattr(self, f"stage{i + 1}", nn.Sequential(first, *rest))
+        self.norm = nn.BatchNorm2d(widths[-1])
+        self.head = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stage1(self.stem(images))  # (N, widths[1], H, W)
+        features = self.stage3(self.stage2(features))  # (N, widths[3], H / 4, W / 4)
+        return self.head(F.relu(self.norm(features)).mean((2, 3)))
+
+
+class _PreactBlock(nn.Module):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, bottleneck: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        inner = outputs // 4 if bottleneck else outputs
+        layers = [(inputs, inner, 3, stride), (inner, outputs, 3, 1)]
+        if bottleneck:
+            layers = [(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)]
+        self.norms = nn.ModuleList(nn.BatchNorm2d(layer[0]) for layer in layers)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, kernel, stride=s, padding=kernel // 2, bias=False)
+            for a, b, kernel, s in layers
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = None
+        if inputs != outputs or stride > 1:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.norms[0](x))
+        residual = self.convs[0](active)
+        for norm, conv in zip(self.norms[1:], self.convs[1:], strict=True):
+            residual = conv(self.dropout(F.relu(norm(residual))))
+        return residual + (x if self.shortcut is None else self.shortcut(active))
