@@ -140,21 +140,22 @@ def ptb(
 def topics(device: torch.device | str | None = None, unroll: int = 100) -> Data:
     """The help texts that come with Python, character by character: nothing to download.
 
-    The topics of ``pydoc_data.topics`` in alphabetical order, nine tenths to train on, one twentieth
-    each for validation and test, every twentieth topic for either. Other versions of Python have other
-    texts: the name shows the version and a hash of the text, and losses are to be compared within one.
+    The topics of ``pydoc_data.topics`` in alphabetical order, each text once: the first nine tenths to
+    train on, a twentieth for validation and the last twentieth for test. Other versions of Python have
+    other texts: the name shows the version and a hash of the text, and losses are to be compared within
+    one.
 
     >>> topics(device="cpu").name.startswith("topics of python 3.")
     True
     """
     from pydoc_data.topics import topics as found
 
-    texts = [f"{found[name].strip()}\n\n" for name in sorted(found)]
-    whole = hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
-    valid, test = "".join(texts[9::20]), "".join(texts[19::20])
-    train = "".join(text for i, text in enumerate(texts) if i % 20 not in (9, 19))
-    name = f"topics of python {platform.python_version()}, sha256 {whole}"
-    return from_texts(train, valid, test, name=name, device=device, unroll=unroll)
+    whole = "\n\n".join(dict.fromkeys(found[name].strip() for name in sorted(found)))
+    sha256 = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    name = f"topics of python {platform.python_version()}, sha256 {sha256}"
+    ends = len(whole) * 18 // 20, len(whole) * 19 // 20
+    texts = whole[: ends[0]], whole[ends[0] : ends[1]], whole[ends[1] :]
+    return from_texts(*texts, name=name, device=device, unroll=unroll)
 
 
 def from_texts(

@@ -41,7 +41,7 @@ __all__ = [
     "settings",
 ]
 
-PROTOCOLS = ("student", "hinton", "fitnets", "fsp")
+PROTOCOLS = ("student", "hinton", "fitnets", "fsp", "ban", "ban_lm")
 SHIPPED = Path(__file__).parent.parent / "results"
 _WHAT = ["experiment", "setting", "protocol", "recipe"]
 COLUMNS = [
