@@ -267,7 +267,25 @@ class SoftTargets(_ByExample):
         return self.temperature * _mean_probability(members / self.temperature)
 
 
-class LogitMatching(_ByExample):
+class _OfLogits(_Arithmetic):
+    """Of a teacher's logits and nothing else: a network, a list whose answers are averaged, or a table."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._source = TeacherLogits(teacher, self._average)
+
+    @property
+    def key(self) -> str:
+        return f"{type(self).__name__}(teacher={self._source.hash()})"
+
+    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
+        self._source.prepare(split, recipe)
+
+    def _average(self, members: Tensor) -> Tensor:
+        return _mean_probability(members)
+
+
+class LogitMatching(_OfLogits, _ByExample):
     """Matching the teacher's logits, zero-meaned over the classes; logged as ``logits``.
 
     ``1/2 * mean over classes of the squared difference``: see
@@ -283,23 +301,15 @@ class LogitMatching(_ByExample):
         ValueError: a tensor of logits together with random views of the images.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-        self._source = TeacherLogits(teacher, _mean_centred)
-
-    @property
-    def key(self) -> str:
-        return f"LogitMatching(teacher={self._source.hash()})"
-
-    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
-        self._source.prepare(split, recipe)
-
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = logit_matching_loss(student.logits, self._source(batch), reduction="none")
         return {"logits": loss}
 
+    def _average(self, members: Tensor) -> Tensor:
+        return _mean_centred(members)
 
-class CWTM(_Arithmetic):
+
+class CWTM(_OfLogits):
     """Labels, each image weighted by how sure the teacher is of it; logged as ``cwtm``.
 
     Confidence weighted by teacher max, see :func:`kdlib.losses.cwtm_loss`: what a teacher gives
@@ -316,24 +326,16 @@ class CWTM(_Arithmetic):
             labels.
     """
 
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-        self._source = TeacherLogits(teacher, _mean_probability)
-
-    @property
-    def key(self) -> str:
-        return f"CWTM(teacher={self._source.hash()})"
-
     def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
         if split.labels is None:
             raise ValueError("CWTM needs labels and the training split has none")
-        self._source.prepare(split, recipe)
+        super().prepare(student, split, recipe)
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"cwtm": cwtm_loss(student.logits, self._source(batch), batch.labels)}
 
 
-class DKPP(_Arithmetic):
+class DKPP(_OfLogits):
     """Soft targets at T = 1 of which all but the largest are permuted; logged as ``dkpp``.
 
     Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: what is left of a
@@ -348,17 +350,6 @@ class DKPP(_Arithmetic):
         TypeError: the teacher is none of these.
         ValueError: a tensor of logits together with random views of the images.
     """
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-        self._source = TeacherLogits(teacher, _mean_probability)
-
-    @property
-    def key(self) -> str:
-        return f"DKPP(teacher={self._source.hash()})"
-
-    def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
-        self._source.prepare(split, recipe)
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {"dkpp": dkpp_loss(student.logits, self._source(batch), batch.generator)}
