@@ -1,6 +1,8 @@
-"""kdlib/models.py: the sizes that the papers print, and starts that depend on the seed alone."""
+"""kdlib/models/: the sizes that the papers print, and starts that depend on the seed alone."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,12 +19,32 @@ BUILDERS = {
     "fitnets_teacher": lambda seed: kd.models.fitnets_teacher(seed=seed),
     "fitnets_student": lambda seed: kd.models.fitnets_student(seed=seed),
     "resnet_for_transfer": lambda seed: transfer(20, classes=3, seed=seed),
+    "wide_resnet": lambda seed: kd.models.wide_resnet(10, dropout=0.3, seed=seed),
+    "preact_resnet": lambda seed: kd.models.preact_resnet(8, seed=seed),
+    "bottlenecks": lambda seed: kd.models.preact_resnet(11, width=4, bottleneck=True, seed=seed),
+    "densenet": lambda seed: kd.models.densenet(10, growth=4, dropout=0.2, seed=seed),
+    "residual_student": lambda seed: kd.models.residual_student(dense(), seed=seed),
+    "lstm": lambda seed: kd.models.lstm(20, width=8, dropout=0.5, seed=seed),
 }
 
 
 def transfer(*arguments, **named):
     pytest.importorskip("torchvision")
     return kd.models.resnet_for_transfer(*arguments, **named)
+
+
+def dense(seed=0, **options):
+    return kd.models.densenet(10, **({"growth": 4, "channels": 1} | options), seed=seed)
+
+
+def bottlenecks(depth):
+    return kd.models.preact_resnet(depth, bottleneck=True)
+
+
+def counted(build, *arguments, **named):
+    """The parameters of a network too large to be drawn."""
+    with torch.device("meta"):
+        return size(build(*arguments, **named))
 
 
 def size(net):
@@ -255,6 +277,323 @@ def test_no_weights_are_offered_for_20_layers():
         transfer(20, pretrained=True)
 
 
+@pytest.mark.parametrize(
+    ("width", "parameters", "millions"),
+    [(1, 375_348, 0.38), (2, 1_479_220, 1.48), (5, 9_161_524, 9.16), (10, 36_536_884, 36.54)],
+)
+def test_a_wide_resnet_28_has_the_parameters_of_the_born_again_paper(width, parameters, millions):
+    found = counted(kd.models.wide_resnet, 28, width, classes=100)
+    assert found == parameters
+    assert round(found / 1e6, 2) == millions
+
+
+def test_a_wide_resnet_28_10_has_the_parameters_of_its_paper():
+    assert counted(kd.models.wide_resnet, 28, width=10) == 36_479_194
+
+
+@pytest.mark.parametrize(
+    ("depth", "growth", "parameters", "millions"),
+    [(100, 12, 769_162, 0.8), (250, 24, 15_324_406, 15.3), (190, 40, 25_624_430, 25.6)],
+)
+def test_a_densenet_has_the_parameters_of_its_paper(depth, growth, parameters, millions):
+    found = counted(kd.models.densenet, depth, growth)
+    assert found == parameters
+    assert round(found / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(164, 1.7), (1001, 10.3)])
+def test_a_preact_resnet_of_bottlenecks_has_the_parameters_of_its_paper(depth, millions):
+    found = counted(kd.models.preact_resnet, depth, bottleneck=True)
+    assert round(found / 1e6, 1) == pytest.approx(millions)
+    assert depth != 164 or found == 1_703_258
+
+
+@pytest.mark.parametrize(("layers", "parameters"), [(2, 51_034_000), (1, 33_022_000)])
+def test_an_lstm_has_the_parameters_of_one_embedding_and_its_layers(layers, parameters):
+    words, width = 10_000, 1500
+    assert parameters == words * width + words + layers * (8 * width * width + 8 * width)
+    assert counted(kd.models.lstm, words, width, layers=layers) == parameters
+
+
+@pytest.mark.parametrize(
+    ("build", "layers"),
+    [
+        (lambda: kd.models.wide_resnet(10), 10 - 2),
+        (lambda: kd.models.wide_resnet(16, 2), 16 - 2),
+        (lambda: kd.models.preact_resnet(8), 8),
+        (lambda: kd.models.preact_resnet(14), 14),
+        (lambda: bottlenecks(11), 11),
+        (lambda: bottlenecks(20), 20),
+        (lambda: kd.models.densenet(10, growth=4), 10),
+        (lambda: kd.models.densenet(22, growth=4), 22),
+    ],
+)
+def test_preactivation_and_dense_networks_have_the_layers_of_their_depth(build, layers):
+    """Shortcuts apart, of which a wide network's depth counts two."""
+    found = [
+        name
+        for name, module in build().named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and "shortcut" not in name
+    ]
+    assert len(found) == layers
+
+
+@pytest.mark.parametrize("side", [28, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("build", "widths", "halved"),
+    [
+        (lambda **of: kd.models.wide_resnet(10, 2, **of), [16, 32, 64, 128], [0, 0, 1, 2]),
+        (lambda **of: kd.models.preact_resnet(8, 4, **of), [4, 4, 8, 16], [0, 0, 1, 2]),
+        (
+            lambda **of: kd.models.preact_resnet(11, 4, bottleneck=True, **of),
+            [4, 16, 32, 64],
+            [0, 0, 1, 2],
+        ),
+        (lambda **of: kd.models.densenet(16, 4, **of), [8, 8, 8, 16], [0, 1, 2, 2]),
+        (
+            lambda **of: kd.models.residual_student(kd.models.densenet(16, 4, **of), 2),
+            [8, 8, 8, 16],
+            [0, 0, 1, 2],
+        ),
+    ],
+    ids=["wide", "preact", "bottlenecks", "dense", "student"],
+)
+def test_preactivation_and_dense_networks_take_both_image_sizes_and_halve_them_twice(
+    build, widths, halved, side, channels
+):
+    net = build(channels=channels, classes=7).eval()
+    stages = ["stem", "stage1", "stage2", "stage3"]
+    with torch.no_grad(), kd.taps(net, stages) as features:
+        assert net(torch.randn(2, channels, side, side)).shape == (2, 7)
+    for name, width, times in zip(stages, widths, halved, strict=True):
+        assert features[name].shape == (2, width, side // 2**times, side // 2**times)
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_a_preactivation_block_adds_its_residual_and_nothing_comes_after_the_sum(bottleneck):
+    net = kd.models.preact_resnet(11 if bottleneck else 8, 4, bottleneck).eval()
+    first = net.stage2[0]
+    x = -torch.rand(2, first.norms[0].num_features, 8, 8)
+    assert first(x).abs().max() == 0  # norm and ReLU come first, on the shortcut's way, too
+    same = kd.models.preact_resnet(20 if bottleneck else 14, 4, bottleneck).eval().stage1[1]
+    x = -torch.rand(2, same.norms[0].num_features, 8, 8)
+    assert torch.equal(same(x), x)  # silent where no input is positive, and x as it was
+    assert not torch.allclose(same(-x), -x)
+
+
+def test_every_layer_of_a_dense_block_sees_all_before_it_and_adds_its_growth():
+    net = kd.models.densenet(22, growth=5).eval()
+    x = torch.randn(2, 10, 6, 6)
+    for i in range(3):
+        layer = getattr(net.stage1, f"layer{i + 1}")
+        assert layer.norm1.num_features == 10 + 5 * i
+        after = layer(x)
+        assert torch.equal(after[:, : x.shape[1]], x)
+        assert after.shape[1] == x.shape[1] + 5
+        x = after
+    halved = net.stage1.transition(x)
+    assert halved.shape == (2, 12, 3, 3)
+    assert not hasattr(net.stage3, "transition")
+
+
+@pytest.mark.parametrize("depth", [90, 80])
+def test_the_born_again_depths_of_densenets_take_the_whole_part(depth):
+    with torch.device("meta"):
+        net = kd.models.densenet(depth, growth=4)
+    assert len([name for name, _ in net.stage3.named_children()]) == (depth - 4) // 6
+
+
+def zeros(features):
+    return (features == 0).float().mean().item()
+
+
+def test_a_wide_resnet_drops_between_the_convolutions_of_a_block_in_training_alone():
+    silent, whole = kd.models.wide_resnet(10, dropout=1.0), kd.models.wide_resnet(10)
+    x = torch.rand(2, 16, 8, 8)
+    for mode in (True, False):
+        found, expected = silent.train(mode).stage1[0](x), whole.train(mode).stage1[0](x)
+        assert torch.equal(found, x if mode else expected)
+        assert not torch.allclose(expected, x)
+
+
+def test_a_densenet_drops_what_a_layer_adds_in_training_alone():
+    silent, whole = dense(dropout=1.0), dense()
+    x = torch.rand(2, 8, 6, 6)
+    for mode in (True, False):
+        found = silent.train(mode).stage1.layer1(x)
+        expected = whole.train(mode).stage1.layer1(x)
+        assert torch.equal(found[:, :8], x)
+        assert torch.equal(found[:, 8:], torch.zeros(2, 4, 6, 6) if mode else expected[:, 8:])
+        assert expected[:, 8:].abs().max() > 0
+
+
+def test_an_lstm_drops_before_between_and_after_its_layers_in_training_alone():
+    net, tokens = kd.models.lstm(50, width=40, dropout=0.3), torch.arange(50).repeat(20, 1)
+    seen = []
+    net.lstm.register_forward_pre_hook(lambda module, inputs: seen.append(zeros(inputs[0])))
+    net.head.register_forward_pre_hook(lambda module, inputs: seen.append(zeros(inputs[0])))
+    with kd.seeded(0):
+        net(tokens)
+        assert seen == pytest.approx([0.3, 0.3], abs=0.02)
+        assert net.lstm.dropout == 0.3
+        seen.clear()
+        net.eval()(tokens)
+    assert seen == [0, 0]
+    assert kd.models.lstm(50, layers=1, width=40, dropout=0.3).lstm.dropout == 0
+
+
+# The language model
+
+
+def test_an_lstm_starts_with_small_uniform_embeddings_and_says_a_logit_a_token():
+    net = kd.models.lstm(500, width=30, seed=3)
+    weights = net.embedding.weight
+    assert weights.abs().max() < 0.1
+    assert weights.std().item() == pytest.approx(0.2 / math.sqrt(12), rel=0.02)
+    assert not net.head.bias.any()
+    assert net(torch.randint(0, 500, (4, 7))).shape == (4, 7, 500)
+
+
+def test_an_lstm_looks_at_no_token_to_come():
+    net, tokens = kd.models.lstm(9, width=6), torch.arange(9).repeat(2, 1)
+    later = tokens.clone()
+    later[:, 5:] = 0
+    first, second = net(tokens), net(later)
+    assert torch.equal(first[:, :5], second[:, :5])
+    assert not torch.allclose(first[:, 6:], second[:, 6:])
+
+
+@pytest.mark.parametrize("tokens", [torch.zeros(3).long(), torch.zeros(2, 3)])
+def test_an_lstm_takes_rows_of_whole_numbers_only(tokens):
+    with pytest.raises(ValueError, match=r"tokens must be whole numbers \(N, L\), got torch"):
+        kd.models.lstm(5, width=4)(tokens)
+
+
+def test_an_lstms_embedding_and_last_layer_are_one_tensor_also_in_a_copy():
+    net = kd.models.lstm(20, width=8)
+    for model in (net, copy.deepcopy(net), copy.deepcopy(net).double()):
+        assert model.head.weight is model.embedding.weight
+    twin = kd.models.lstm(20, width=8, seed=1)
+    twin.load_state_dict(net.state_dict())
+    assert twin.head.weight is twin.embedding.weight
+    assert equal(twin, net)
+
+
+def test_an_lstm_goes_on_from_call_to_call_only_where_it_is_told_to():
+    net, tokens = kd.models.lstm(20, width=8), torch.randint(0, 20, (3, 12))
+    whole, pieces = net(tokens), tokens.split([5, 4, 3], dim=1)
+    close = torch.testing.assert_close
+    for _ in range(2):
+        net.begin_text(carry=True)
+        close(torch.cat([net(piece) for piece in pieces], 1), whole)
+    net.begin_text(carry=False)
+    assert torch.equal(net(tokens), whole) and torch.equal(net(tokens), whole)
+    apart = torch.cat([net(piece) for piece in pieces], 1)
+    assert (apart - whole)[:, 5:].abs().max() > 1e-5
+
+
+def test_no_gradient_reaches_what_was_read_before():
+    net, tokens, seen = kd.models.lstm(20, width=8), torch.randint(0, 20, (3, 10)), []
+    net.embedding.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net.begin_text(carry=True)
+    for piece in tokens.split(5, dim=1):
+        logits = net(piece)
+        seen[-1].retain_grad()
+    logits[:, -1].sum().backward()
+    first, second = (features.grad for features in seen)
+    assert first is None
+    assert second[:, 0].abs().max() > 0  # but all the way through its own piece
+
+
+def test_an_lstm_in_the_middle_of_a_text_takes_no_other_number_of_rows():
+    net, tokens = kd.models.lstm(20, width=8), torch.zeros(3, 4).long()
+    net.begin_text(carry=True)
+    net(tokens)
+    with pytest.raises(ValueError, match=r"go on with the 3 rows .*got 2; begin_text"):
+        net(tokens[:2])
+    net.begin_text(carry=True)
+    net(tokens[:2])
+
+
+# Networks that share their ends
+
+
+def test_a_residual_student_has_its_teachers_channels_after_every_stage():
+    teacher = kd.models.densenet(22, growth=6, channels=1, classes=7)
+    student = kd.models.residual_student(teacher, blocks=2, seed=1)
+    stages = ["stem", "stage1", "stage2", "stage3"]
+    found = []
+    for net in (teacher, student):
+        with torch.no_grad(), kd.taps(net.eval(), stages) as features:
+            assert net(torch.randn(2, 1, 28, 28)).shape == (2, 7)
+        found.append([features[name].shape[1] for name in stages])
+    assert found[0] == found[1]
+    assert [len(getattr(student, name)) for name in stages[1:]] == [2, 2, 2]
+
+
+def test_shared_ends_are_copies_and_frozen_and_the_rest_stays_as_it_was():
+    teacher, student = dense(seed=1), kd.models.residual_student(dense(), seed=2)
+    fresh = kd.models.residual_student(dense(), seed=2)
+    assert not torch.equal(student.stem.weight, teacher.stem.weight)
+    assert kd.models.share_ends(student, teacher) is student
+    ends = [name for name, p in student.named_parameters() if not p.requires_grad]
+    assert ends == ["stem.weight", "head.weight", "head.bias"]
+    for name, tensor in student.state_dict().items():
+        source = teacher if name in ends else fresh
+        assert torch.equal(tensor, source.state_dict()[name])
+    assert all(p.requires_grad for p in teacher.parameters())
+    with torch.no_grad():
+        teacher.stem.weight.zero_()
+    assert student.stem.weight.any()
+
+
+def test_shared_ends_stay_bit_for_bit_through_a_training_with_weight_decay(digits):
+    teacher = dense(seed=1)
+    student = kd.models.share_ends(kd.models.residual_student(teacher, seed=2), teacher)
+    before, data = copy.deepcopy(student.state_dict()), replace(digits, validation=None).limit(60)
+    recipe = kd.Recipe(iterations=3, batch_size=20, weight_decay=0.1, precision="float32")
+    kd.fit(student, kd.SoftTargets(teacher, 1, 1), data, recipe, progress=False)
+    for name, weights in student.named_parameters():
+        unmoved = torch.equal(weights, before[name])
+        assert unmoved == name.startswith(("stem", "head")), name
+        assert not unmoved or torch.equal(weights, teacher.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("student", "layer"),
+    [
+        (lambda: kd.models.residual_student(dense(growth=5)), "stem"),
+        (lambda: kd.models.residual_student(dense(channels=3)), "stem"),
+        (lambda: kd.models.residual_student(dense(classes=7)), "head"),
+        (lambda: kd.models.mlp(8), "stem"),
+    ],
+)
+def test_ends_of_other_shapes_cannot_be_shared(student, layer):
+    with pytest.raises(ValueError, match=f"student must have the teacher's {layer}, .*, got "):
+        kd.models.share_ends(student(), dense())
+
+
+def test_a_residual_student_needs_a_dense_teacher():
+    with pytest.raises(TypeError, match=r"built by kd\.models\.densenet, got Sequential"):
+        kd.models.residual_student(kd.models.mlp(8))
+
+
+@pytest.mark.parametrize(
+    ("build", "depth", "message"),
+    [
+        *((kd.models.wide_resnet, depth, "6n \\+ 4") for depth in (0, 4, 8, 27, 28.0)),
+        *((kd.models.preact_resnet, depth, "6n \\+ 2") for depth in (2, 11, 18, "8")),
+        *((bottlenecks, depth, "9n \\+ 2") for depth in (2, 8, 1000)),
+        *((kd.models.densenet, depth, "at least 10") for depth in (0, 9, 100.0, None)),
+    ],
+)
+def test_a_depth_that_cannot_be_is_refused_with_those_that_can(build, depth, message):
+    growth = {"growth": 4} if build is kd.models.densenet else {}
+    with pytest.raises(ValueError, match=f"depth must be .*{message}.*, got {depth!r}"):
+        build(depth, **growth)
+
+
 @pytest.mark.parametrize("name", ["anNet_deep", "anNet"])
 def test_the_blogs_initialisation_is_really_called(name):
     for module in BUILDERS[name](0).modules():
@@ -330,6 +669,19 @@ def test_building_does_not_move_the_callers_generator(build):
         (lambda: kd.models.Maxout(0), "pieces"),
         (lambda: kd.models.Maxout(2.0), "pieces"),
         (lambda: transfer(34, classes=0), "classes"),
+        (lambda: kd.models.wide_resnet(10, width=0), "width"),
+        (lambda: kd.models.wide_resnet(10, dropout=1.5), "dropout"),
+        (lambda: kd.models.wide_resnet(10, channels=0), "channels"),
+        (lambda: kd.models.preact_resnet(8, width=1.5), "width"),
+        (lambda: kd.models.preact_resnet(8, classes=0), "classes"),
+        (lambda: kd.models.densenet(10, growth=0), "growth"),
+        (lambda: kd.models.densenet(10, growth=4, dropout=-0.1), "dropout"),
+        (lambda: kd.models.densenet(10, growth=4, classes=True), "classes"),
+        (lambda: kd.models.residual_student(dense(), blocks=0), "blocks"),
+        (lambda: kd.models.lstm(0), "vocabulary"),
+        (lambda: kd.models.lstm(9, width=0), "width"),
+        (lambda: kd.models.lstm(9, layers=0), "layers"),
+        (lambda: kd.models.lstm(9, dropout=2), "dropout"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused_by_name(build, argument):
