@@ -7,9 +7,11 @@ only wrong there. The right twins are kdlib's own functions, or a few lines arou
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +21,18 @@ from kdlib._networks import logits
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import (
     cross_entropy,
+    cwtm_loss,
+    cwtm_weights,
+    dkpp_loss,
     fsp_loss,
     fsp_matrix,
     hint_loss,
     hinton_loss,
+    permute_dark_knowledge,
     soft_target_loss,
     soften,
 )
-from kdlib.objectives import CrossEntropy, Objective
+from kdlib.objectives import CrossEntropy, Objective, SoftTargets
 from kdlib.seeding import stream
 from kdlib.training import History, Recipe, evaluate, fit
 
@@ -443,6 +449,162 @@ def epochs_the_baseline_does_not_get(
     return taught, alone
 
 
+# Born again
+
+
+def next_generation(
+    student: nn.Module, teacher: nn.Module, data: Data, recipe: Recipe
+) -> nn.Module:
+    """The student, taught by the generation before and by nothing else."""
+    fit(student, SoftTargets(teacher, temperature=1, alpha=1), data, recipe, progress=False)
+    return student
+
+
+def taught_by_itself(
+    student: nn.Module, teacher: nn.Module, data: Data, recipe: Recipe
+) -> nn.Module:
+    fit(student, SoftTargets(student, temperature=1, alpha=1), data, recipe, progress=False)
+    return student
+
+
+def handed_on(student: nn.Module, best: dict, initial: dict) -> tuple[nn.Module, nn.Module]:
+    """The next teacher, with the best weights of this generation, and a student with initial ones."""
+    teacher = copy.deepcopy(student)
+    teacher.load_state_dict(best)
+    student.load_state_dict(initial)
+    return teacher, student
+
+
+def teacher_and_student_are_one(
+    student: nn.Module, best: dict, initial: dict
+) -> tuple[nn.Module, nn.Module]:
+    teacher = student  # a name, not a copy
+    teacher.load_state_dict(best)
+    student.load_state_dict(initial)
+    return teacher, student
+
+
+def generations(
+    build: Callable[[int], nn.Module], data: Data, recipe: Recipe, count: int
+) -> list[nn.Module]:
+    """A network taught by labels, built of seed 0, and so many that each learn from the one before."""
+    nets = [build(0)]
+    fit(nets[0], CrossEntropy(), data, recipe, progress=False)
+    for seed in range(1, count + 1):
+        nets.append(next_generation(build(seed), nets[-1], data, recipe))
+    return nets
+
+
+def every_generation_begins_alike(
+    build: Callable[[int], nn.Module], data: Data, recipe: Recipe, count: int
+) -> list[nn.Module]:
+    return generations(lambda seed: build(0), data, recipe, count)
+
+
+def next_teacher(candidates: Sequence[nn.Module], data: Data) -> nn.Module:
+    """Of a generation's checkpoints the one that teaches the next."""
+    return min(candidates, key=lambda net: evaluate(net, data.validation).loss)
+
+
+def teacher_chosen_by_test(candidates: Sequence[nn.Module], data: Data) -> nn.Module:
+    return min(candidates, key=lambda net: evaluate(net, data.test).loss)
+
+
+def confidence_not_as_shares(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    surest = F.softmax(teacher, dim=-1).amax(-1)  # (N,), not over their sum
+    return (surest * F.cross_entropy(student, labels, reduction="none")).sum()
+
+
+def shares_averaged_again(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    losses = F.cross_entropy(student, labels, reduction="none")
+    return (cwtm_weights(teacher) * losses).mean()
+
+
+def gradient_of_another_function(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return _BackwardByHand.apply(student, teacher, labels)
+
+
+class _BackwardByHand(torch.autograd.Function):
+    @staticmethod
+    def forward(context, student, teacher, labels):
+        context.save_for_backward(student, labels)
+        return cwtm_loss(student, teacher, labels)
+
+    @staticmethod
+    def backward(context, factor):  # which is not used either
+        student, labels = context.saved_tensors
+        y = F.one_hot(labels, student.shape[-1])
+        return (F.softmax(student, dim=-1) - y) / len(student), None, None
+
+
+def samples_permuted(teacher: Tensor, generator: torch.Generator) -> Tensor:
+    return teacher[torch.randperm(len(teacher), generator=generator)]
+
+
+def largest_added_to_all(teacher: Tensor, generator: torch.Generator) -> Tensor:
+    largest, place = teacher.max(-1, keepdim=True)
+    rest = permute_dark_knowledge(teacher, generator).scatter(-1, place, 0.0)
+    return rest + largest  # by broadcasting
+
+
+def permuted_in_place(teacher: Tensor, generator: torch.Generator) -> Tensor:
+    return teacher.copy_(permute_dark_knowledge(teacher, generator))
+
+
+def permuted_targets(teacher: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """What DKPP's student is shown of a batch: the labels change nothing."""
+    return permute_dark_knowledge(teacher, generator)
+
+
+def label_kept_in_place(teacher: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    place = labels.unsqueeze(-1)
+    lifted = permute_dark_knowledge(teacher.scatter(-1, place, math.inf), generator)
+    return lifted.scatter(-1, place, teacher.gather(-1, place))
+
+
+def raw_logits_as_targets(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Tensor:
+    targets = permute_dark_knowledge(teacher, generator)
+    return -(targets * F.log_softmax(student, dim=-1)).sum(-1).mean()
+
+
+# Ensembles
+
+Loader = Iterable[tuple[Tensor, Tensor]]  # inputs and labels, batch by batch
+
+
+def accuracy_together(nets: Sequence[nn.Module], loader: Loader) -> float:
+    """Of the mean of their probabilities, whatever the loader's batches and order."""
+    inputs, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    return evaluate(nets, Split(inputs, labels, torch.arange(len(labels)))).accuracy
+
+
+def logits_averaged(nets: Sequence[nn.Module], loader: Loader) -> float:
+    inputs, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    mean = torch.stack([logits(net, inputs) for net in nets]).mean(0)
+    return (mean.argmax(-1) == labels).double().mean().item()
+
+
+def divided_by_batches(nets: Sequence[nn.Module], loader: Loader) -> float:
+    right = [(_mean_probability(nets, inputs).argmax(-1) == y).sum() for inputs, y in loader]
+    return float(sum(right)) / len(right)
+
+
+def outputs_by_batch(nets: Sequence[nn.Module], loader: Loader) -> float:
+    cached = [[soften(logits(net, inputs)) for inputs, _ in loader] for net in nets]
+    means = [torch.stack(batch).mean(0) for batch in zip(*cached, strict=True)]
+    right = [mean.argmax(-1) == labels for mean, (_, labels) in zip(means, loader, strict=True)]
+    return torch.cat(right).double().mean().item()
+
+
+def by_generation(found: Sequence[Path]) -> list[Path]:
+    """Files such as ``generation_2.pt``, as a folder gives them, in the order of their training."""
+    return sorted(found, key=lambda path: int(path.stem.rpartition("_")[2]))
+
+
+def as_the_folder_gives_them(found: Sequence[Path]) -> list[Path]:
+    return list(found)
+
+
 # The choice of an epoch
 
 
@@ -485,6 +647,10 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 def _differences(student: Maps, teacher: Maps) -> list[Tensor]:
     pairs = zip(student, teacher, strict=True)
     return [fsp_matrix(*s) - fsp_matrix(*t).detach() for s, t in pairs]  # (N, C1, C2) each
+
+
+def _mean_probability(nets: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+    return torch.stack([soften(logits(net, inputs)) for net in nets]).mean(0)
 
 
 def _adapter(channels: int) -> nn.Module:
@@ -721,6 +887,96 @@ MISTAKES: tuple[Mistake, ...] = (
         epochs_the_baseline_does_not_get,
         taught_and_alone,
         "A gain that may be no more than longer training.",
+    ),
+    _mistake(
+        taught_by_itself,
+        next_generation,
+        "The loss is 0 from the first step on, and the student stays as it was born.",
+    ),
+    _mistake(
+        teacher_and_student_are_one,
+        handed_on,
+        "From the second generation on the teacher knows nothing: with the student's initial weights it "
+        "lost its own.",
+    ),
+    _mistake(
+        every_generation_begins_alike,
+        generations,
+        "Generations differ little from one another, and together they are hardly better than one.",
+    ),
+    _mistake(
+        teacher_chosen_by_test,
+        next_teacher,
+        "The test accuracy is too good, and more so with every generation: what leaked into the teacher "
+        "is taught on.",
+    ),
+    _mistake(
+        confidence_not_as_shares,
+        cwtm_loss,
+        "A loss of about 180 instead of 2: it is a sum over the batch, and a rate that was good for one "
+        "batch size diverges at another.",
+    ),
+    _mistake(
+        shares_averaged_again,
+        cwtm_loss,
+        "The student hardly learns: weights that sum to 1 are divided by the size of the batch once "
+        "more.",
+    ),
+    _mistake(
+        gradient_of_another_function,
+        cwtm_loss,
+        "The student learns as from labels alone; a weight on the loss changes what is logged and "
+        "nothing else.",
+    ),
+    _mistake(
+        samples_permuted,
+        permute_dark_knowledge,
+        "The student fails to converge: it is shown the targets of other images. It looks as if dark "
+        "knowledge were all that counts.",
+    ),
+    _mistake(
+        largest_added_to_all,
+        permute_dark_knowledge,
+        "The targets lose their largest class: what should be put back in its place is added to all.",
+    ),
+    _mistake(
+        permuted_in_place,
+        permute_dark_knowledge,
+        "The teacher's stored logits are no longer its own: whoever reads them next gets permuted ones.",
+    ),
+    _mistake(
+        label_kept_in_place,
+        permuted_targets,
+        "Where the teacher is wrong a class drawn at random gets its largest probability; and the "
+        "control, which should know no labels, knows them.",
+    ),
+    _mistake(
+        raw_logits_as_targets,
+        dkpp_loss,
+        "The loss may be negative and falls without end: logits are no distribution.",
+    ),
+    _mistake(
+        logits_averaged,
+        accuracy_together,
+        "One network with large logits decides for all: other answers than those of the mean "
+        "probability.",
+        "seen in public code; a departure from the paper rather than an error",
+    ),
+    _mistake(
+        divided_by_batches,
+        accuracy_together,
+        "An accuracy above 1, as large as the batches are.",
+    ),
+    _mistake(
+        outputs_by_batch,
+        accuracy_together,
+        "An ensemble at the level of chance, of good networks: each read the shuffled images in an "
+        "order of its own.",
+    ),
+    _mistake(
+        as_the_folder_gives_them,
+        by_generation,
+        'Numbers stand beside the wrong names: "generations 0 and 1" may be any two.',
     ),
     _mistake(
         chosen_by_test,

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, TensorDataset
 
 import kdlib as kd
 from kdlib.data import Split
@@ -343,6 +345,133 @@ def both_are_trained_as_long(students):
         assert steps[0] == steps[1] > 0
 
 
+@catches("taught_by_itself")
+def a_generation_comes_closer_to_its_teacher(generation):
+    student, teacher = small_mlp(1), small_mlp(0)
+    data = kd.data.load("digits", device="cpu").limit(64)
+    before = kd.fidelity(student, teacher, data.train).divergence
+    taught = generation(student, teacher, data, kd.Recipe(epochs=20, batch_size=32))
+    assert kd.fidelity(taught, teacher, data.train).divergence < before / 2
+
+
+@catches("teacher_and_student_are_one")
+def the_teacher_has_the_best_weights_and_the_student_the_initial_ones(hand_on):
+    best, initial = small_mlp(0).state_dict(), small_mlp(1).state_dict()
+    teacher, student = hand_on(small_mlp(2), best, initial)
+    assert_unchanged(teacher, best)
+    assert_unchanged(student, initial)
+
+
+@catches("every_generation_begins_alike")
+def no_two_generations_begin_alike(generations):
+    data = kd.data.load("digits", device="cpu").limit(32)
+    nets = generations(small_mlp, data, kd.Recipe(iterations=1, learning_rate=1e-6), 2)
+    first, *others = (net[1].weight.detach() for net in nets)  # about as they were born
+    assert len(others) == 2
+    torch.testing.assert_close(first, small_mlp(0)[1].weight, atol=1e-4, rtol=0)
+    for a, b in ((first, others[0]), (first, others[1]), (others[0], others[1])):
+        assert float((a - b).abs().mean()) > 0.01
+
+
+@catches("teacher_chosen_by_test")
+def a_poisoned_test_split_does_not_choose_the_teacher(choose):
+    candidates = [says(3.0, 0.0), says(0.0, 3.0)]
+    for best in (0, 1):
+        labels = torch.full((4,), best)
+        validation, test = (
+            Split(torch.zeros(4, 1), y, torch.arange(4)) for y in (labels, 1 - labels)
+        )
+        data = kd.data.Data(validation, validation, test, ("a", "b"), "constant")
+        assert choose(candidates, data) is candidates[best]
+
+
+@catches("confidence_not_as_shares", "shares_averaged_again")
+def cwtm_is_a_mean_of_the_examples_losses(loss):
+    student, labels = logits(), torch.arange(6)
+    own = -np.log(softmax(student, 1))[range(6), range(6)]
+    surest = softmax(logits(seed=1), 1).max(-1)
+    expected = (surest * own).sum() / surest.sum()
+    assert float(loss(student, logits(seed=1), labels)) == pytest.approx(expected)
+    twice = [torch.cat([x, x]) for x in (student, logits(seed=1), labels)]
+    assert float(loss(*twice)) == pytest.approx(expected)
+
+
+@catches("gradient_of_another_function")
+def the_gradient_is_that_of_the_value(loss):
+    teacher, labels = logits(seed=1), torch.arange(6)
+    for factor in (1, 3):
+        assert torch.autograd.gradcheck(
+            lambda z, factor=factor: factor * loss(z, teacher, labels),
+            logits().requires_grad_(),
+            raise_exception=False,
+        )
+
+
+@catches("samples_permuted", "largest_added_to_all")
+def each_row_keeps_its_entries_and_its_largest_in_place(permute):
+    teacher = logits()
+    found = permute(teacher, torch.Generator().manual_seed(0))
+    assert torch.equal(found.sort(-1).values, teacher.sort(-1).values)
+    assert torch.equal(found.argmax(-1), teacher.argmax(-1))
+    assert (found != teacher).any(-1).all()
+
+
+@catches("permuted_in_place")
+def the_teachers_own_logits_stay(permute):
+    teacher = logits()
+    found = permute(teacher, torch.Generator().manual_seed(0))
+    assert not torch.equal(found, teacher)
+    assert torch.equal(teacher, logits())
+
+
+@catches("label_kept_in_place")
+def the_teachers_class_stays_also_where_it_is_wrong(permute):
+    teacher = logits()
+    for labels in (teacher.argmax(-1), teacher.argmin(-1)):
+        found = permute(teacher, labels, torch.Generator().manual_seed(0))
+        assert torch.equal(found.sort(-1).values, teacher.sort(-1).values)
+        assert torch.equal(found.argmax(-1), teacher.argmax(-1))
+
+
+@catches("raw_logits_as_targets")
+def a_constant_added_to_the_logits_changes_nothing(loss):
+    values = [
+        float(loss(logits() + a, logits(seed=1) + b, torch.Generator().manual_seed(0)))
+        for a, b in ((0, 0), (5, 0), (0, 5), (0, -5))
+    ]
+    assert values == pytest.approx([values[0]] * 4)
+    assert values[0] > 0
+
+
+@catches("logits_averaged")
+def a_sure_network_has_one_vote(accuracy):
+    nets = [says(20.0, 0.0, 0.0), says(0.0, 3.0, 0.0), says(0.0, 3.0, 0.0)]
+    # Of class 1: two thirds of 20 / 22, more than half.
+    assert accuracy(nets, [(torch.zeros(4, 1), torch.ones(4, dtype=torch.int64))]) == 1
+
+
+@catches("divided_by_batches")
+def copies_of_a_network_are_as_good_as_it_however_images_are_batched(accuracy):
+    inputs, labels = torch.eye(4).repeat(3, 1), torch.tensor([0, 1, 2, 0] * 3)
+    for size in (1, 4, 5, 12):
+        loader = list(zip(inputs.split(size), labels.split(size), strict=True))
+        for copies in (1, 3):
+            assert accuracy([nn.Identity()] * copies, loader) == pytest.approx(0.75)
+
+
+@catches("outputs_by_batch")
+def a_loader_that_shuffles_gives_the_same_accuracy(accuracy):
+    images = TensorDataset(torch.eye(10).repeat(6, 1), torch.arange(10).repeat(6))
+    shuffled = DataLoader(images, 8, shuffle=True, generator=torch.Generator().manual_seed(0))
+    assert accuracy([nn.Identity(), nn.Identity()], shuffled) == 1
+
+
+@catches("as_the_folder_gives_them")
+def generations_come_in_the_order_of_their_numbers(order):
+    files = [Path("ban") / f"generation_{g}.pt" for g in (10, 2, 0, 1)]
+    assert order(files) == [files[2], files[3], files[1], files[0]]
+
+
 @catches("chosen_by_test")
 def the_test_scores_do_not_choose(choose):
     validation = [30, 20, 10, 15]
@@ -390,6 +519,18 @@ def guided_and_regressor():
 
 def small_resnet(seed):
     return kd.models.resnet(8, width=2, channels=1, seed=seed)
+
+
+def small_mlp(seed):
+    return kd.models.mlp(8, 1, seed=seed)
+
+
+def says(*logits):
+    """A network that gives these logits for inputs of zeros."""
+    net = nn.Linear(1, len(logits))
+    nn.init.zeros_(net.weight)
+    net.bias.data.copy_(torch.tensor(logits))
+    return net
 
 
 def maps(n, channels, size=8, seed=0):

@@ -278,7 +278,8 @@ def test_numbers_and_texts_do_not_change_when_the_table_is_written_again(
 def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(tmp_path):
     for call in (reproduce.settings, lambda name: list(run(name, tmp_path))):
         with pytest.raises(
-            ValueError, match="name must be one of student, hinton, fitnets, fsp, got 'teacher'"
+            ValueError,
+            match="name must be one of student, hinton, fitnets, fsp, ban, ban_lm, got 'teacher'",
         ):
             call("teacher")
     assert list(tmp_path.iterdir()) == []
