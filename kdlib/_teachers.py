@@ -61,6 +61,7 @@ class TeacherLogits:
         self.teacher = teacher
         self.average = average
         self.live: list[nn.Module] = []
+        self.said: tuple[Batch, Tensor] | None = None  # of the last batch, by the live ones
         self.table: Tensor | None = None
         self.table_of: tuple[str, str] | None = None
 
@@ -70,7 +71,7 @@ class TeacherLogits:
         return "+".join(weights_hash(network)[:16] for network in self.networks)
 
     def prepare(self, split: Split, recipe: Recipe) -> None:
-        device = split.inputs.device
+        device, self.said = split.inputs.device, None
         if recipe.augment is not None or (split.in_order and self.networks):
             if isinstance(self.teacher, Tensor):
                 raise ValueError(
@@ -96,11 +97,15 @@ class TeacherLogits:
     def __call__(self, batch: Batch) -> Tensor:
         if not self.live:
             return self.table[batch.index]
-        with torch.no_grad():
-            if batch.first:
-                for network in self.live:
-                    begin_text(network, carry=True)
-            return self._combine([network(batch.inputs) for network in self.live])
+        # Parts of a sum may share it, and a recurrent network goes on with every call.
+        if self.said is None or self.said[0] is not batch:
+            with torch.no_grad():
+                if batch.first:
+                    for network in self.live:
+                        begin_text(network, carry=True)
+                said = self._combine([network(batch.inputs) for network in self.live])
+            self.said = batch, said
+        return self.said[1]
 
     def _combine(self, members: list[Tensor]) -> Tensor:
         if not isinstance(self.teacher, Sequence):

@@ -72,11 +72,11 @@ def fit_cohort(
     the two apart after an epoch or so: do not mix both in one table.
 
     Plain MLPs (Flatten, Linear and ReLU only) are trained by batched products, all objectives on one
-    teacher together, unless images are moved, norms limited, the best epoch kept, or float16 scaled;
-    everything else one after the other. The logits of a teacher that is one network are computed
-    once for all objectives. Measured on two processor cores, batched products won at every width: 12
-    students of 2 x 30 units by a factor of about 5, of 2 x 100 by 2.6, of 2 x 300 by 1.9, of 2 x 800
-    by 1.3; ``benchmarks/cohort.py`` has more.
+    teacher together, unless images are moved, norms or gradients limited, the best epoch kept, the
+    rate left to validation, or float16 scaled; everything else one after the other. The logits of a
+    teacher that is one network are computed once for all objectives. Measured on two processor cores,
+    batched products won at every width: 12 students of 2 x 30 units by a factor of about 5, of 2 x 100
+    by 2.6, of 2 x 300 by 1.9, of 2 x 800 by 1.3; ``benchmarks/cohort.py`` has more.
 
     Args:
         build: makes a student, from the seed (``lambda seed: kd.models.mlp(30, seed=seed)``).
@@ -339,7 +339,9 @@ def _check_finite(finite: Tensor, what: str, epoch: int, recipe: Recipe) -> None
 def _can_be_stacked(
     starts: list[nn.Module], objectives: list[Objective], data: Data, recipe: Recipe
 ) -> bool:
-    if recipe.augment is not None or recipe.max_norm is not None or recipe.keep == "best":
+    if recipe.augment is not None or recipe.keep == "best" or recipe.schedule == "plateau":
+        return False
+    if recipe.max_norm is not None or recipe.max_gradient is not None:
         return False
     # A float16 scaler skips a step where a gradient overflows: one student's, not everybody's.
     if autocast_dtype(recipe.precision, data.train.inputs.device) == torch.float16:

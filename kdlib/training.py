@@ -359,15 +359,17 @@ def _by_part(
     found, everyone = [], [model for group in groups for model in group]
     with evaluating(*everyone), reading(*everyone):
         for inputs, labels in split.parts(1000):
-            log_p = [_log_probabilities(group, inputs) for group in groups]
+            # Once each, however often one is named: a recurrent network goes on with every call.
+            said = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
+            log_p = [_log_probabilities([said[m] for m in group], inputs) for group in groups]
             found.append(summary(*log_p, None if labels is None else labels.flatten()))
     return [torch.cat(column).cpu() for column in zip(*found, strict=True)]
 
 
-def _log_probabilities(models: Sequence[nn.Module], inputs: Tensor) -> Tensor:
+def _log_probabilities(logits: Sequence[Tensor], inputs: Tensor) -> Tensor:
     """Of one network, or of the mean of several, ``(N, C)``."""
-    members = [wide("logits", answers(model, inputs)).log_softmax(-1) for model in models]
-    mean = torch.stack(members).logsumexp(0) - math.log(len(models))
+    members = [wide("logits", z).log_softmax(-1) for z in logits]
+    mean = torch.stack(members).logsumexp(0) - math.log(len(members))
     return mean.flatten(0, -2).to(inputs.device)
 
 
@@ -477,6 +479,7 @@ class _Run:
             batch = Batch(*samples, step / self.total, draws, first=step == first)
             for name, term in self._step(batch).items():
                 sums[name] = sums.get(name, 0) + term
+        begin_text(self.model, carry=False)
         means = (torch.stack(list(sums.values())) / steps).tolist()  # waits for the device
         row = {"epoch": epoch, "step": first + steps, "seconds": time.perf_counter() - started}
         row |= dict(zip(sums, means, strict=True))
@@ -713,11 +716,11 @@ def _check_arguments(
                 f"{name} needs a labelled validation split; load the data with validation=... or take "
                 'keep="last" and another schedule'
             )
-    if recipe.keep == "best" and not _asks_for_logits(objective):
-        raise ValueError(
-            f'keep="best" needs an objective that trains the logits, and this one ends at '
-            f'{list(taps_of(objective))}; take keep="last"'
-        )
+        if wanted and not _asks_for_logits(objective):
+            raise ValueError(
+                f"{name} needs an objective that trains the logits, and this one ends at "
+                f'{list(taps_of(objective))}; take keep="last" and another schedule'
+            )
 
 
 def _asks_for_logits(objective: Objective) -> bool:

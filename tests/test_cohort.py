@@ -143,6 +143,7 @@ def every_kind():
         {"optimizer": "sgd", "weight_decay": 0.1, "momentum": 0.5},
         {"momentum": 0, "schedule": "constant"},
         {"schedule": "step", "epochs": 3},
+        {"schedule": "wide_resnet", "epochs": 5},
         {"iterations": 5, "epochs": 99},
         {"iterations": 1},
         {"batch_size": 120},
@@ -356,14 +357,23 @@ def test_a_network_with_computed_weights_is_trained_by_fit(small, fits):
 
 @pytest.mark.parametrize(
     "change",
-    [{"augment": kd.data.shift(2)}, {"max_norm": 0.4}, {"keep": "best", "learning_rate": 2.0}],
+    [
+        {"augment": kd.data.shift(2)},
+        {"max_norm": 0.4},
+        {"max_gradient": 0.1},
+        {"keep": "best", "learning_rate": 2.0},
+        {"schedule": "plateau", "learning_rate": 2.0},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_recipes_that_batched_products_do_not_know_are_left_to_fit(small, fits, change):
     recipe = replace(EXACT, epochs=4, **change)
     assert_as_fit_alone(lambda: softs()[:2], small, recipe)
     assert len(fits) == 4
-    without = trained(softs()[:2], small, replace(recipe, augment=None, max_norm=None, keep="last"))
+    known = {"augment": None, "max_norm": None, "max_gradient": None, "keep": "last"}
+    if recipe.schedule == "plateau":
+        known["schedule"] = "constant"
+    without = trained(softs()[:2], small, replace(recipe, **known))
     cohort = trained(softs()[:2], small, recipe)
     assert weights_hash(without.models[0]) != weights_hash(cohort.models[0])
 

@@ -253,6 +253,11 @@ def test_limit_is_nested_for_one_seed_and_another_choice_for_another(digits):
     assert kept[2] == set(digits.limit(100, seed=1).train.index.tolist())
 
 
+def test_limit_is_the_beginning_of_the_training_split(digits):
+    assert same(digits.limit(55, seed=1).train, digits.train.beginning(55, 1))
+    assert not same(digits.limit(55, seed=1).train, digits.train.beginning(55, 2))
+
+
 def test_limit_leaves_validation_test_and_the_callers_generator_alone(digits):
     torch.manual_seed(0)
     part = digits.limit(50)
@@ -358,6 +363,21 @@ def test_augmented_batches_keep_order_labels_and_index(digits):
         assert torch.equal(y, y2)
         assert torch.equal(i, i2)
         assert not torch.equal(x, x2)
+
+
+@pytest.mark.parametrize("size", [1, 50, 60, 1000])
+def test_parts_are_all_samples_in_their_order(digits, size):
+    split = digits.limit(60).train
+    parts = list(split.parts(size))
+    assert max(len(inputs) for inputs, _ in parts) == min(size, 60)
+    assert torch.equal(torch.cat([inputs for inputs, _ in parts]), split.inputs)
+    assert torch.equal(torch.cat([labels for _, labels in parts]), split.labels)
+    assert {labels for _, labels in split.unlabelled().parts(size)} == {None}
+
+
+def test_images_do_not_follow_one_another(digits):
+    assert not digits.train.in_order
+    assert kd.text.from_texts("abcab", device="cpu").train.in_order
 
 
 # One's own arrays

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 import kdlib as kd
-from kdlib._networks import evaluating, frozen_copy, tensors_hash, weights_hash
+from kdlib._networks import (
+    answers,
+    begin_text,
+    evaluating,
+    frozen_copy,
+    reading,
+    tensors_hash,
+    weights_hash,
+)
 
 
 @pytest.fixture
@@ -82,6 +90,72 @@ def test_whole_numbers_such_as_tokens_reach_the_network_as_they_are():
 def test_a_network_without_parameters_can_be_asked_for_its_logits():
     inputs = torch.randn(5, 4)
     assert torch.equal(kd.logits(nn.Identity(), inputs, 2), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_answers_are_in_the_networks_precision_and_tokens_stay_whole(net, dtype):
+    inputs, seen = torch.randn(5, 4), []
+    net.to(dtype).eval().register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
+    assert answers(net, inputs).dtype == answers(net, inputs.double()).dtype == dtype
+    assert seen == [dtype, dtype]
+    reader = nn.Sequential(nn.Embedding(10, 4)).to(dtype)
+    assert answers(reader, torch.tensor([3])).dtype == dtype
+
+
+# Networks that read a text
+
+
+class Counter(nn.Module):
+    """Says how many tokens it has read, and notes how it was told to begin."""
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.read = [], 0
+
+    def begin_text(self, carry):
+        self.told.append(carry)
+        self.read = 0
+
+    def forward(self, tokens):
+        start = self.read
+        if self.told and self.told[-1]:
+            self.read += tokens.shape[1]
+        return torch.arange(start, start + tokens.shape[1]).expand(len(tokens), -1)[..., None]
+
+
+def test_reading_reaches_every_part_that_can_and_passes_over_the_others():
+    first, second = Counter(), Counter()
+    whole = nn.Sequential(nn.Linear(2, 2), nn.Sequential(first))
+    begin_text(whole, carry=True)
+    begin_text(whole, carry=False)
+    assert first.told == [True, False]
+    with reading(whole, second):
+        assert (first.told[2:], second.told) == ([True], [True])
+    assert (first.told[2:], second.told) == ([True, False], [True, False])
+
+
+def test_networks_have_forgotten_the_text_after_an_error_too():
+    first, second = Counter(), Counter()
+    with pytest.raises(KeyboardInterrupt), reading(first, second):
+        raise KeyboardInterrupt
+    assert first.told == second.told == [True, False]
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_logits_of_a_text_are_read_in_one_go_whatever_the_batch_size(size):
+    split = kd.text.from_texts("abcabcabcab", device="cpu").train
+    counter = Counter()
+    for _ in range(2):
+        found = kd.logits(counter, split, size)
+        assert found.tolist() == [[place] for place in range(10)]
+    assert counter.told == [True, False] * 2
+
+
+def test_logits_of_rows_of_tokens_are_one_for_each_token():
+    model, tokens = kd.models.lstm(9, width=4), torch.arange(6).view(3, 2)
+    found = kd.logits(model, tokens)
+    assert found.shape == (3, 2, 9)
+    torch.testing.assert_close(found, model.eval()(tokens).detach())
 
 
 def test_a_frozen_copy_answers_in_eval_mode_and_shares_nothing_with_the_original(net):

@@ -421,6 +421,31 @@ def test_a_table_of_logits_is_refused_where_views_are_random(few):
             kd.fit(small(), objective, few, shifted)
 
 
+def test_a_table_of_logits_is_refused_where_a_text_is_to_have_views():
+    text = kd.text.from_texts("abcab" * 20, device="cpu")
+    soft = kd.SoftTargets(torch.zeros(99, 3), 4, 1)
+    with pytest.raises(ValueError, match="teacher must be a network where augment is set"):
+        kd.fit(kd.models.lstm(3, width=4), soft, text, shifted)
+
+
+@pytest.mark.parametrize("recipe", [once, shifted], ids=["fixed views", "random views"])
+def test_parts_of_a_sum_that_are_one_objective_are_taught_the_same(few, recipe):
+    """Of random views the teacher answers once, and of the next batch anew."""
+    soft, passes = kd.SoftTargets(fussy(), 4, 0.9), []
+    spy, whole, halves = Spy(soft), small(1), small(1)
+    kd.fit(whole, spy, few, recipe, progress=False)
+    assert_taught_by(fussy(), spy)
+    kd.fit(halves, 0.5 * soft + 0.5 * soft, few, recipe, progress=False)
+    close(dict(halves.named_parameters()), dict(whole.named_parameters()), rtol=0, atol=1e-6)
+    if recipe is shifted:
+        soft.prepare(small(), few.train, recipe)
+        soft._source.live[0].register_forward_hook(lambda *call: passes.append(1))
+        one, other = (batch_of(few.train, torch.arange(k, k + 7)) for k in (0, 7))
+        for batch, so_far in ((one, 1), (one, 1), (other, 2), (one, 3)):
+            close(soft._source(batch), fresh(fussy(), batch.inputs))
+            assert len(passes) == so_far
+
+
 def test_a_table_with_too_few_rows_is_refused(few):
     last = int(few.train.index.max())
     wording = f"every sample index of the training split, up to {last}: got {last} rows"
@@ -968,6 +993,16 @@ def test_weighted_parts_scale_their_terms(few):
     one.prepare(maps(), few.train, slow)
     student = Outputs(None, features)
     close((0.25 * one)(student, batch)["fsp"], 0.25 * one(student, batch)["fsp"])
+
+
+@pytest.mark.parametrize("make", [lambda: hint(hint="1", guided="embedding"), fsp])
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside labels"])
+def test_hints_and_flows_are_of_images_and_refuse_a_text(make, beside):
+    text = kd.text.from_texts("abcab" * 20, device="cpu", unroll=5)
+    student = kd.models.lstm(3, width=4)
+    objective = kd.CrossEntropy() + make() if beside else make()
+    with pytest.raises(ValueError, match="are of images, and the training split is a text"):
+        kd.fit(student, objective, text, once, progress=False)
 
 
 def test_a_weight_that_changes_is_logged_with_its_values(few):
