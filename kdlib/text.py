@@ -256,7 +256,7 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
 
     ``p_n(c | context) = (count(context c) + K * p_(n-1)(c | shorter context)) / (count(context) + K)``,
     from ``p_0 = 1 / C`` upwards: smoothing by a Dirichlet prior (MacKay and Peto 1995), the one K chosen
-    on validation.
+    on validation, 4 where there is none.
 
     Args:
         data: its training text is counted.

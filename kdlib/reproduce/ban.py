@@ -1,8 +1,8 @@
 """Furlanello et al. 2018: networks born again, and what of it is due to what.
 
-Two protocols. ``paper``, for a GPU: WRN-28-2 on CIFAR-10 and CIFAR-100 by the recipe of Wide ResNets (all
-images but 5,000, flips and crops, 200 epochs, a dropout of 0.3); what was run takes some minutes a network
-and is stored, so that a protocol that was stopped goes on. ``short``, for two processor cores, on
+Two protocols. ``paper``, for a GPU: ``wide``, WRN-28-2 on CIFAR-100, and ``wide, 10 classes``, on CIFAR-10, by
+the recipe of Wide ResNets (all images but 5,000, flips and crops, 200 epochs, a dropout of 0.3); each
+network is stored, so that a protocol that was stopped goes on. ``short``, for two processor cores, on
 Fashion-MNIST without moved images: ``wide``, a WRN-10-1 on 5,000 images; ``clean``, perceptrons of 2 x 400 on
 20,000 images; ``wrong``, the same where 40 % of the labels were drawn at random (validation and test keep
 theirs); ``families``, a DenseNet-BC-10-16 and residual networks in its shape. All nets of an experiment
@@ -109,8 +109,8 @@ SHORT = (
     ),
 )
 PAPER_SIZE = (
-    Size("paper", "cifar10", "cifar10", "WRN-28-2", None, _PAPER, range(3)),
-    Size("paper", "cifar100", "cifar100", "WRN-28-2", None, _PAPER, range(3)),
+    Size("paper", "wide, 10 classes", "cifar10", "WRN-28-2", None, _PAPER, range(3)),
+    Size("paper", "wide", "cifar100", "WRN-28-2", None, _PAPER, range(3)),
 )
 SMOKE = tuple(
     replace(

@@ -425,7 +425,7 @@ def test_shared_ends_are_the_teachers_and_stay_so():
 
 def test_the_papers_images_have_the_recipe_of_wide_resnets(lesson):
     settings = [s for s in ban.settings() if s.protocol == "paper"]
-    assert {s.experiment for s in settings} == {"cifar10", "cifar100"}
+    assert {s.experiment for s in settings} == {"wide", "wide, 10 classes"}
     for setting in settings:
         for text in (
             "'WRN-28-2', None, 0.0, range(0, 3)",  # all images, none of a wrong label
