@@ -363,7 +363,6 @@ def test_students_of_other_kinds_have_the_teachers_their_names_say(trainings, mo
         "wide: labels": ("wide", 0, None),
         "dense: labels": ("dense", 0, None),
         "dense: labels 1": ("dense", 1, None),
-        "dense: BAN": ("dense", 1, "dense"),
         "dense: BAN of wide": ("dense", 1, "wide"),
         "residual: labels 1": ("residual", 1, None),
         "residual: BAN": ("residual", 1, "dense"),
