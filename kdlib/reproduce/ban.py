@@ -102,7 +102,7 @@ SHORT = (
         "fashion_mnist",
         "dense",
         5_000,
-        replace(_WIDE, epochs=8),
+        replace(_WIDE, epochs=6),
         range(3),
         ways=tuple(FAMILIES),
     ),
