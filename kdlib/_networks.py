@@ -33,10 +33,14 @@ def begin_text(model: nn.Module, carry: bool) -> None:
 
 
 @contextmanager
-def reading(*models: nn.Module) -> Iterator[None]:
-    """Inside, recurrent networks read one text from its beginning, call after call."""
+def reading(*models: nn.Module, in_order: bool = True) -> Iterator[None]:
+    """Inside, recurrent networks read one text from its beginning, call after call.
+
+    Where inputs are not in order, rows have nothing to do with those of the call before, and each call
+    begins anew.
+    """
     for model in models:
-        begin_text(model, carry=True)
+        begin_text(model, carry=in_order)
     try:
         yield
     finally:
@@ -65,7 +69,7 @@ def logits(model: nn.Module, inputs, batch_size: int = 1000) -> Tensor:
         )
     in_order = getattr(inputs, "in_order", False)
     parts = (part for part, _ in inputs.parts(batch_size)) if in_order else whole.split(batch_size)
-    with evaluating(model), reading(model):
+    with evaluating(model), reading(model, in_order=in_order):
         found = torch.cat([answers(model, part) for part in parts], dim=1 if in_order else 0)
     return (found.flatten(0, 1) if in_order else found).to(whole.device)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import sizes
-from kdlib._networks import evaluating, reading
+from kdlib._networks import answers, evaluating, reading
 from kdlib.data import Augmentation, Data, Split, device_or_gpu
 from kdlib.losses import soften
 from kdlib.seeding import check_seed
@@ -98,7 +98,10 @@ class Text(Split):
         return Text(self.inputs[:n], labels, self.index[:n], self.unroll)
 
     def select(self, rows: Tensor) -> Split:
-        raise ValueError("a text has no rows to select: its tokens mean something in their order")
+        raise ValueError(
+            "a text has no rows to select: its tokens mean something in their order; data.limit(n) keeps "
+            "the first n"
+        )
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()}-{self.unroll}"
@@ -234,20 +237,22 @@ def sample(
     place = {token: i for i, token in enumerate(data.classes)}
     words = _of_words(data)
     known = _pieces(prompt, words)
-    if not known or any(token not in place for token in known):
-        raise ValueError(f"prompt must be some of the text's tokens, got {prompt!r}")
-    device = data.train.inputs.device
+    unknown = [token for token in known if token not in place]
+    if not known or unknown:
+        raise ValueError(
+            f"prompt must be some of the text's tokens, got {prompt!r}, unknown of it: {unknown}; "
+            "data.classes has all that are known"
+        )
     # The largest of logits and Gumbel noise is a draw from their softmax, and the noise the seed's.
     generator = torch.Generator().manual_seed(int(seed))
     uniform = torch.rand(length, len(place), generator=generator, dtype=torch.float64)
-    noise = -torch.log(-torch.log(uniform)).to(device)
-    found, tokens = [], torch.tensor([[place[token] for token in known]], device=device)
+    noise = -torch.log(-torch.log(uniform))
+    drawn, tokens = [], torch.tensor([[place[token] for token in known]])
     with evaluating(model), reading(model):
         for draw in noise:
-            log_p = torch.log(soften(model(tokens)[0, -1].double(), temperature))
-            tokens = (log_p + draw).argmax().view(1, 1)
-            found.append(tokens)
-    drawn = [data.classes[i] for i in torch.cat(found).flatten().tolist()]
+            logits = answers(model, tokens)[0, -1].cpu().double()  # not every device has float64
+            tokens = (torch.log(soften(logits, temperature)) + draw).argmax().view(1, 1)
+            drawn.append(data.classes[tokens.item()])
     return " ".join(drawn).replace(_END, "\n") if words else "".join(drawn)
 
 
@@ -264,6 +269,7 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
         split: to predict; the test text if not given.
 
     Raises:
+        TypeError: what is to be counted or predicted is no text, or has no labels.
         ValueError: order is below 1, or so large that contexts can no longer be numbered.
 
     >>> data = from_texts("ab" * 50, "ab" * 10, "ab" * 10, device="cpu")
@@ -271,19 +277,20 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
     (0.69, 0.01)
     """
     sizes(order=order)
-    if len(data.classes) ** order >= 2**63:
-        raise ValueError(f"order must be smaller for {len(data.classes)} tokens, got {order}")
-    split = data.test if split is None else split
-    if data.validation is None:
-        return _ngram_loss(data, order, split, 4.0)
-    strengths = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    best = min(strengths, key=lambda k: _ngram_loss(data, order, data.validation, k))
-    return _ngram_loss(data, order, split, best)
-
-
-def _ngram_loss(data: Data, order: int, split: Text, strength: float) -> float:
     base = len(data.classes)
-    seen, new = _sequence(data.train), _sequence(split)
+    if base**order >= 2**63:
+        raise ValueError(f"order must be smaller for {base} tokens, got {order}")
+    seen = _sequence("data.train", data.train)
+    new = _sequence("split", data.test if split is None else split)
+    strength = 4.0
+    if data.validation is not None:
+        held_out = _sequence("data.validation", data.validation)
+        strengths = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+        strength = min(strengths, key=lambda k: _ngram_loss(seen, held_out, base, order, k))
+    return _ngram_loss(seen, new, base, order, strength)
+
+
+def _ngram_loss(seen: np.ndarray, new: np.ndarray, base: int, order: int, strength: float) -> float:
     p = np.full(len(new) - 1, 1 / base)  # of each token but the first
     for n in range(1, order + 1):
         known, grams = _grams(seen, n, base), _grams(new, n, base)[n == 1 :]
@@ -295,17 +302,21 @@ def _ngram_loss(data: Data, order: int, split: Text, strength: float) -> float:
 
 def _grams(tokens: np.ndarray, n: int, base: int) -> np.ndarray:
     """A number for the n tokens that end at each place; without the last of them, its ``// base``."""
-    length = len(tokens) - n + 1
+    length = max(0, len(tokens) - n + 1)
     return sum(tokens[i : i + length] * base ** (n - 1 - i) for i in range(n))
 
 
 def _count(known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    if len(known) == 0:
+        return np.zeros_like(wanted)
     values, counts = np.unique(known, return_counts=True)
     place = np.searchsorted(values, wanted).clip(max=len(values) - 1)
     return np.where(values[place] == wanted, counts[place], 0)
 
 
-def _sequence(split: Text) -> np.ndarray:
+def _sequence(name: str, split: Text | None) -> np.ndarray:
+    if not isinstance(split, Text) or split.labels is None:
+        raise TypeError(f"{name} must be a labelled text such as data.test, got {split!r}")
     return torch.cat([split.inputs, split.labels[-1:]]).cpu().numpy()
 
 

@@ -64,7 +64,8 @@ class Recipe:
             after 30, 60 and 80 %, as Zagoruyko and Komodakis 2016), ``plateau`` (a quarter after every
             epoch whose validation loss is no new lowest) or ``constant``.
         weight_decay: for all parameters.
-        max_norm: the longest that a unit's incoming weights may be after a step; None for no limit.
+        max_norm: the longest that the incoming weights of a linear layer's or a convolution's unit may
+            be after a step; None for no limit.
         max_gradient: the longest that the gradient by all weights may be, else it is shortened to that;
             None for no limit.
         augment: random views of the training images, such as ``kd.data.shift(2)``.
@@ -357,7 +358,7 @@ def _by_part(
 ) -> list[Tensor]:
     """Numbers of each sample, of the log probabilities of groups of networks, a part at a time."""
     found, everyone = [], [model for group in groups for model in group]
-    with evaluating(*everyone), reading(*everyone):
+    with evaluating(*everyone), reading(*everyone, in_order=split.in_order):
         for inputs, labels in split.parts(1000):
             # Once each, however often one is named: a recurrent network goes on with every call.
             said = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
@@ -498,7 +499,7 @@ class _Run:
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         if batch.first:
-            begin_text(self.model, carry=True)
+            begin_text(self.model, carry=self.data.train.in_order)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate_factor * self.recipe.rate(batch.progress)
         self.optimizer.zero_grad(set_to_none=True)

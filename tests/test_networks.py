@@ -158,6 +158,15 @@ def test_logits_of_rows_of_tokens_are_one_for_each_token():
     torch.testing.assert_close(found, model.eval()(tokens).detach())
 
 
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_rows_of_tokens_go_not_on_where_the_batch_before_ended(size):
+    model, tokens = kd.models.lstm(9, width=4, seed=1), torch.arange(10).view(5, 2) % 9
+    expected = model.eval()(tokens).detach()
+    torch.testing.assert_close(kd.logits(model, tokens, size), expected)
+    split = kd.data.Split(tokens, tokens[:, 0], torch.arange(5))
+    torch.testing.assert_close(kd.logits(model, split, size), expected)
+
+
 def test_a_frozen_copy_answers_in_eval_mode_and_shares_nothing_with_the_original(net):
     state, before = copy.deepcopy(net.state_dict()), modes(net)
     twin = frozen_copy(net, torch.device("cpu"))

@@ -4,9 +4,11 @@ import hashlib
 import math
 import platform
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -333,6 +335,30 @@ def test_ngram_loss_is_its_formula_with_the_strength_chosen_on_validation(order)
     assert ngram_loss(bare, order) == pytest.approx(ngram_oracle(data, order, data.test, 4))
 
 
+@pytest.mark.parametrize("order", [1, 3, 5, 6])
+@pytest.mark.parametrize(
+    "texts", [("abab", "aba", "ab"), ("ab", "ba", "abab"), ("aab", None, "ba")]
+)
+def test_ngram_loss_is_its_formula_for_texts_shorter_than_the_order(texts, order):
+    data = from_texts(*texts, device="cpu")
+    held_out = data.validation
+    of = {K: ngram_oracle(data, order, held_out, K) for K in STRENGTHS} if held_out else {4: 0}
+    K = min(of, key=of.get)
+    assert ngram_loss(data, order) == pytest.approx(ngram_oracle(data, order, data.test, K))
+
+
+def test_what_has_no_tokens_to_count_or_to_predict_is_refused_by_name():
+    data = from_texts("abab", "abab", device="cpu")
+    with pytest.raises(TypeError, match=r"split must be a labelled text .*, got None"):
+        ngram_loss(data, 1)
+    with pytest.raises(TypeError, match="split must be a labelled text"):
+        ngram_loss(data, 1, data.train.unlabelled())
+    for part in ("train", "validation"):
+        blank = replace(data, **{part: data.train.unlabelled()})
+        with pytest.raises(TypeError, match=f"data.{part} must be a labelled text"):
+            ngram_loss(blank, 1, data.train)
+
+
 def test_the_strength_is_what_suits_the_validation_text():
     chosen = set()
     for validation in ("ab" * 30, scribble(60, letters="ab")):
@@ -457,11 +483,18 @@ def test_a_sample_of_words_is_joined_by_spaces_and_ends_its_lines():
     assert sample(model, data, 2) == "or not"  # after a line's end
 
 
-@pytest.mark.parametrize("prompt", ["", "abX", "\n"])
-def test_a_prompt_that_is_empty_or_unknown_is_refused(prompt):
+@pytest.mark.parametrize(("prompt", "unknown"), [("", []), ("aYbX", ["Y", "X"]), ("\n", ["\n"])])
+def test_a_prompt_that_is_empty_or_unknown_is_refused(prompt, unknown):
     model, data = chain()
-    with pytest.raises(ValueError, match="prompt must be some of the text's tokens, got"):
+    message = f"prompt must be some of the text's tokens, got {prompt!r}, unknown of it: {unknown}"
+    with pytest.raises(ValueError, match=re.escape(message)):
         sample(model, data, 5, prompt=prompt)
+
+
+def test_a_sample_is_drawn_where_the_network_is_wherever_the_text_may_be():
+    model, data = chain()
+    elsewhere = SimpleNamespace(classes=data.classes)  # no tensor of the text is looked at
+    assert sample(model, elsewhere, 9, prompt="a") == sample(model, data, 9, prompt="a")
 
 
 @pytest.mark.parametrize(

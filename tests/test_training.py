@@ -2000,6 +2000,34 @@ def test_the_first_batch_of_every_epoch_is_told_apart(small, tmp_path):
     assert seen == [True, False, False, False] * 3
 
 
+class LastPlace(nn.Module):
+    """One class for a row of tokens, by a recurrent network that reads it."""
+
+    def __init__(self):
+        super().__init__()
+        self.reader, self.begun = kd.models.lstm(4, width=3, seed=1), []
+        self.reader.lstm.register_forward_pre_hook(
+            lambda module, args: self.begun.append(args[1] is None)
+        )
+
+    def forward(self, tokens):
+        return self.reader(tokens)[:, -1]
+
+
+def test_rows_of_tokens_in_random_order_are_each_read_from_the_beginning():
+    tokens = torch.randint(4, (2100, 3), generator=torch.Generator().manual_seed(0))
+    split = kd.data.Split(tokens, tokens[:, 0], torch.arange(2100))
+    rows = kd.data.Data(split, None, None, tuple("abcd"), "rows of tokens")
+    model = LastPlace()
+    with torch.no_grad():
+        expected = model.eval()(tokens)
+    loss = nn.functional.cross_entropy(expected, split.labels).item()
+    assert kd.evaluate(model, split).loss == pytest.approx(loss)
+    assert kd.fidelity(model, model, split).agreement == 1
+    kd.fit(model, kd.CrossEntropy(), rows, kd.Recipe(epochs=1, batch_size=700), progress=False)
+    assert model.begun == [True] * (1 + 3 + 3 + 3)
+
+
 @pytest.mark.parametrize(
     "objective", [kd.CrossEntropy(), kd.SoftTargets(reader(), 1, 1)], ids=["labels", "teacher"]
 )

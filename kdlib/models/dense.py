@@ -32,7 +32,8 @@ def densenet(
     Args:
         depth: at least 10.
         growth: channels that each layer adds.
-        dropout: share of each layer's new channels that is dropped in training.
+        dropout: share of the activations that each layer adds which is dropped in training. (The paper's
+            is after each convolution but the first, here it is after those of 3 x 3 alone.)
         channels: of the images, 1 or 3.
         classes: logits ``(N, classes)``.
         seed: of the initial weights (He et al. 2015 for convolutions).

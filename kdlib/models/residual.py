@@ -96,7 +96,7 @@ def wide_resnet(
     Args:
         depth: 10, 16, 22, 28 ...
         width: k, the factor by which the stages are wider than a plain network's.
-        dropout: share of the channels between a block's convolutions that is dropped in training.
+        dropout: share of the activations between a block's convolutions that is dropped in training.
         channels: of the images, 1 or 3.
         classes: logits ``(N, classes)``.
         seed: of the initial weights (He et al. 2015 for convolutions).
