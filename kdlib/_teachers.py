@@ -62,6 +62,7 @@ class TeacherLogits:
         self.average = average
         self.live: list[nn.Module] = []
         self.said: tuple[Batch, Tensor] | None = None  # of the last batch, by the live ones
+        self.in_order = False  # whether batch follows batch, as in a text
         self.table: Tensor | None = None
         self.table_of: tuple[str, str] | None = None
 
@@ -71,7 +72,7 @@ class TeacherLogits:
         return "+".join(weights_hash(network)[:16] for network in self.networks)
 
     def prepare(self, split: Split, recipe: Recipe) -> None:
-        device, self.said = split.inputs.device, None
+        device, self.said, self.in_order = split.inputs.device, None, split.in_order
         if recipe.augment is not None or (split.in_order and self.networks):
             if isinstance(self.teacher, Tensor):
                 raise ValueError(
@@ -100,7 +101,7 @@ class TeacherLogits:
         # Parts of a sum may share it, and a recurrent network goes on with every call.
         if self.said is None or self.said[0] is not batch:
             with torch.no_grad():
-                if batch.first:
+                if batch.first and self.in_order:
                     for network in self.live:
                         begin_text(network, carry=True)
                 said = self._combine([network(batch.inputs) for network in self.live])

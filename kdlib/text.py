@@ -127,7 +127,8 @@ def ptb(
 
     Args:
         root: a folder that holds ``ptb/train.txt``, ``valid.txt`` and ``test.txt``, or
-            ``ptb/ptb.train.txt`` and so on; the one that ``KDLIB_DATA`` names if not given.
+            ``ptb/ptb.train.txt`` and so on; if not given the one that ``KDLIB_DATA`` names, else the
+            present one.
         device: where the tokens live: the GPU if there is one, if not given.
         unroll: tokens of a row in a batch.
 

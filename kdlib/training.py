@@ -136,7 +136,10 @@ class Recipe:
         return 0.03 if self.optimizer == "sgd" else 0.001
 
     def rate(self, progress: float) -> float:
-        """The learning rate when this share of the training, in [0, 1), is done."""
+        """The learning rate when this share of the training, in [0, 1), is done.
+
+        Of ``plateau`` the peak: what validation makes of it is not known before.
+        """
         if self.schedule in ("constant", "plateau"):
             return self.peak_rate
         if self.schedule == "wide_resnet":
@@ -734,13 +737,14 @@ def _identity(
 ) -> dict[str, str]:
     """What tells one training from another."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
     return {
         "network": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
         "objective": objective.key,
         "data": data.fingerprint(),
         "recipe": _recipe_text(recipe),
         "seed": str(seed),
-    }
+    } | ({"frozen": repr(frozen)} if frozen else {})
 
 
 def _recipe_text(recipe: Recipe) -> str:

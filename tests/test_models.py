@@ -516,6 +516,11 @@ def test_an_lstm_in_the_middle_of_a_text_takes_no_other_number_of_rows():
     net(tokens[:2])
 
 
+def test_an_lstm_refuses_a_token_beyond_its_vocabulary_by_name():
+    with pytest.raises(ValueError, match=r"^tokens must be from 0 to 19, got 3 to 20; .*classes"):
+        kd.models.lstm(20, width=8)(torch.tensor([[3, 20]]))
+
+
 # Networks that share their ends
 
 

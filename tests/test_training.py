@@ -1522,6 +1522,18 @@ def test_keep_trains_anew_when_anything_is_another(small, capsys, other):
     assert capsys.readouterr().out.count("loaded") == 2
 
 
+def test_keep_tells_a_network_with_frozen_layers_from_one_without(small, capsys):
+    def frozen(seed):
+        network = net(seed)
+        network[-1].requires_grad_(False)
+        return network
+
+    begun = net(3)[-1].weight.clone()
+    assert not torch.equal(Kept().made(small)[-1].weight, begun)
+    assert torch.equal(Kept(build=frozen).made(small)[-1].weight, begun)
+    assert "loaded" not in capsys.readouterr().out
+
+
 def test_keep_does_not_mind_another_test_split(small, capsys):
     Kept().made(small)
     Kept(data=lambda data: replace(data, test=None)).made(small)

@@ -72,7 +72,14 @@ class LanguageModel(nn.Module):
                 f"tokens must go on with the {state[0].shape[1]} rows of the last call, got "
                 f"{len(tokens)}; begin_text(carry=True) begins anew"
             )
-        read, state = self.lstm(self.dropout(self.embedding(tokens)), state)  # (N, L, width)
+        try:
+            embedded = self.embedding(tokens)
+        except IndexError as error:  # torch looks at every token on a CPU, and nowhere else
+            raise ValueError(
+                f"tokens must be from 0 to {self.head.out_features - 1}, got {int(tokens.min())} to "
+                f"{int(tokens.max())}; build the network for the text's len(data.classes)"
+            ) from error
+        read, state = self.lstm(self.dropout(embedded), state)  # (N, L, width)
         if self._carry:
             self._state = tuple(part.detach() for part in state)
         return self.head(self.dropout(read))  # (N, L, vocabulary)

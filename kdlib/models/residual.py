@@ -159,7 +159,7 @@ def residual_student(teacher: nn.Module, blocks: int = 1, seed: int = 0) -> Prea
     """A residual network with the channels of a dense teacher, so that the two can share their ends.
 
     Each dense block and the transition after it become a stage of pre-activation blocks that ends with
-    as many channels. Source: Furlanello et al. 2018, section 4.2 and table 5.
+    as many channels. The stages halve the image where they begin, those of the teacher where they end. Source: Furlanello et al. 2018, table 5.
 
     Args:
         teacher: built by :func:`kdlib.models.densenet`.
@@ -184,7 +184,7 @@ def residual_student(teacher: nn.Module, blocks: int = 1, seed: int = 0) -> Prea
 def share_ends(student: nn.Module, teacher: nn.Module) -> nn.Module:
     """Give a student the teacher's first convolution and last layer, frozen; returns the student.
 
-    Source: Furlanello et al. 2018, section 4.2: so the residual students of table 5 were taught.
+    Source: Furlanello et al. 2018, table 5: so the residual students of table 5 were taught.
 
     Raises:
         ValueError: the layers ``stem`` and ``head`` of the two have not the same shapes.

@@ -1,4 +1,4 @@
-"""Furlanello et al. 2018, section 4.3: language models born again.
+"""Furlanello et al. 2018, table 6: language models born again.
 
 LSTMs with tied weights, as teachers and as students of their own size, on the words of the Penn Treebank
 (``ptb``, which needs a copy of one's own: see :func:`kdlib.text.ptb`) and on the characters of Python's help
@@ -9,7 +9,7 @@ time; and ``short`` for two processor cores: 2 layers of 200 units and a dropout
 number of steps.
 
 Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each) and whether gradients
-are clipped (here to 5, as Zaremba et al. 2014). The peak rates of ``short``, 0.004 for words and 0.005 for
+are clipped (here to 5, as Zaremba et al. 2014 do for their medium net). The peak rates of ``short``, 0.004 for words and 0.005 for
 characters, were chosen on validation for nets of labels.
 
 Ways: ``labels``, which are the teachers, too; ``BAN+L``, teacher and labels; ``BAN``, the teacher alone.

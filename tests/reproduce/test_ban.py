@@ -380,7 +380,8 @@ def test_students_of_other_kinds_have_the_teachers_their_names_say(trainings, mo
             if training.seed == seed and training.objective == objective.key
         ]
         assert (weights_hash(built(kind, seed)), objective.key) in found, name
-    assert {*expected, "residual: BAN, shared ends"} == {*ban.FAMILIES}
+    shared = {"residual: labels 1, shared ends", "residual: BAN, shared ends"}
+    assert {*expected, *shared} == {*ban.FAMILIES}
 
 
 def of_one_lineage(name):
@@ -402,10 +403,12 @@ def test_shared_ends_are_the_teachers_and_stay_so():
         teacher = ban._net(FAMILIES, "dense", "labels", lineage)
         before = weights_hash(teacher)
         alone = ban._net(FAMILIES, "residual", "BAN-1", lineage, "dense")
+        of_labels = ban._net(FAMILIES, "residual, shared ends", "labels 1", lineage, "dense")
         shared = ban._net(FAMILIES, "residual, shared ends", "BAN-1", lineage, "dense")
         born = built("residual", 100 * lineage + 1)
         for name in ends:
             assert_same_weights(getattr(shared, name), getattr(teacher, name))
+            assert_same_weights(getattr(of_labels, name), getattr(teacher, name))
             assert shared.get_submodule(name).weight is not teacher.get_submodule(name).weight
             assert not torch.equal(getattr(alone, name).weight, getattr(teacher, name).weight)
         assert {n.split(".")[0] for n, p in shared.named_parameters() if not p.requires_grad} == {
