@@ -342,14 +342,76 @@ def test_the_numbers_that_notebook_06_quotes_are_those_of_the_table():
         assert gain("labels + fsp", other).verdict == "better"
 
 
+def test_the_numbers_that_notebook_07_quotes_are_those_of_the_table():
+    table, text = kd.results("ban"), words_of("07_born_again")
+
+    def gain(experiment, way, other="labels 1"):
+        ours, theirs = (kd.measured(table, experiment, name) for name in (way, other))
+        return kd.paired(ours, theirs, lower_is_better=True)
+
+    saved = {
+        way: f"{-gain('wrong', way).difference:.0f}" for way in ("BAN-1", "argmax", "CWTM", "DKPP")
+    }
+    labels = f"{mean_of(table, 'wrong', 'labels 1')}"
+    right = kd.interval(kd.measured(table, "wrong", "labels", "right_where_wrong")).mean
+    for phrase in (
+        f"one generation saves {saved['BAN-1']} errors of {labels}, five paired seeds",
+        f"One generation saves {saved['BAN-1']} errors of {labels},",
+        f"save the same ({saved['BAN-1']} and {saved['argmax']})",
+        f"CWTM saves {saved['CWTM']}:",
+        f"DKPP saves {saved['DKPP']},",
+        f"labels save {-gain('clean', 'smoothed').difference:.0f} errors",
+        f"is worse, by {gain('wide', 'BAN-3', 'labels 3').difference:.0f} errors",
+        f"class for {right:.0%} of those".replace("%", " %"),
+    ):
+        assert phrase in text, phrase
+    for experiment in ("clean", "wide"):
+        for way in ("BAN-1", "BAN+L", "CWTM", "DKPP", "argmax"):
+            assert gain(experiment, way).verdict == "no difference seen"
+    for generation in (1, 2, 3):
+        assert gain("wrong", f"BAN-{generation}", f"labels {generation}").verdict == "better"
+    for way in ("CWTM", "DKPP", "argmax", "smoothed"):
+        assert gain("wrong", way).verdict == "better"
+    assert gain("wrong", "BAN+L").verdict == "no difference seen"
+    assert gain("wide", "BAN-3", "labels 3").verdict == "worse"
+    assert gain("clean", "smoothed").verdict == "better"
+    for experiment in ("clean", "wrong"):
+        assert gain(experiment, "Ens*3", "independent*3").verdict == "no difference seen"
+    assert gain("wide", "Ens*3", "independent*3").verdict == "worse"
+    assert gain("wide", "Ens*3").verdict == "no difference seen"
+    assert -gain("wrong", "Ens*3").difference > 120 < -gain("wrong", "independent*3").difference
+    worse, ends = (
+        gain("families", way, "residual: labels 1")
+        for way in ("residual: BAN", "residual: labels 1, shared ends")
+    )
+    assert f"alone, by {worse.difference:.0f} errors" in text and worse.verdict == "worse"
+    assert f"under labels save {-ends.difference:.0f} errors" in text and ends.verdict == "better"
+    of_wide = gain("families", "dense: BAN of wide", "dense: labels 1")
+    assert of_wide.verdict == "no difference seen"
+    independent = gain("wide", "independent*3")
+    assert f"together make {-independent.difference:.0f} errors fewer than one," in text
+
+
+def test_the_numbers_that_notebook_08_quotes_are_those_of_the_table():
+    table, text = kd.results("ban_lm"), words_of("08_born_again_language")
+    labels, born = (
+        kd.measured(table, "ptb", way, "test_perplexity") for way in ("labels", "BAN+L")
+    )
+    phrase = f"{kd.interval(born).mean:.1f} where labels alone reach {kd.interval(labels).mean:.1f}"
+    assert phrase in text, phrase
+    assert all(b < a for a, b in zip(labels, born, strict=True))  # "every one of three"
+    gain = kd.paired(born, labels, lower_is_better=True)
+    assert f"lowers it by {-gain.difference:.1f}" in text and gain.verdict == "better"
+
+
 FITNETS = ("labels", "lambda", "hint then labels", "hint then lambda")
 
 
-@pytest.mark.parametrize("name", ["hinton", "fitnets", "fsp"])
+@pytest.mark.parametrize("name", ["hinton", "fitnets", "fsp", "ban", "ban_lm"])
 def test_the_papers_numbers_in_the_readme_are_those_of_the_table(name):
-    ours = kd.against_the_paper(name)
+    ours, f = kd.against_the_paper(name), ",.1f" if name == "ban_lm" else ",.0f"
     lines = [
-        f"| {what} | {row.paper:,.0f} | {row.ours:,.0f} [{row.low:,.0f}, {row.high:,.0f}], n = {row.n:.0f} |"
+        f"| {what} | {row.paper:{f}} | {row.ours:{f}} [{row.low:{f}}, {row.high:{f}}], n = {row.n:.0f} |"
         for what, row in ours.iterrows()
     ]
     assert "\n".join(lines) in (ROOT / "README.md").read_text()
