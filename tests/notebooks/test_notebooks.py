@@ -394,14 +394,37 @@ def test_the_numbers_that_notebook_07_quotes_are_those_of_the_table():
 
 def test_the_numbers_that_notebook_08_quotes_are_those_of_the_table():
     table, text = kd.results("ban_lm"), words_of("08_born_again_language")
-    labels, born = (
-        kd.measured(table, "ptb", way, "test_perplexity") for way in ("labels", "BAN+L")
+
+    def perplexities(experiment, way):
+        return kd.measured(table, experiment, way, "test_perplexity")
+
+    def gain(experiment, way, other):
+        return kd.paired(perplexities(experiment, way), other, lower_is_better=True)
+
+    labels, born = (perplexities("ptb", way) for way in ("labels", "BAN+L"))
+    by_seed = gain("ptb", "BAN+L", labels)
+    by_teacher = gain("ptb", "BAN+L", [*labels[1:], labels[0]])
+    for phrase in (
+        f"of {kd.interval(born).mean:.1f} where labels alone reach {kd.interval(labels).mean:.1f}:",
+        f"Students end {-by_seed.difference:.1f} below labels on the mean",
+    ):
+        assert phrase in text, phrase
+    assert (by_seed.verdict, by_teacher.verdict) == ("no difference seen", "better")
+    assert all(
+        student < teacher for student, teacher in zip(born, [*labels[1:], labels[0]], strict=True)
     )
-    phrase = f"{kd.interval(born).mean:.1f} where labels alone reach {kd.interval(labels).mean:.1f}"
-    assert phrase in text, phrase
-    assert all(b < a for a, b in zip(labels, born, strict=True))  # "every one of three"
-    gain = kd.paired(born, labels, lower_is_better=True)
-    assert f"lowers it by {-gain.difference:.1f}" in text and gain.verdict == "better"
+    assert gain("ptb", "two of labels", labels).difference < 2 * by_seed.difference
+    of_characters = perplexities("topics", "labels")
+    for way, verdict in (
+        ("BAN+L", "no difference seen"),
+        ("BAN", "worse"),
+        ("two of labels", "better"),
+    ):
+        assert gain("topics", way, of_characters).verdict == verdict
+    for experiment in ("ptb", "topics"):
+        best = kd.interval(perplexities(experiment, "two of labels")).mean
+        for way in ("labels", "BAN+L", "BAN+L and its teacher"):
+            assert best < kd.interval(perplexities(experiment, way)).mean
 
 
 FITNETS = ("labels", "lambda", "hint then labels", "hint then lambda")
