@@ -356,9 +356,10 @@ def test_the_numbers_that_notebook_07_quotes_are_those_of_the_table():
     right = kd.interval(kd.measured(table, "wrong", "labels", "right_where_wrong")).mean
     for phrase in (
         f"one generation saves {saved['BAN-1']} errors of {labels}, five paired seeds",
-        f"One generation saves {saved['BAN-1']} errors of {labels},",
-        f"save the same ({saved['BAN-1']} and {saved['argmax']})",
-        f"CWTM saves {saved['CWTM']}:",
+        f"One generation saves {saved['BAN-1']} errors of {labels};",
+        f"without any teacher, save {-gain('wrong', 'smoothed').difference:.0f}",
+        f"save about the same ({saved['BAN-1']} and {saved['argmax']};",
+        f"CWTM saves {saved['CWTM']}.",
         f"DKPP saves {saved['DKPP']},",
         f"labels save {-gain('clean', 'smoothed').difference:.0f} errors",
         f"is worse, by {gain('wide', 'BAN-3', 'labels 3').difference:.0f} errors",
@@ -388,6 +389,30 @@ def test_the_numbers_that_notebook_07_quotes_are_those_of_the_table():
     assert f"under labels save {-ends.difference:.0f} errors" in text and ends.verdict == "better"
     of_wide = gain("families", "dense: BAN of wide", "dense: labels 1")
     assert of_wide.verdict == "no difference seen"
+    assert gain("wrong", "smoothed", "BAN-1").verdict == "better"  # "more than being born again"
+
+    def losses(experiment, way):
+        return kd.measured(table, experiment, way, "test_loss")
+
+    falling = [
+        kd.interval(losses("clean", way)).mean for way in ("labels 1", "BAN-1", "BAN-2", "BAN-3")
+    ]
+    assert "({:.3f} for labels; then {:.3f}, {:.3f}, {:.3f})".format(*falling) in text
+    for way, verdict in (
+        ("BAN-1", "better"),
+        *((w, "worse") for w in ("DKPP", "argmax", "smoothed")),
+    ):
+        by_loss = kd.paired(losses("wrong", way), losses("wrong", "labels 1"), lower_is_better=True)
+        assert by_loss.verdict == verdict
+    one, three = (
+        sum(kd.interval(kd.measured(table, "wide", f"{kind}{k}")).mean for k in (1, 2, 3)) / 3
+        for kind in ("BAN-", "labels ")
+    )
+    assert f"({one:,.0f} errors on the mean against {three:,.0f})" in text
+    together = [
+        kd.interval(kd.measured(table, "wide", f"{w}*3")).mean for w in ("Ens", "independent")
+    ]
+    assert f"gains less ({one - together[0]:.0f} against {three - together[1]:.0f})" in text
     independent = gain("wide", "independent*3")
     assert f"together make {-independent.difference:.0f} errors fewer than one," in text
 
@@ -410,6 +435,10 @@ def test_the_numbers_that_notebook_08_quotes_are_those_of_the_table():
     ):
         assert phrase in text, phrase
     assert (by_seed.verdict, by_teacher.verdict) == ("no difference seen", "better")
+    theirs = kd.measured(table, "ptb", "labels", "validation_perplexity")
+    ours = kd.measured(table, "ptb", "BAN+L", "validation_perplexity")
+    open_yet = kd.paired(ours, [*theirs[1:], theirs[0]], lower_is_better=True)
+    assert f"({open_yet.difference:.1f} [{open_yet.low:.1f}, {open_yet.high:+.1f}])" in text
     assert all(
         student < teacher for student, teacher in zip(born, [*labels[1:], labels[0]], strict=True)
     )
