@@ -6,8 +6,8 @@ network is stored, so that a protocol that was stopped goes on. ``short``, for t
 Fashion-MNIST without moved images: ``wide``, a WRN-10-1 on 5,000 images; ``clean``, perceptrons of 2 x 400 on
 20,000 images; ``wrong``, the same where 40 % of the labels were drawn at random (validation and test keep
 theirs); ``families``, a DenseNet-BC-10-16 and residual networks in its shape. All nets of an experiment
-have the same recipe; the peak rates are those of labels: 0.1 as Wide ResNets have it, 0.05 for
-perceptrons. Temperatures are 1 throughout.
+have the same recipe, its peak rate set beforehand: 0.1 as Wide ResNets have it, 0.05 for perceptrons.
+Temperatures are 1 throughout.
 
 Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each), whether a permutation
 is kept (here each image has a new one in every step), the seeds.
