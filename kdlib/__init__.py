@@ -35,7 +35,7 @@ def __getattr__(name: str):
     """matplotlib and its friends are loaded when first used, not by ``import kdlib``."""
     import importlib
 
-    if name in ("mistakes", "plots", "widgets"):
+    if name in ("grading", "mistakes", "plots", "widgets"):
         return importlib.import_module(f"kdlib.{name}")
     if name == "predict":
         return importlib.import_module("kdlib.widgets").predict
@@ -73,6 +73,7 @@ __all__ = [
     "fsp_loss",
     "fsp_matrix",
     "gradient_terms",
+    "grading",
     "hint_loss",
     "hinton_loss",
     "interval",

@@ -1,0 +1,15 @@
+"""Self-checks that explain: ``kd.grading.check_soft_target_loss(my_function)``."""
+
+from kdlib.grading import _material, hw1
+
+HOMEWORKS = {"hw1": hw1.EXERCISES}
+
+check_soften = hw1.soften.check
+check_soft_target_loss = hw1.soft_target_loss.check
+check_hinton_loss = hw1.hinton_loss.check
+check_soft_target_gradient = hw1.soft_target_gradient.check
+check_logit_matching_loss = hw1.logit_matching_loss.check
+check_choose_temperature = hw1.choose_temperature.check
+check_my_temperature = hw1.my_temperature.check
+
+teacher_logits = _material.teacher_logits

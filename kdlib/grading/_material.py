@@ -1,0 +1,88 @@
+"""What the exercises are about: softmax by numpy, and what is drawn from a student's own name."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdlib._networks import logits
+from kdlib.data import Data, load
+from kdlib.models import mlp
+from kdlib.objectives import CrossEntropy
+from kdlib.training import Recipe, fit
+
+
+def softmax(z: Tensor, T: float) -> Tensor:
+    e = np.exp((z.double().numpy() - z.double().numpy().max(-1, keepdims=True)) / T)
+    return torch.from_numpy(e / e.sum(-1, keepdims=True))
+
+
+def divergence(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+    """T² times the mean over rows of KL(p ‖ q), written from the definition."""
+    q, p = softmax(student, T), softmax(teacher, T)
+    return T**2 * (p * (p / q).log()).sum(-1).mean()
+
+
+def is_like(value: object, z: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == z.shape
+
+
+def is_along(value: object, wanted: Tensor) -> bool:
+    """Whether it is a positive multiple."""
+    if not is_like(value, wanted):
+        return False
+    return float(F.cosine_similarity(value.double(), wanted, dim=-1).min()) > 1 - 1e-6
+
+
+def is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> bool:
+    return is_number(value) and math.isfinite(float(value))
+
+
+def is_positive(value: object) -> bool:
+    return is_number(value) and float(value) > 0
+
+
+def is_moving(value: object, z: Tensor) -> bool:
+    """Whether it is a gradient of ``z`` that does something."""
+    return is_like(value, z) and bool(value.isfinite().all()) and float(value.abs().max()) > 0
+
+
+def same_number(value: object, expected: float) -> bool:
+    return is_number(value) and math.isclose(float(value), expected, rel_tol=1e-4)
+
+
+def seed_of(student: str, purpose: str = "teacher") -> int:
+    """A number for a name; capitals and spaces around it do not matter."""
+    text = f"{purpose}/{student.strip().casefold()}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+@lru_cache(maxsize=1)
+def digits() -> Data:
+    return load("digits", device="cpu")
+
+
+@lru_cache(maxsize=256)
+def teacher_logits(student: str) -> Tensor:
+    """A teacher of one's own: what it says to the 360 test images of digits, (360, 10).
+
+    A perceptron of 32 units, born and trained from a seed that the name gives; in float64, so that
+    it is the same teacher on every machine.
+    """
+    teacher = mlp(32, depth=1, seed=seed_of(student))
+    recipe = Recipe(epochs=3, learning_rate=0.05, precision="float64")
+    fit(teacher, CrossEntropy(), digits(), recipe, seed=seed_of(student), progress=False)
+    with torch.no_grad():
+        return logits(teacher, digits().test.inputs.double()).double()
