@@ -13,3 +13,16 @@ check_choose_temperature = hw1.choose_temperature.check
 check_my_temperature = hw1.my_temperature.check
 
 teacher_logits = _material.teacher_logits
+
+
+def __getattr__(name):
+    import importlib
+
+    if name in ("check_test", "wrong_code", "catalogue"):
+        return getattr(importlib.import_module("kdlib.grading.museum"), name)
+    for hw in ("hw2", "hw3"):
+        if name.startswith("check_"):
+            module = importlib.import_module(f"kdlib.grading.{hw}")
+            if hasattr(module, name.removeprefix("check_")):
+                return getattr(module, name.removeprefix("check_")).check
+    raise AttributeError(name)

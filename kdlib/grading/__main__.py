@@ -1,9 +1,54 @@
-"""``python -m kdlib.grading matrix``: is the grader right about every answer it knows?"""
+"""The grader's commands.
 
+``python -m kdlib.grading matrix``: is the grader right about every answer it knows?
+``python -m kdlib.grading release``: build what is handed out from the source with solutions.
+``python -m kdlib.grading grade``: grade what was handed in, write feedback and grades.
+``python -m kdlib.grading feedback``: write them again, after reading the open answers by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
 import sys
+from pathlib import Path
 
 from kdlib.grading import HOMEWORKS
-from kdlib.grading.matrix import show
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m kdlib.grading", description="Homework that grades itself."
+    )
+    parser.add_argument("command", choices=("matrix", "release", "grade", "feedback"))
+    parser.add_argument(
+        "--course", type=Path, default=Path("notebooks/homework"), help="default: %(default)s"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "matrix":
+        from kdlib.grading.matrix import show
+
+        return bool(show(HOMEWORKS))
+    if not (chosen.course / "nbgrader_config.py").exists():
+        parser.error(f"--course must be the folder with nbgrader_config.py, got {chosen.course}")
+    try:
+        from kdlib.grading import course
+    except ModuleNotFoundError as error:
+        parser.error(f"{error}; pip install 'kdlib[homework]' brings what grading needs")
+    try:
+        if chosen.command == "release":
+            changed = course.release(chosen.course)
+            print("\n".join(f"wrote {path}" for path in changed) or "the release is up to date")
+        elif chosen.command == "grade":
+            course.grade(chosen.course)
+            print(
+                f"\nScores: {chosen.course}/grades.csv. For each student: {chosen.course}/feedback/"
+            )
+        else:
+            course.feedback(chosen.course)
+    except ValueError as error:
+        parser.error(str(error))
+    return 0
+
 
 if __name__ == "__main__":
-    sys.exit(bool(show(HOMEWORKS)))
+    sys.exit(main())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from kdlib.grading._observe import Seen, described, observe, plain, same
 
 TOLERANCE = 1e-4  # relative; a thousandth of it is allowed absolutely
+NO_ERROR = "no error"
 VISIBLE = 0  # the seed of the cases that a student sees
 
 
@@ -27,6 +28,10 @@ class Failed(Exception):
     def __init__(self, given: str, got: str, expected: str):
         super().__init__(f"with {given}: got {got}, expected {expected}")
         self.given, self.got, self.expected = given, got, expected
+
+
+class Unanswered(Exception):
+    """There is nothing to be checked, and why."""
 
 
 class Stopped(Exception):
@@ -118,31 +123,39 @@ class Ask:
     def __init__(self, source: Callable[..., Seen]):
         self._source = source
         self.seen: list[Seen] = []
+        self.last: Answer | None = None
 
     def __call__(self, **given: Any) -> Answer:
-        return Answer(_with(given), "", self._look(given).value)
+        return self._answer(given, "", self._look(given).value)
 
     def gradient(self, of: str, **given: Any) -> Answer:
         """Of the value (or the sum of its entries) by one of the arguments."""
         seen = self._look(given, gradients=(of,))
-        return Answer(_with(given), f"a gradient by {of} of", seen.gradients[of])
+        return self._answer(given, f"a gradient by {of} of", seen.gradients.get(of))
 
     def after(self, of: str, **given: Any) -> Answer:
         """What the call left in one of its arguments; of a network state, modes and gradients."""
-        return Answer(_with(given), f"afterwards {of} is", self._look(given, after=(of,)).after[of])
+        left = self._look(given, after=(of,)).after.get(of)
+        return self._answer(given, f"afterwards {of} is", left)
 
     def largest(self, **given: Any) -> Answer:
         """How many numbers the largest tensor has that the call makes."""
         seen = self._look(given, size=True)
-        return Answer(_with(given), "its largest tensor has a number of entries of", seen.largest)
+        return self._answer(given, "its largest tensor has a number of entries of", seen.largest)
+
+    def _answer(self, given: dict[str, Any], what: str, value: Any) -> Answer:
+        self.last = Answer(_with(given), what, value)
+        return self.last
 
     def _look(self, given: dict[str, Any], **wanted: Any) -> Seen:
         seen = self._source(given, **wanted)
         self.seen.append(seen)
-        if seen.error and seen.kind == "NotImplementedError":
-            raise NotImplementedError
+        if seen.kind == "NotImplementedError":
+            raise Unanswered("not written yet")
+        if seen.kind == "Missing":
+            raise Unanswered(seen.error)
         if seen.error:
-            raise Failed(_with(given), seen.error, "no error")
+            raise Failed(_with(given), seen.error, NO_ERROR)
         return seen
 
 
@@ -216,18 +229,29 @@ class Report:
         if self.passed or self.note:
             return self._headline()
         lines = [self._headline()]
-        for result in self.results:
+        for result, told in self._told():
             lines.append(f"  {'✗' if result.failed else '✓'} {result.says}")
-            if result.failed:
-                lines.append(f"      with      {result.failed.given}")
-                lines.append(f"      got       {result.failed.got}")
-                lines.append(f"      expected  {result.failed.expected}")
+            lines += [f"      {what:<9} {text}" for what, text in told]
         for mistake in self.mistakes:
             hints = mistake.hints[: self.shown]
             lines += [f"  Hint {k}: {hint}" for k, hint in enumerate(hints, start=1)]
             if len(hints) < len(mistake.hints):
                 lines.append(f"  (one more with hints={len(hints) + 1})")
         return "\n".join(lines)
+
+    def _told(self) -> Iterator[tuple[Result, list[tuple[str, str]]]]:
+        """Each property with what is to be said of it; an error that recurs is told once."""
+        errors = set()
+        for result in self.results:
+            failed = result.failed
+            if failed is None:
+                yield result, []
+            elif failed.expected == NO_ERROR and failed.got in errors:
+                yield result, [("got", "the same error")]
+            else:
+                errors.add(failed.got)
+                told = ("with", failed.given), ("got", failed.got), ("expected", failed.expected)
+                yield result, list(told)
 
     def _headline(self) -> str:
         if self.note:
@@ -249,18 +273,13 @@ class Report:
         if self.note:
             return f"<p>✏️ {headline}</p>"
         rows = [f"<p>{headline}</p>", "<ul style='list-style: none; padding-left: 0.5em'>"]
-        for result in self.results:
+        for result, told in self._told():
             rows.append(f"<li>{'❌' if result.failed else '✅'} {html.escape(result.says)}")
-            if result.failed:
-                told = (
-                    ("with", result.failed.given),
-                    ("got", result.failed.got),
-                    ("expected", result.failed.expected),
-                )
-                cells = "".join(
-                    f"<div style='opacity: 0.7'>{what}</div><div>{html.escape(text)}</div>"
-                    for what, text in told
-                )
+            cells = "".join(
+                f"<div style='opacity: 0.7'>{what}</div><div>{html.escape(text)}</div>"
+                for what, text in told
+            )
+            if told:
                 rows.append(
                     "<div style='display: grid; grid-template-columns: 5.5em 1fr; "
                     "font-family: monospace; font-size: 90%; margin: 0.2em 0 0.6em 1.7em; "
@@ -369,8 +388,8 @@ class Exercise:
         """Ask ``source`` for all properties, with the cases of one seed."""
         try:
             run = self._run(source, seed, student)
-        except NotImplementedError:
-            return self.refused("not written yet")
+        except (Unanswered, Stopped) as nothing:
+            return self.refused(str(nothing))
         borrowed = [s.borrowed for _, seen in run for s in seen if s.borrowed]
         if borrowed:
             return self.refused(
@@ -392,6 +411,11 @@ class Exercise:
                 p.check(ask, Draw(seed, p.says, student))
             except Failed as error:
                 failed = error
+            except (Unanswered, Stopped):
+                raise
+            except Exception:  # noqa: BLE001  a property met a value of a form that it does not know
+                last = ask.last or Answer("your answer", "", None)
+                failed = Failed(last.given, described(last.value), "what the task asks for")
             run.append((Result(p.says, p.points, failed), ask.seen))
         return run
 

@@ -1,0 +1,131 @@
+"""The process in which a student's notebook runs: it is sent cells and questions, and sends what it saw.
+
+Nothing that the grader knows is in here: no expected value, no score, no seed. Whatever the notebook
+does to this process, all that comes out of it are answers.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from typing import Any, BinaryIO
+
+from kdlib.grading._observe import Seen, observe, sent, unpacked
+
+LONGEST = 20_000  # characters of a cell's text
+LARGEST_PICTURE = 2_000_000  # bytes, as text
+MOST_PICTURES = 5  # of a cell
+
+
+def main() -> None:
+    questions, answers = _private(0, "rb"), _private(1, "wb")
+    _limited(memory=int(os.environ.pop("KDLIB_GRADING_MEMORY")), file=100 * 2**20)
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance(history_load_length=0)
+    shell.history_manager.enabled = False
+    shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: None  # told in a line
+    shell.displayhook.write_output_prompt = lambda: None
+    while (message := read_frame(questions)) is not None:
+        kind, *rest = unpacked(message)
+        if kind == "cell":
+            write_frame(answers, sent(Seen(value=_run(shell, *rest))))
+        elif kind == "ask":
+            write_frame(answers, sent(_ask(shell.user_ns, *rest)))
+
+
+def _private(descriptor: int, mode: str) -> BinaryIO:
+    """The pipe on a descriptor of its own; the notebook finds nothing at the usual place."""
+    pipe = os.fdopen(os.dup(descriptor), mode)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+    return pipe
+
+
+def _limited(memory: int, file: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return
+    for what, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, file)):
+        resource.setrlimit(what, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _run(shell: Any, source: str) -> dict[str, Any]:
+    """One cell: its text, its pictures, the error in a line."""
+    from IPython.utils.capture import capture_output
+
+    started = time.perf_counter()
+    with capture_output() as seen:
+        result = shell.run_cell(source, store_history=False)
+        shell.events.trigger("post_execute")
+    error = result.error_before_exec or result.error_in_exec
+    texts, pictures = [seen.stdout], []
+    for output in seen.outputs:
+        data = output.data or {}
+        if "image/png" in data:
+            pictures.append(_as_text(data["image/png"]))
+        elif "text/plain" in data:
+            texts.append(str(data["text/plain"]))
+    text = "\n".join(t for t in texts if t)
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}\n… and {len(text) - LONGEST:,} more characters"
+    return {
+        "text": text,
+        "pictures": [p for p in pictures[:MOST_PICTURES] if len(p) < LARGEST_PICTURE],
+        "error": f"{type(error).__name__}: {error}"[:500] if error else "",
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _as_text(picture: str | bytes) -> str:
+    import base64
+
+    return picture if isinstance(picture, str) else base64.b64encode(picture).decode()
+
+
+def _ask(
+    names: dict[str, Any], name: str, instead: dict[str, Any], given: dict[str, Any], wanted: dict
+) -> Seen:
+    """Call the notebook's function, with some other names of the notebook standing for other things."""
+    if name == "student_id":
+        return Seen(value=str(names.get("student_id", ""))[:200])
+    if name not in names:
+        return Seen(
+            error=f"nothing called {name} is defined when the notebook runs", kind="Missing"
+        )
+    own = {other: names[other] for other in instead if other in names}
+    names.update(instead)
+    try:
+        return observe(names[name], given, **wanted)
+    finally:
+        for other in instead:
+            names.pop(other, None)
+        names.update(own)
+
+
+def read_frame(stream: BinaryIO, most: int | None = None) -> bytes | None:
+    """A message, or None at the end; ValueError where it is longer than ``most``."""
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    (size,) = struct.unpack("<Q", head)
+    if most is not None and size > most:
+        raise ValueError(f"a message of {size} bytes")
+    data = stream.read(size)
+    return data if len(data) == size else None
+
+
+def write_frame(stream: BinaryIO, data: bytes) -> None:
+    stream.write(struct.pack("<Q", len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""From a submission to reports: mend the notebook, run it, ask its functions."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import nbformat
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+from nbformat import NotebookNode
+
+from kdlib.grading._exercise import Exercise, Report
+from kdlib.grading.sandbox import Limits, Runner
+from kdlib.grading.submission import Submission, grade_id, is_check, mended
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A submission with what was found.
+
+    Attributes:
+        submission: as it was handed in.
+        notebook: mended, each cell with what it showed when it was run here, checks with points.
+        reports: by the name of the exercise.
+        notes: on what was mended, left out or odd.
+    """
+
+    submission: Submission
+    notebook: NotebookNode
+    reports: dict[str, Report]
+    notes: list[str]
+
+    @property
+    def points(self) -> float:
+        """Of all that grades itself."""
+        return sum(report.points for report in self.reports.values())
+
+
+def marked(
+    submission: Submission,
+    release: NotebookNode,
+    exercises: Sequence[Exercise],
+    seed: int,
+    limits: Limits | None = None,
+) -> Marked:
+    """Grade one submission, with the hidden cases of ``seed``."""
+    notebook, notes = mended(submission, release)
+    kept_out = {cell.source for cell in release.cells if cell.id == "install"}
+    cells = {
+        place: cell.source
+        for place, cell in enumerate(notebook.cells)
+        if cell.cell_type == "code" and not is_check(cell) and cell.source not in kept_out
+    }
+    runner = Runner(cells, submission.student, limits)
+    try:
+        reports = {
+            e.name: e.report(runner.source(e.name), seed, submission.student) for e in exercises
+        }
+        for e in exercises:
+            if instead := _wrong_others(e, exercises, reports):
+                again = e.report(runner.source(e.name, instead), seed, submission.student)
+                if again.points > reports[e.name].points:
+                    reports[e.name] = again
+                    names = ", ".join(instead)
+                    notes.append(f"{e.name} was graded with a right {names} in place of your own.")
+        if any(exercise.personal for exercise in exercises):
+            notes += _whose(runner, submission.student)
+    finally:
+        runner.close()
+    notes += runner.notes
+    notes += [
+        f"{name}: {r.note}."
+        for name, r in reports.items()
+        if r.note and r.note != "not written yet"
+    ]
+    _show(notebook, runner, reports)
+    _made_harmless(notebook, release)
+    if notes:
+        text = "\n".join(f"- {html.escape(note)}" for note in notes)
+        notebook.cells.insert(
+            0,
+            nbformat.v4.new_markdown_cell(f"**Notes of the grader**\n\n{text}", id="grader_notes"),
+        )
+    return Marked(submission, notebook, reports, notes)
+
+
+def _wrong_others(
+    exercise: Exercise, exercises: Sequence[Exercise], reports: dict[str, Report]
+) -> dict[str, Callable]:
+    """Right functions for the other wrong ones, where they may be why this one fails."""
+    if reports[exercise.name].passed or reports[exercise.name].note:
+        return {}
+    others = (e for e in exercises if e is not exercise and not e.personal)
+    return {e.name: e.right[0] for e in others if not reports[e.name].passed}
+
+
+def _whose(runner: Runner, student: str) -> list[str]:
+    """A note where the notebook was written under another name."""
+    own = runner.own_name()
+    if own.strip().casefold() in ("", student.strip().casefold()):
+        return []
+    said = f'The notebook says student_id = "{own[:60]}" and was handed in as "{student}"'
+    return [f"{said}; it was graded with the teacher of the latter."]
+
+
+def _made_harmless(notebook: NotebookNode, release: NotebookNode) -> None:
+    """Scripts in a student's prose would run in the browser of whoever reads it."""
+    ours = {cell.source for cell in release.cells}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source not in ours:
+            cell.source = SanitizeHTML().sanitize_html_tags(cell.source)
+        elif cell.cell_type == "raw":
+            cell.source = html.escape(cell.source)
+
+
+def _show(notebook: NotebookNode, runner: Runner, reports: dict[str, Report]) -> None:
+    """What each cell showed, and each check's points where nbgrader looks for them."""
+    make = nbformat.v4.new_output
+    code = [(place, cell) for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    for count, (place, cell) in enumerate(code, start=1):
+        cell.execution_count, cell.outputs = count, []
+        if is_check(cell):
+            report = reports[grade_id(cell).removeprefix("check_")]
+            data = {"text/plain": f"{report.points:g}", "text/html": report._repr_html_()}
+            cell.outputs = [make("execute_result", data, execution_count=count)]
+            continue
+        found = runner.outputs.get(place, {"text": "", "pictures": [], "error": ""})
+        if found["text"]:
+            cell.outputs.append(make("stream", name="stdout", text=found["text"]))
+        cell.outputs += [make("display_data", {"image/png": png}) for png in found["pictures"]]
+        if found["error"]:
+            name, _, text = found["error"].partition(": ")
+            cell.outputs.append(make("error", ename=name, evalue=text, traceback=[found["error"]]))

@@ -1,0 +1,227 @@
+"""Read what was handed in, whatever became of it on the way, and mend what can be mended.
+
+nbgrader ties an answer to its question by cell metadata, which copying, splitting and deleting cells
+break. What is lost or doubled is put back from the release; a student's answer is found by the name
+of its function. Everything that was mended is said in a note.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+LARGEST = 300 * 2**20  # bytes of a file that is read at all
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one student handed in for one homework.
+
+    Attributes:
+        student: the name of its folder.
+        homework: as ``hw1``.
+        name: of the notebook, without its ending.
+        data: the file's bytes; None where there is no notebook.
+        note: what was odd about the file, "" where nothing.
+    """
+
+    student: str
+    homework: str
+    name: str
+    data: bytes | None
+    note: str = ""
+
+
+def found(submitted: Path, names: dict[str, str]) -> list[Submission]:
+    """All submissions under ``submitted/STUDENT/HOMEWORK/``, read into memory.
+
+    Args:
+        submitted: the folder.
+        names: of each homework's notebook.
+    """
+    folders = sorted(path for path in submitted.glob("*/*") if path.is_dir())
+    return [_read(path, names[path.name]) for path in folders if path.name in names]
+
+
+def _read(folder: Path, name: str) -> Submission:
+    student, homework = folder.parent.name, folder.name
+    expected = folder / f"{name}.ipynb"
+    files = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime)
+    note = ""
+    if expected in files:
+        file = expected
+    elif files:
+        file = files[-1]
+        note = (
+            f"The notebook is called {file.name} instead of {expected.name}; it was taken for it."
+        )
+    else:
+        return Submission(student, homework, name, None, "There is no notebook in the folder.")
+    if file.stat().st_size > LARGEST:
+        return Submission(
+            student, homework, name, None, f"The file has more than {LARGEST >> 20} MB; not read."
+        )
+    return Submission(student, homework, name, file.read_bytes(), note)
+
+
+def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode, list[str]]:
+    """The notebook with all of the release's graded cells, each once, and notes on what was done."""
+    notes = [submission.note] if submission.note else []
+    if submission.data is None:
+        return _emptied(release), notes
+    try:
+        notebook = nbformat.reads(submission.data.decode("utf-8-sig"), as_version=4)
+        notebook.cells = [_whole(cell) for cell in notebook.cells]
+    except Exception as error:  # noqa: BLE001  whatever is wrong with the file
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        notes.append(
+            f"The file is no notebook ({type(error).__name__}: {reason}); graded as an empty one."
+        )
+        return _emptied(release), notes
+    notes += _repair(notebook, release)
+    notebook.metadata = copy.deepcopy(release.metadata)
+    notebook.nbformat, notebook.nbformat_minor = release.nbformat, release.nbformat_minor
+    _fresh_ids(notebook)
+    return notebook, notes
+
+
+def _emptied(release: NotebookNode) -> NotebookNode:
+    return copy.deepcopy(release)
+
+
+def _whole(cell: NotebookNode) -> NotebookNode:
+    """Only what is needed of a cell, and nothing that it showed."""
+    source = cell["source"]
+    source = source if isinstance(source, str) else "".join(source)
+    kind = cell["cell_type"]
+    make = {
+        "code": nbformat.v4.new_code_cell,
+        "markdown": nbformat.v4.new_markdown_cell,
+        "raw": nbformat.v4.new_raw_cell,
+    }[kind]
+    made = make(source)
+    if isinstance(cell.get("id"), str):
+        made.id = cell["id"]
+    nbgrader = cell.get("metadata", {}).get("nbgrader")
+    if isinstance(nbgrader, dict) and isinstance(nbgrader.get("grade_id"), str):
+        made.metadata.nbgrader = NotebookNode(nbgrader)
+    return made
+
+
+def grade_id(cell: NotebookNode) -> str | None:
+    return cell.metadata.get("nbgrader", {}).get("grade_id")
+
+
+def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
+    notes, restored = [], {}
+    wanted = [cell for cell in release.cells if grade_id(cell)]
+    known = {grade_id(cell) for cell in wanted}
+    for cell in notebook.cells:
+        if grade_id(cell) not in known:
+            cell.metadata.pop("nbgrader", None)
+    before = None  # the release's graded cell above, as it is in the notebook
+    for model in wanted:
+        name = grade_id(model)
+        cells = [
+            c for c in notebook.cells if grade_id(c) == name and c.cell_type == model.cell_type
+        ]
+        if cells:
+            cell = _chosen(cells, name)
+        else:
+            cell, how = _restored(notebook, release, model, before)
+            restored.setdefault(how, []).append(f'"{name}"')
+        if len(cells) > 1:
+            place = 1 + next(k for k, c in enumerate(cells) if c is cell)
+            notes.append(f'The cell "{name}" was there {len(cells)} times; number {place} counts.')
+        for other in notebook.cells:
+            if other is not cell and grade_id(other) == name:
+                other.metadata.pop("nbgrader")
+        if is_check(model) and cell.source != model.source:
+            notes.append(f'The cell "{name}" was changed; the original check was used.')
+            cell.source = model.source
+        cell.metadata.nbgrader = copy.deepcopy(model.metadata.nbgrader)
+        before = cell
+    return notes + [f"{how}: {', '.join(names)}." for how, names in restored.items()]
+
+
+def is_check(cell: NotebookNode) -> bool:
+    about = cell.metadata.get("nbgrader", {})
+    return bool(about.get("grade")) and not about.get("solution")
+
+
+def _chosen(cells: list[NotebookNode], name: str) -> NotebookNode:
+    """The last one that was worked on, as a run from the top would have it."""
+    written = [
+        c
+        for c in cells
+        if "NotImplementedError" not in c.source and "YOUR ANSWER HERE" not in c.source
+    ]
+    defining = [c for c in written if name in defined(c.source)]
+    return (defining or written or cells)[-1]
+
+
+def _restored(
+    notebook: NotebookNode, release: NotebookNode, model: NotebookNode, before: NotebookNode | None
+) -> tuple[NotebookNode, str]:
+    """A cell for a question that has none: found by name, or put back as it was handed out."""
+    name = grade_id(model)
+    if model.metadata.nbgrader.get("solution"):
+        if model.cell_type == "code":
+            own = [c for c in notebook.cells if c.cell_type == "code" and not grade_id(c)]
+            defining = [c for c in own if name in defined(c.source)]
+            if defining:
+                return _chosen(defining, name), "Had lost their marks, found by name"
+        else:
+            answer = _below_the_question(notebook, release, model)
+            if answer is not None:
+                return answer, "Had lost their marks, found by place"
+    cell = copy.deepcopy(model)
+    place = 0
+    if before is not None:
+        place = 1 + next(k for k, c in enumerate(notebook.cells) if c is before)
+    notebook.cells.insert(place, cell)
+    if model.metadata.nbgrader.get("solution"):
+        return cell, "Missing, and nothing else answers them; put back empty"
+    return cell, "Check cells that were gone, or had lost their marks, and were put back"
+
+
+def _below_the_question(
+    notebook: NotebookNode, release: NotebookNode, model: NotebookNode
+) -> NotebookNode | None:
+    place = next(k for k, c in enumerate(release.cells) if c is model)
+    question = release.cells[place - 1].source
+    texts = {c.source for c in release.cells}
+    for above, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
+        if above.source == question and cell.cell_type == "markdown" and cell.source not in texts:
+            return cell
+    return None
+
+
+def defined(source: str) -> set[str]:
+    """The names of functions and variables that a cell defines, also where it does not parse."""
+    try:
+        tree = ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set(re.findall(r"^def +(\w+) *\(", source, flags=re.MULTILINE))
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _fresh_ids(notebook: NotebookNode) -> None:
+    """Ids that are missing, odd or there twice are drawn anew."""
+    seen = set()
+    for cell in notebook.cells:
+        if not re.fullmatch(r"[\w-]{1,64}", cell.get("id", "")) or cell.id in seen:
+            cell.id = nbformat.v4.new_code_cell().id
+        seen.add(cell.id)

@@ -1,0 +1,15 @@
+"""nbgrader's settings for this course. Students' code runs in processes of its own: see TEACHING.md."""
+
+from nbgrader.converters import Autograde
+from nbgrader.preprocessors import Execute
+
+from kdlib.grading.course import Repair, Score
+
+c = get_config()  # noqa: F821  nbgrader gives it
+c.CourseDirectory.course_id = "kdlib"
+
+usual = Autograde()
+c.Autograde.sanitize_preprocessors = [Repair, *usual.sanitize_preprocessors]
+c.Autograde.autograde_preprocessors = [
+    Score if step is Execute else step for step in usual.autograde_preprocessors
+]
