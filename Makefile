@@ -6,6 +6,9 @@
 # make thumbnails   write the small pictures of the README's table (make lesson does it, too)
 # make animation   write the README's moving picture of the temperature explorer (needs Chromium)
 # make explorers   put the present drawing into the explorers that the notebooks hold
+# make homework build what students get, notebooks/homework/release, from source with the solutions
+# make grade    grade notebooks/homework/submitted: grades.csv, report.md, feedback
+# make feedback write grades.csv and feedback again, after reading the open answers
 # make badges   write the notebooks' Colab badges and install cells, from project.urls
 # make gpu      the tests that need a GPU, then the benchmark of training; PYTHON=python3 takes the
 #               Python that is there and installs nothing
@@ -22,7 +25,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Whoever names a Python for the GPU has torch in it.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
-.PHONY: lab test lint lesson site thumbnails animation explorers badges gpu test-floors clean
+.PHONY: lab test lint lesson site thumbnails animation explorers homework grade feedback badges gpu test-floors clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
@@ -49,6 +52,16 @@ animation: .venv/ready
 
 explorers: .venv/ready
 	$(BIN)/python tools/explorers.py
+
+homework: .venv/ready
+	$(BIN)/python tools/badges.py
+	$(BIN)/python -m kdlib.grading release $(ARGS)
+
+grade: .venv/ready
+	$(BIN)/python -m kdlib.grading grade $(ARGS)
+
+feedback: .venv/ready
+	$(BIN)/python -m kdlib.grading feedback $(ARGS)
 
 badges: .venv/ready
 	$(BIN)/python tools/badges.py

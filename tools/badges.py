@@ -58,6 +58,7 @@ def address(pyproject: Path = ROOT / "pyproject.toml") -> str | None:
 
 
 def badge(name: str, where: str | None, last_run: str | None) -> str:
+    """Where Colab opens the notebook, or why it does not; of a lesson, when it was last run."""
     github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", where or "")
     if github:
         page = f"{COLAB}/github/{github[1]}/blob/main/notebooks/{name}.ipynb"
@@ -66,6 +67,8 @@ def badge(name: str, where: str | None, last_run: str | None) -> str:
         opened = f"*No Colab badge: Colab opens notebooks from GitHub, and this one is at {where}.*"
     else:
         opened = "*No Colab badge yet: this project has no public address.*"
+    if name.startswith("homework/"):
+        return opened
     return f"{opened} *Last run: {last_run or 'not yet'}.*"
 
 
@@ -86,7 +89,11 @@ def stamped(notebook: nbformat.NotebookNode, day: str) -> nbformat.NotebookNode:
 
 
 def headed(notebook: nbformat.NotebookNode, name: str, where: str | None) -> nbformat.NotebookNode:
-    """The notebook with its badge and its install cell below the title; their outputs stay."""
+    """The notebook with its badge and its install cell below the title; their outputs stay.
+
+    ``name`` is its path below ``notebooks``, without its ending. Homework is opened in Colab as it is
+    handed out, and has no run of its own to be dated.
+    """
     last_run = notebook.metadata.get("kdlib", {}).get("last_run")
     for place, (cell_id, make, source) in enumerate(
         (
@@ -109,10 +116,17 @@ def save(notebook: nbformat.NotebookNode, path: Path) -> None:
     os.replace(part, path)
 
 
+def names() -> dict[Path, str]:
+    """Every notebook with a head of its own, and what Colab opens for it."""
+    lessons = {path: path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+    homework = sorted((ROOT / "notebooks" / "homework" / "source").glob("*/*.ipynb"))
+    return lessons | {p: f"homework/release/{p.parent.name}/{p.stem}" for p in homework}
+
+
 def main() -> None:
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path, name in names().items():
         before = path.read_bytes()
-        notebook = headed(nbformat.read(path, as_version=4), path.stem, address())
+        notebook = headed(nbformat.read(path, as_version=4), name, address())
         save(notebook, path)
         if path.read_bytes() != before:
             print(f"wrote the head of {path.name}")

@@ -127,6 +127,7 @@ def grade(
             f"nothing is handed in: {course / 'submitted'} must hold STUDENT/hw1/"
             f"{next(iter(names.values()))}.ipynb and so on"
         )
+    _students(course)  # said now if it is wrong
     _marked.clear()
     for submission in submissions:
         graded = _marked_here(course, submission, limits)

@@ -1,0 +1,102 @@
+"""A new student with the first homework, in a real browser: a stub, a mistake with its hint, a right answer."""
+
+import os
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+pytestmark = pytest.mark.browser
+
+AVERAGED = """
+def soft_target_loss(student, teacher, temperature):
+p = F.softmax(teacher / temperature, dim=-1).detach()
+log_q = F.log_softmax(student / temperature, dim=-1)
+return temperature**2 * F.kl_div(log_q, p)
+"""
+SOLUTIONS = {
+    "soften": """
+def soften(logits, temperature):
+return F.softmax(logits / temperature, dim=-1)
+""",
+    "soft_target_loss": AVERAGED.replace("log_q, p)", 'log_q, p, reduction="batchmean")'),
+    "hinton_loss": """
+def hinton_loss(student, teacher, labels, temperature, alpha):
+soft = soft_target_loss(student, teacher, temperature)
+return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+""",
+    "soft_target_gradient": """
+def soft_target_gradient(s, t, T):
+return T * (soften(s, T) - soften(t, T)) / len(s)
+""",
+    "logit_matching_loss": """
+def logit_matching_loss(student, teacher):
+return (student - teacher).var(-1, unbiased=False).mean() / 2
+""",
+    "choose_temperature": """
+def choose_temperature(temperatures, validation_errors, test_errors):
+best = validation_errors.mean(1).argmin()
+return temperatures[best], test_errors[best].mean()
+""",
+}
+
+
+def seen(page, name):
+    """A picture of the page for who wants one: KDLIB_SCREENSHOTS names a folder."""
+    if folder := os.environ.get("KDLIB_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/homework_{name}.png")
+
+
+def written(page, cell, text):
+    """Type into a cell as a student would, and run it."""
+    cell.scroll_into_view_if_needed()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(text.strip().replace("\n", "\n    "))
+    page.keyboard.press("Shift+Enter")
+
+
+def checked(page, cell):
+    cell.scroll_into_view_if_needed()
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+
+
+def test_a_student_meets_the_hints_of_a_mistake_and_passes_every_check(run_all, outputs_settle):
+    page = run_all("homework/release/hw1/hw1_soft_targets")
+    outputs_settle(page)
+    assert page.get_by_text("soften: not written yet").count() >= 1
+    seen(page, "0_release")
+
+    def cells(name):
+        solve = page.locator(".jp-CodeCell", has_text=f"def {name}(").first
+        check = page.locator(".jp-CodeCell", has_text=f"kd.grading.check_{name}({name}").first
+        return solve, check
+
+    solve, check = cells("soften")
+    written(page, solve, SOLUTIONS["soften"])
+    checked(page, check)
+    check.get_by_text("all properties hold, 3 of 3 points").wait_for()
+
+    solve, check = cells("soft_target_loss")
+    written(page, solve, AVERAGED)
+    checked(page, check)
+    check.get_by_text("2 of 8 properties fail, 6 of 8 points so far").wait_for()
+    check.get_by_text("10 times too small").first.wait_for()
+    hint, cure = (
+        check.get_by_text("is the mean taken over classes, too?"),
+        check.get_by_text('reduction="batchmean" sums'),
+    )
+    assert not hint.is_visible() and not cure.is_visible()  # folded
+    seen(page, "1_mistake")
+    for k in (1, 2, 3):
+        check.get_by_text(f"Hint {k} of 3").click()
+    assert hint.is_visible() and cure.is_visible()
+    seen(page, "2_hints")
+
+    for name, text in SOLUTIONS.items():
+        solve, check = cells(name)
+        written(page, solve, text)
+        checked(page, check)
+        check.get_by_text("all properties hold").wait_for()
+    page.get_by_text("points so far").wait_for(state="detached")
+    seen(page, "3_passed")

@@ -1,0 +1,100 @@
+"""Notebooks as students hand them in: the release with other people's answers pasted into it."""
+
+import inspect
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+
+from kdlib.grading import HOMEWORKS
+
+COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "homework"
+IMPORTS = """
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+cross_entropy = F.cross_entropy
+"""
+
+
+def notebook(kind, homework):
+    """The one of ``source`` or ``release``."""
+    (path,) = (COURSE / kind / homework).glob("*.ipynb")
+    return path
+
+
+def read(kind, homework):
+    return nbformat.read(notebook(kind, homework), as_version=4)
+
+
+def of_student(homework, answers):
+    """A release with these answers, texts of cells by the name of the exercise."""
+    handed_in = read("release", homework)
+    first = next(k for k, cell in enumerate(handed_in.cells) if cell.id == "imports")
+    handed_in.cells.insert(first + 1, nbformat.v4.new_code_cell(IMPORTS))
+    for cell in handed_in.cells:
+        name = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if name in answers:
+            cell.source = answers[name]
+    return handed_in
+
+
+def model_solution(homework):
+    """The answers of the source."""
+    return {
+        cell.metadata.nbgrader.grade_id: cell.source
+        for cell in read("source", homework).cells
+        if cell.metadata.get("nbgrader", {}).get("solution")
+    }
+
+
+def pasted(exercise, answer, student):
+    """A known answer as a student's cell: its source, under the exercise's name."""
+    if exercise.personal:
+        return f"def {exercise.name}():\n    return {plain(answer(student))!r}"
+    source = inspect.getsource(answer)
+    source = source[re.search(r"^def ", source, re.MULTILINE).start() :]
+    return source.replace(f"def {answer.__name__}(", f"def {exercise.name}(", 1)
+
+
+def plain(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value
+
+
+def one_of_each(homework, kind, k):
+    """The k-th wrong (or right) answer to every exercise, from the start again where there are fewer."""
+    chosen = {}
+    for exercise in HOMEWORKS[homework]:
+        known = [m.wrong for m in exercise.mistakes] if kind == "wrong" else exercise.right
+        chosen[exercise.name] = known[k % len(known)]
+    return chosen
+
+
+def hand_in(course, student, homework, handed_in, name=None):
+    """Into ``submitted``: a notebook, or any bytes."""
+    folder = course / "submitted" / student / homework
+    folder.mkdir(parents=True, exist_ok=True)
+    data = handed_in if isinstance(handed_in, bytes) else nbformat.writes(handed_in).encode()
+    (folder / (name or notebook("release", homework).name)).write_bytes(data)
+
+
+def copied_course(folder):
+    """A course of one's own, with nothing handed in yet."""
+    course = Path(folder) / "course"
+    for part in ("source", "release"):
+        shutil.copytree(COURSE / part, course / part)
+    shutil.copy(COURSE / "nbgrader_config.py", course)
+    return course
+
+
+def cell_of(graded, name):
+    return next(c for c in graded.cells if c.metadata.get("nbgrader", {}).get("grade_id") == name)

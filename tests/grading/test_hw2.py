@@ -1,0 +1,223 @@
+"""Homework 2: what its properties expect, the maps of one's own, mistakes in other words."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import kdlib as kd
+from kdlib.grading import _layers, hw2
+from kdlib.grading._exercise import Ask, Draw
+from kdlib.grading._observe import observe
+
+
+def a_draw(purpose="test"):
+    return Draw(7, purpose)
+
+
+def names(report):
+    return [mistake.name for mistake in report.mistakes]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# What is expected
+
+
+@pytest.mark.parametrize("size", [(2, 3), (4, 9)])
+def test_an_expected_flow_is_that_of_kdlib(size):
+    draw = a_draw()
+    first, second = draw.normal(3, 2, *size), draw.normal(3, 4, 2, 3)
+    torch.testing.assert_close(_layers.flow(first, second), kd.fsp_matrix(first, second))
+
+
+def test_an_expected_step_is_down_the_gradient_of_the_hint_loss():
+    given = hw2._step(a_draw())
+    guided, regressor = given["guided"], given["regressor"]
+    kd.hint_loss(regressor(guided(given["inputs"])), given["hint"]).backward()
+    for network, step in zip((guided, regressor), hw2._downhill(given), strict=True):
+        slope = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+        torch.testing.assert_close(torch.from_numpy(step), -0.01 * slope)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_an_expected_descent_is_that_of_torch(stage):
+    given = hw2._stages(a_draw(), (0, 0))
+    parts = [copy.deepcopy(given[of]) for of in ("lower", "upper")][: stage + 1]
+    loss = given["second_loss" if stage else "first_loss"]
+    slope = (_layers.of_first_loss, _layers.of_second_loss)[stage]
+    before = _layers.row(*parts)
+    weights = [weight for part in parts for weight in part.parameters()]
+    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss(*parts).backward()
+        optimizer.step()
+    expected = _layers.descent(before, 5, lambda row: slope(row, loss))
+    torch.testing.assert_close(
+        torch.from_numpy(_layers.row(*parts) - before), torch.from_numpy(expected)
+    )
+
+
+def test_old_gradients_arrive_with_the_network():
+    network = _layers.NetworkWithOldGradients(_layers.linear(a_draw(), 2, 3))
+
+    def gradients(network):
+        return [weight.grad for weight in network.parameters()]
+
+    first, second = observe(gradients, {"network": network}).value
+    assert first.eq(1).all() and second.eq(1).all()
+
+
+# A teacher of one's own
+
+
+def test_a_name_is_the_same_with_capitals_and_spaces_and_another_is_another():
+    of = {name: _layers.feature_maps(name) for name in (" Ada ", "ada", "bob")}
+    for mine, hers, his in zip(*(maps[0] + maps[1] for maps in of.values()), strict=True):
+        assert torch.equal(mine, hers)
+        assert not torch.equal(mine, his)
+
+
+def test_a_teacher_is_the_same_whatever_the_precision_of_the_day():
+    expected = _layers.feature_maps("ada")
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = _layers._feature_maps.__wrapped__("ada")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(again, expected)
+
+
+def test_maps_that_an_answer_spoils_are_whole_again():
+    first = _layers.feature_maps("ada")[0][0]
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(_layers.feature_maps("ada")[0][0], kept)
+
+
+def test_the_distance_of_ones_own_is_the_fsp_loss_and_no_report_tells_it():
+    teacher, new = (
+        [kd.fsp_matrix(a, b), kd.fsp_matrix(b, c)] for a, b, c in _layers.feature_maps("ada")
+    )
+    distance = kd.fsp_loss(new, teacher).item()
+    check = hw2.my_flow_distance.check
+    assert check(1.009 * distance, "ada").passed
+    assert not check(1.011 * distance, "ada").passed
+    text = repr(check(distance / 2, "ada", hints=3))
+    assert not any(
+        float(x) == pytest.approx(distance, rel=0.1) for x in re.findall(r"[\d.]*\d", text)
+    )
+
+
+# Mistakes in other words
+
+
+def mse_of_tensors(r, u):
+    return ((r - u.detach()) ** 2).mean() * 0.5
+
+
+def gram_by_view(a, b):
+    a = F.adaptive_max_pool2d(a, b.shape[2:]) if a.shape[3] > b.shape[3] else a
+    b = F.adaptive_max_pool2d(b, a.shape[2:]) if b.shape[3] > a.shape[3] else b
+    return torch.einsum("nixy,njxy->nij", a, b)
+
+
+def regressor_left_out(v, r, x, u):
+    for weight in [*v.parameters(), *r.parameters()]:
+        weight.grad = None
+    loss = (r(v(x)) - u).pow(2).sum() / (2 * len(x))
+    loss.backward()
+    with torch.no_grad():
+        for weight in v.parameters():
+            weight -= 0.01 * weight.grad
+    v.zero_grad()
+    r.zero_grad()
+    return loss.detach()
+
+
+def cleared_after_the_step(v, r, x, u):
+    optimizer = torch.optim.SGD([*v.parameters(), *r.parameters()], lr=0.01)
+    loss = (r(v(x)) - u).pow(2).sum() / (2 * len(x))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
+
+
+def upper_part_added_later(low, up, first, second, steps):
+    optimizer = torch.optim.SGD(low.parameters(), 0.1, 0.9, weight_decay=0.01)
+    for _ in range(steps[0]):
+        first(low).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.add_param_group({"params": list(up.parameters())})
+    for _ in range(steps[1]):
+        second(low, up).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return low, up
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "known"),
+    [
+        (hw2.hint_loss, mse_of_tensors, "mean_over_everything"),
+        (hw2.hint_step, regressor_left_out, "regressor_not_in_the_optimizer"),
+        (hw2.hint_step, cleared_after_the_step, "zero_grad_forgotten"),
+        (hw2.fsp_matrix, gram_by_view, "not_divided"),
+        (hw2.two_stages, upper_part_added_later, "momentum_kept"),
+    ],
+)
+def test_a_mistake_is_recognised_in_other_words(exercise, answer, known):
+    report = exercise.check(answer)
+    assert names(report) == [known]
+    assert report.points == report.out_of - 1
+
+
+def test_two_mistakes_are_both_named():
+    def two(student_matrices, teacher_matrices):
+        pairs = zip(student_matrices, teacher_matrices, strict=True)
+        return sum((s - t).square().sum() for s, t in pairs)
+
+    found = names(hw2.fsp_loss.check(two))
+    assert sorted(found) == ["gradient_to_the_teacher", "summed_over_the_examples"]
+
+
+def test_a_network_of_other_weights_is_no_crash():
+    def grows(lower, upper, first_loss, second_loss, steps):
+        lower.append(torch.nn.Linear(2, 2))
+
+    assert hw2.two_stages.check(grows).points == 0
+
+
+def test_an_orthogonal_mix_of_places_is_right_for_maps_of_one_size():
+    def mixed(first, second):
+        if first.shape[2:] != second.shape[2:]:
+            return first, second
+        mix = torch.linalg.qr(torch.randn(16, 16, dtype=first.dtype))[0]
+        return tuple((x.flatten(2) @ mix).view_as(x) for x in (first, second))
+
+    assert [r.failed is None for r in hw2.same_flow.check(mixed).results] == [True, True, False]
+
+
+# What a student reads
+
+
+def test_a_report_on_a_stage_shows_what_came_and_what_should_have_come():
+    text = repr(hw2.two_stages.check(upper_part_added_later))
+    assert "✗ The second stage starts from rest where the first has ended" in text
+    assert re.search(r"with .*lower = a Sequential, .*steps = \[\d, \d\]", text)
+    assert re.search(r"got +a change of lower by \[.*\]\n +expected +\[.*\]", text)
+    assert "Hint 1: The second stage begins with steps in the direction of the first." in text
+
+
+def test_a_change_says_nothing_of_what_is_returned_or_of_gradients():
+    given = hw2._step(a_draw())
+    ask = Ask(hw2.hint_step.source(cleared_after_the_step))
+    _layers.change(ask, "guided", **given)
+    (seen,) = ask.seen
+    assert seen.value is None and list(seen.after) == ["guided"]
+    assert seen.after["guided"].shape == (6,)

@@ -1,0 +1,139 @@
+"""Homework 3: what its properties expect, networks that keep a diary, runs of one's own."""
+
+import pytest
+import torch
+from scipy.stats import t, ttest_rel
+
+import kdlib as kd
+from kdlib.grading import _generations, hw3
+from kdlib.grading._exercise import Draw
+from kdlib.grading._generations import paired_runs
+from kdlib.grading._material import seed_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# What is expected
+
+
+def interval_by_kdlib(a, b):
+    comparison = kd.paired(a, b)
+    return comparison.difference, comparison.low, comparison.high
+
+
+def verdict_by_kdlib(a, b):
+    return kd.paired(a, b, lower_is_better=True).verdict
+
+
+@pytest.mark.parametrize(
+    ("exercise", "own"),
+    [
+        (hw3.cwtm_loss, kd.cwtm_loss),
+        (hw3.permute_dark_knowledge, kd.permute_dark_knowledge),
+        (hw3.interval, interval_by_kdlib),
+        (hw3.verdict, verdict_by_kdlib),
+    ],
+)
+def test_kdlibs_own_function_is_right_and_earns_nothing(exercise, own):
+    for seed in range(3):
+        assert exercise.report(exercise.source(own, may_borrow=True), seed).passed
+    refused = exercise.check(own)
+    assert refused.points == 0
+    assert "kdlib's own" in refused.note
+
+
+def test_students_t_is_that_of_scipy():
+    freedom = range(1, len(hw3._STUDENT) + 1)
+    assert list(hw3._STUDENT) == pytest.approx(list(t.ppf(0.975, freedom)), rel=1e-5)
+
+
+@pytest.mark.parametrize("ratio", [-9.0, -2.4, 2.05, 4.0])
+def test_five_pairs_are_as_far_apart_as_is_asked(ratio):
+    for seed in range(20):
+        found = ttest_rel(*hw3._five_pairs(Draw(seed, "test"), ratio)).statistic
+        assert found == pytest.approx(ratio, rel=0.03)  # errors are whole numbers
+
+
+# Networks that keep a diary
+
+
+def test_every_seed_begins_with_another_number():
+    seeds = [*range(1000), 2**31, 2**31 + 1]
+    assert len({_generations.build(seed).initial.item() for seed in seeds}) == len(seeds)
+    assert _generations.build(3).initial == _generations.build(3).initial != 0
+
+
+def test_a_diary_tells_who_taught_and_the_teacher_stays_as_it_is():
+    teacher, student = _generations.build(0), _generations.build(1)
+    _generations.train(teacher, None)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    _generations.train(student, teacher)
+    assert teacher.state_dict() == before
+    told = [float(x) for x in student.state_dict().values()]
+    assert told == [student.initial.item(), 1, teacher.initial.item(), 1]
+    assert float(teacher.taught_by) == 0
+
+
+def test_a_first_network_that_was_never_trained_is_no_teacher():
+    def answer(build, train, count):
+        networks = [build(0)]
+        for seed in range(1, count):
+            networks.append(build(seed))
+            train(networks[-1], networks[-2])
+        return networks
+
+    lost = [result.says for result in hw3.generations.check(answer).results if result.failed]
+    assert any("when that has been trained" in says for says in lost)
+
+
+# Runs of one's own
+
+
+def test_runs_follow_from_the_name_whatever_its_capitals_and_spaces():
+    mine, hers, his = (torch.stack(paired_runs(name)) for name in (" Ada ", "ada", "bob"))
+    assert mine.shape == (2, 5)
+    assert torch.equal(mine, hers)
+    assert not torch.equal(mine, his)
+
+
+def test_who_writes_into_the_runs_spoils_nothing():
+    before = torch.stack(paired_runs("ada"))
+    for errors in paired_runs("ada"):
+        errors.zero_()
+    assert torch.equal(torch.stack(paired_runs("ada")), before)
+
+
+def test_a_pair_is_one_start_taught_by_the_teacher_and_by_the_labels():
+    seed = seed_of("ada", "paired runs")
+    data, recipe = _generations._with_random_labels(seed), _generations._RECIPE
+    teacher = kd.models.mlp(32, depth=1, seed=seed)
+    kd.fit(teacher, kd.CrossEntropy(), data, recipe, seed=seed, progress=False)
+    for errors, objective in zip(
+        paired_runs("ada"), (kd.SoftTargets(teacher, 1, 1), kd.CrossEntropy()), strict=True
+    ):
+        student = kd.models.mlp(32, depth=1, seed=seed + 1)
+        kd.fit(student, objective, data, recipe, seed=seed + 1, progress=False)
+        test = kd.data.Split(data.test.inputs.double(), data.test.labels, data.test.index)
+        assert kd.evaluate(student, test).errors == errors[0]
+
+
+def test_three_in_ten_labels_are_drawn_at_random_and_none_of_the_test():
+    digits = kd.data.load("digits", device="cpu").limit(300)
+    data = _generations._with_random_labels(1)
+    assert torch.equal(data.train.inputs, digits.train.inputs)
+    assert torch.equal(data.test.labels, digits.test.labels)
+    changed = (data.train.labels != digits.train.labels).double().mean()
+    assert 0.2 < changed < 0.34  # 27 % are expected: a tenth of the draws hits the label
+
+
+def test_a_gain_is_graded_by_the_runs_of_ones_own():
+    answer = list(interval_by_kdlib(*paired_runs("bob")))
+    assert hw3.my_gain.check(answer, "Bob").passed
+    assert not hw3.my_gain.check(answer, "ada").passed
+    width = answer[2] - answer[1]
+    for k in range(3):
+        off = list(answer)
+        off[k] += 0.02 * width
+        assert not hw3.my_gain.check(off, "bob").passed
+        off[k] -= 0.0125 * width
+        assert hw3.my_gain.check(off, "bob").passed
