@@ -36,3 +36,34 @@ check_permute_dark_knowledge = hw3.permute_dark_knowledge.check
 check_interval = hw3.interval.check
 check_verdict = hw3.verdict.check
 check_my_gain = hw3.my_gain.check
+
+__all__ = [
+    "HOMEWORKS",
+    "catalogue",
+    "check_choose_temperature",
+    "check_cwtm_loss",
+    "check_ensemble",
+    "check_fsp_loss",
+    "check_fsp_matrix",
+    "check_generations",
+    "check_hint_loss",
+    "check_hint_step",
+    "check_hinton_loss",
+    "check_interval",
+    "check_logit_matching_loss",
+    "check_my_flow_distance",
+    "check_my_gain",
+    "check_my_temperature",
+    "check_permute_dark_knowledge",
+    "check_same_flow",
+    "check_soft_target_gradient",
+    "check_soft_target_loss",
+    "check_soften",
+    "check_test",
+    "check_two_stages",
+    "check_verdict",
+    "feature_maps",
+    "paired_runs",
+    "teacher_logits",
+    "wrong_code",
+]

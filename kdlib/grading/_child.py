@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from kdlib.grading._observe import Seen, observe, sent, unpacked
+from kdlib.grading._observe import Seen, message_of, observe, sent, unpacked
 
 LONGEST = 20_000  # characters of a cell's text
 LARGEST_PICTURE = 2_000_000  # bytes, as text
@@ -29,6 +29,7 @@ def main() -> None:
     shell.history_manager.enabled = False
     shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: None  # told in a line
     shell.displayhook.write_output_prompt = lambda: None
+    write_frame(answers, sent(Seen()))  # ready
     while (message := read_frame(questions)) is not None:
         kind, *rest = unpacked(message)
         if kind == "cell":
@@ -68,7 +69,7 @@ def _run(shell: Any, source: str) -> dict[str, Any]:
     texts, pictures = [seen.stdout], []
     for output in seen.outputs:
         data = output.data or {}
-        if "image/png" in data:
+        if isinstance(data.get("image/png"), str | bytes):
             pictures.append(_as_text(data["image/png"]))
         elif "text/plain" in data:
             texts.append(str(data["text/plain"]))
@@ -78,7 +79,7 @@ def _run(shell: Any, source: str) -> dict[str, Any]:
     return {
         "text": text,
         "pictures": [p for p in pictures[:MOST_PICTURES] if len(p) < LARGEST_PICTURE],
-        "error": f"{type(error).__name__}: {error}"[:500] if error else "",
+        "error": f"{type(error).__name__}: {message_of(error)}"[:500] if error else "",
         "seconds": time.perf_counter() - started,
     }
 
@@ -101,8 +102,9 @@ def _ask(
         )
     own = {other: names[other] for other in instead if other in names}
     names.update(instead)
+    lent = [function for function in instead.values() if callable(function)]
     try:
-        return observe(names[name], given, **wanted)
+        return observe(names[name], given, allowed=lent, **wanted)
     finally:
         for other in instead:
             names.pop(other, None)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlib.grading._observe import Seen, described, observe, plain, same
+from kdlib.grading._observe import UNWRITTEN, Seen, described, observe, plain, same
 
 TOLERANCE = 1e-4  # relative; a thousandth of it is allowed absolutely
 NO_ERROR = "no error"
@@ -150,9 +150,7 @@ class Ask:
     def _look(self, given: dict[str, Any], **wanted: Any) -> Seen:
         seen = self._source(given, **wanted)
         self.seen.append(seen)
-        if seen.kind == "NotImplementedError":
-            raise Unanswered("not written yet")
-        if seen.kind == "Missing":
+        if seen.kind in (UNWRITTEN, "Missing"):
             raise Unanswered(seen.error)
         if seen.error:
             raise Failed(_with(given), seen.error, NO_ERROR)
@@ -370,7 +368,7 @@ class Exercise:
             return self.refused(
                 "say in student_id who you are; your teacher is drawn from your name"
             )
-        return self.report(self.source(answer), VISIBLE, student, hints)
+        return self.report(self.source(answer), VISIBLE, str(student), hints)
 
     @staticmethod
     def source(answer: Any, may_borrow: bool = False) -> Callable[..., Seen]:

@@ -6,18 +6,22 @@ things (tensors, numbers, texts, lists and dictionaries of them), which can be s
 
 from __future__ import annotations
 
+import base64
 import copyreg
 import io
+import json
 import linecache
 import math
 import os
 import pickle
+import random
 import sys
+import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from numbers import Number
 from pathlib import Path
 from types import FrameType
@@ -33,15 +37,25 @@ from kdlib.seeding import seeded
 
 HERE = Path(__file__).resolve().parent
 KDLIB = str(HERE.parent) + os.sep
+LIBRARIES = (
+    KDLIB,
+    str(Path(torch.__file__).parent) + os.sep,
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")),
+    "<frozen ",
+)
 BORROWED = {
     *(
         str(HERE.parent / name)
         for name in ("losses.py", "objectives.py", "mistakes.py", "stats.py")
     ),
     *(str(HERE / f"hw{k}.py") for k in (1, 2, 3)),
+    str(HERE / "_material.py"),
 }
-MOST_NUMBERS = 1_000_000  # in one answer
-DEEPEST = 8
+UNWRITTEN = "Unwritten"  # the kind of an answer that is a stub
+MOST_NUMBERS = 1_000_000  # in one tensor of an answer
+LONGEST = 1000  # entries of a list or a dictionary
+LONGEST_LINE = 500  # characters of an error
+DEEPEST = 8  # lists within lists
 FORM = {
     "gradients": dict,
     "after": dict,
@@ -50,6 +64,9 @@ FORM = {
     "kind": str,
     "borrowed": str,
 }
+REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in REAL + WHOLE}
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class Seen:
         after: arguments asked for, as the call left them.
         largest: how many numbers the largest tensor had that the call made.
         error: the exception in a line, "" where there was none.
-        kind: the name of the exception's class.
+        kind: the name of the exception's class; ``UNWRITTEN`` where it was a stub's.
         borrowed: the function of kdlib that the answer called instead of doing the work.
     """
 
@@ -81,31 +98,51 @@ def observe(
     gradients: Sequence[str] = (),
     after: Sequence[str] = (),
     size: bool = False,
+    allowed: Collection[Callable] = (),
 ) -> Seen:
     """Call ``function`` on copies of ``given``, in their order; a value that is no function is itself.
 
-    With ``size`` the largest tensor that the call makes is measured, too.
+    With ``size`` the largest tensor that the call makes is measured, too. Functions of kdlib that are
+    ``allowed`` may be called without being seen as borrowed.
     """
     given = unpacked(packed(dict(given)))
     for name in gradients:
         given[name].requires_grad_()
-    if not callable(function):
-        return Seen(value=plain(function))
+    watch = _Largest() if size else nullcontext()
     try:
-        watch = _Largest() if size else nullcontext()
+        if not callable(function):
+            return Seen(value=plain(function))
         # What takes no arguments is a value in disguise: it cannot borrow a loss.
-        with seeded(0), _borrowing() if given else nullcontext([]) as borrowed, watch:
-            value = function(*given.values())
-        found = {} if not gradients else _gradients(value, [given[name] for name in gradients])
-        return Seen(
-            value=plain(value),
-            gradients=dict(zip(gradients, found, strict=True)) if gradients else {},
-            after={name: _left(given[name]) for name in after},
-            largest=watch.numbers if size else 0,
-            borrowed=borrowed[0] if borrowed else "",
-        )
+        with _alone(), _borrowing(allowed) if given else nullcontext([]) as borrowed:
+            with watch:
+                value = function(*given.values())
+            found = _gradients(value, [given[name] for name in gradients]) if gradients else []
+            return Seen(
+                value=plain(value),
+                gradients={name: plain(x) for name, x in zip(gradients, found, strict=True)},
+                after={name: _left(given[name]) for name in after},
+                largest=watch.numbers if size else 0,
+                borrowed=borrowed[0] if borrowed else "",
+            )
     except Exception as error:  # noqa: BLE001  an answer may raise whatever it likes
-        return Seen(error=_in_a_line(error), kind=type(error).__name__)
+        unwritten = _unwritten(error, function)
+        if unwritten:
+            return Seen(error=unwritten, kind=UNWRITTEN)
+        return Seen(error=_in_a_line(error), kind=type(error).__name__[:LONGEST_LINE])
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Random numbers begin afresh, gradients are on; the caller's generators stay as they were."""
+    here, numpys = random.getstate(), np.random.get_state()
+    try:
+        with seeded(0), torch.enable_grad():
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(here)
+        np.random.set_state(numpys)
 
 
 def _gradients(value: Any, by: list[Tensor]) -> list[Tensor | None]:
@@ -126,31 +163,64 @@ def _left(argument: Any) -> Any:
 
 
 def _in_a_line(error: BaseException) -> str:
-    """Class, message, and the line of the answer that raised: no traceback of ours."""
-    text = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-    own = str(HERE.parent), str(Path(torch.__file__).parent)
+    """Class, message, and the line of the answer that raised: no traceback and no path of ours."""
+    message = message_of(error).splitlines()
+    text = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
+    frames = _frames(error)
+    if frames:
+        code = _line(frames[-1])
+        text += f' (in "{code}")' if code else f" (in line {frames[-1].lineno})"
+    return text.replace(str(HERE.parent.parent) + os.sep, "")[:LONGEST_LINE]
+
+
+def message_of(error: BaseException) -> str:
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001  an exception of the answer's own class
+        return ""
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Those of the answer itself."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [f for f in frames if not f.filename.startswith(own)]
-    if lines:
-        code = lines[-1].line or linecache.getline(lines[-1].filename, lines[-1].lineno).strip()
-        text += f' (in "{code}")' if code else f" (in line {lines[-1].lineno})"
-    return text[:500]
+    return [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
+
+
+def _line(frame: traceback.FrameSummary) -> str:
+    return frame.line or linecache.getline(frame.filename, frame.lineno).strip()
+
+
+def _unwritten(error: BaseException, function: Any) -> str:
+    """That a stub was met, "" where it is something else; torch has NotImplementedErrors, too."""
+    if not isinstance(error, NotImplementedError):
+        return ""
+    frames = _frames(error)
+    if message_of(error) and not (frames and "NotImplementedError" in _line(frames[-1])):
+        return ""
+    name = frames[-1].name if frames else ""
+    if name in ("", getattr(function, "__name__", name)):
+        return "not written yet"
+    return f"it calls {name}, which is not written yet"
 
 
 @contextmanager
-def _borrowing() -> Iterator[list[str]]:
+def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
     """The names of kdlib's own losses that are called inside, by whatever name they go there.
 
-    What kdlib calls itself, in a training that an answer may start, is not meant.
+    What kdlib calls itself, in a training that an answer may start, is not meant; nor is it borrowing
+    to import such a module or to make an objective for a training.
     """
     found: list[str] = []
+    codes = {getattr(function, "__code__", None) for function in allowed}
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
-        if event != "call" or frame.f_code.co_filename not in BORROWED:
+        code = frame.f_code
+        if event != "call" or code.co_filename not in BORROWED or code in codes:
             return
         caller = frame.f_back.f_code.co_filename if frame.f_back else ""
-        if caller == __file__ or not caller.startswith(KDLIB):
-            found.append(frame.f_code.co_name)
+        from_outside = caller == __file__ or not caller.startswith(KDLIB)
+        if from_outside and code.co_name not in ("<module>", "__init__"):
+            found.append(getattr(code, "co_qualname", code.co_name))
 
     before = sys.getprofile(), threading.getprofile()
     sys.setprofile(watch)
@@ -176,24 +246,45 @@ class _Largest(TorchDispatchMode):
 def plain(value: Any, depth: int = 0) -> Any:
     """The value as tensors, numbers, texts, lists and dictionaries; anything else as a text."""
     if isinstance(value, Tensor):
-        if value.numel() > MOST_NUMBERS:
-            return f"a tensor of {value.numel():,} numbers"
-        return value.detach().cpu().clone().contiguous()
+        return _plain_tensor(value)
     if isinstance(value, nn.Module):
         return plain(value.state_dict(), depth + 1)
+    if isinstance(value, np.ndarray) and value.size > MOST_NUMBERS:
+        return f"an array of {value.size:,} numbers"
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return _whole(value)
     if isinstance(value, str | Path):
         return str(value)[:10_000]
     if isinstance(value, Number) and not isinstance(value, complex):
         return float(value)
     if depth < DEEPEST and isinstance(value, Mapping):
-        return {str(key): plain(v, depth + 1) for key, v in list(value.items())[:1000]}
+        return {str(key): plain(v, depth + 1) for key, v in list(value.items())[:LONGEST]}
     if depth < DEEPEST and isinstance(value, list | tuple):
-        return [plain(v, depth + 1) for v in value[:1000]]
+        return [plain(v, depth + 1) for v in value[:LONGEST]]
     return f"a {type(value).__name__}"
+
+
+def _plain_tensor(value: Tensor) -> Tensor | str:
+    if value.numel() > MOST_NUMBERS:
+        return f"a tensor of {value.numel():,} numbers"
+    if value.is_meta:
+        return "a meta tensor, without numbers"
+    for kind, known in ((value.layout, (torch.strided,)), (value.dtype, DTYPES.values())):
+        if kind not in known:
+            return f"a {str(kind).removeprefix('torch.')} tensor"
+    return value.detach().cpu().resolve_neg().clone().contiguous()
+
+
+def _whole(value: int) -> int | float:
+    """As it is, or where that is too large for the rest of the world, as a float."""
+    try:
+        return int(value) if abs(value) < 2**63 else float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def same(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
@@ -222,7 +313,7 @@ def _is_number(value: Any) -> bool:
 def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
-    return torch.tensor(float(value)) if _is_number(value) else None
+    return torch.tensor(float(value), dtype=torch.float64) if _is_number(value) else None
 
 
 def packed(value: Any) -> bytes:
@@ -249,50 +340,103 @@ def _generator(state: Tensor) -> torch.Generator:
 
 
 def sent(seen: Seen) -> bytes:
-    """From the child to the grader."""
-    stream = io.BytesIO()
-    torch.save(asdict(seen), stream)
-    return stream.getvalue()
+    """From the child to the grader: JSON, a tensor as its type, its shape and its bytes."""
+    return json.dumps({name: _coded(getattr(seen, name)) for name in FORM | {"value": 0}}).encode()
 
 
 def received(data: bytes) -> Seen:
     """Read without running anything: only tensors and plain values can be in it."""
-    found = torch.load(io.BytesIO(data), weights_only=True)
-    seen = Seen(**{name: found[name] for name in Seen.__dataclass_fields__})
+    found = json.loads(data)
+    seen = Seen(**{name: _decoded(found[name]) for name in FORM | {"value": 0}})
+    texts = seen.error, seen.kind, seen.borrowed
     if not all(isinstance(getattr(seen, name), kind) for name, kind in FORM.items()):
         raise TypeError("a message of another form")
+    if any(len(text) > LONGEST_LINE for text in texts):
+        raise ValueError("a message that is too large")
     return seen
 
 
-def described(value: Any) -> str:
+def _coded(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        numbers = value.flatten().view(torch.uint8).numpy().tobytes()
+        shape = list(value.shape)
+        return {"tensor": [str(value.dtype)[6:], shape, base64.b64encode(numbers).decode()]}
+    if isinstance(value, dict):
+        return {"dict": {key: _coded(v) for key, v in value.items()}}
+    if isinstance(value, list):
+        return [_coded(v) for v in value]
+    return value
+
+
+def _decoded(coded: Any, depth: int = 0) -> Any:
+    """Whoever sent it may mean harm: nothing is larger or deeper than what :func:`plain` makes."""
+    if isinstance(coded, int) and not -(2**63) < coded < 2**63:
+        raise ValueError("a number beyond 64 bits")
+    if isinstance(coded, str):
+        return writable(coded)
+    if not isinstance(coded, list | dict):
+        return coded
+    inside = coded.get("dict") if isinstance(coded, dict) else coded
+    if depth > DEEPEST + 2 or (inside is not None and len(inside) > LONGEST):
+        raise ValueError("a message that is too large")
+    if isinstance(coded, list):
+        return [_decoded(v, depth + 1) for v in coded]
+    if inside is not None:
+        return {writable(key): _decoded(v, depth + 1) for key, v in inside.items()}
+    dtype, shape, numbers = coded["tensor"]
+    data = bytearray(base64.b64decode(numbers, validate=True))
+    if len(data) > 8 * MOST_NUMBERS:
+        raise ValueError("a tensor that is too large")
+    made = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+    made = made != 0 if dtype == "bool" else made.view(DTYPES[dtype])
+    return made.reshape(shape)
+
+
+def writable(text: str) -> str:
+    """Half a character, which JSON can hold and no file, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def described(value: Any, depth: int = 0) -> str:
     """A value in a line, for a reader."""
     if isinstance(value, Tensor):
-        if value.numel() == 1 and value.dim() == 0:
-            return f"{value.item():.6g}"
-        shape = "×".join(map(str, value.shape))
-        if value.numel() == 0:
-            return f"an empty tensor ({shape})"
-        if value.numel() <= 12:
-            rounded = np.array2string(
-                value.numpy(), precision=4, suppress_small=True, separator=", ", max_line_width=200
-            )
-            return " ".join(rounded.split())
-        first = ", ".join(f"{x:.4g}" for x in value.flatten()[:4].tolist())
-        return f"a {shape} tensor beginning {first}, …"
+        return _described_tensor(value)
     if isinstance(value, bool) or value is None:
         return "nothing (None)" if value is None else str(value)
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
-        inside = ", ".join(described(v) for v in value[:6])
-        return f"[{inside}{', …' if len(value) > 6 else ''}]"
+        inside = ", ".join(described(v, depth + 1) for v in value[:6] if depth < 3)
+        return f"[{inside}{', …' if len(value) > 6 else '…' if value and not inside else ''}]"
     if isinstance(value, dict):
-        inside = ", ".join(f"{k}: {described(v)}" for k, v in list(value.items())[:4])
-        return f"{{{inside}{', …' if len(value) > 4 else ''}}}"
+        parts = [(k, v) for k, v in list(value.items())[:4] if depth < 3]
+        inside = ", ".join(f"{_in_one_line(k)}: {described(v, depth + 1)}" for k, v in parts)
+        return f"{{{inside}{', …' if len(value) > 4 else '…' if value and not inside else ''}}}"
     if isinstance(value, nn.Module):
         return f"a {type(value).__name__}"
     if isinstance(value, torch.Generator):
         return "a generator"
     if callable(value):
         return f"the function {getattr(value, '__name__', type(value).__name__)}"
-    return str(value)[:300]
+    return _in_one_line(value)
+
+
+def _described_tensor(value: Tensor) -> str:
+    value = value.detach()
+    if value.dim() == 0:
+        return f"{value.item():.6g}"
+    shape = "×".join(map(str, value.shape))
+    if value.numel() == 0:
+        return f"an empty tensor ({shape})"
+    if value.numel() > 12:
+        first = ", ".join(f"{x:.4g}" for x in value.flatten()[:4].tolist())
+        return f"a {shape} tensor beginning {first}, …"
+    numbers = value.double() if value.is_floating_point() else value  # numpy has no bfloat16
+    rounded = np.array2string(
+        numbers.numpy(), precision=4, suppress_small=True, separator=", ", max_line_width=200
+    )
+    return _in_one_line(rounded)
+
+
+def _in_one_line(value: Any) -> str:
+    return " ".join(str(value).split())[:300]

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdlib import mistakes
-from kdlib.grading._exercise import Ask, Draw, Exercise
+from kdlib.grading._exercise import Answer, Ask, Draw, Exercise
 from kdlib.grading._material import (
     divergence,
     is_along,
@@ -42,7 +42,10 @@ def _(ask: Ask, draw: Draw) -> None:
     z = draw.logits(draw.integer(3, 6))
     for T in (1.0, 4.0):
         found = ask(logits=z, temperature=T)
-        found.should(_rows_sum_to_one(found.value, z), f"{len(z)} rows that sum to 1, each largest where z is")
+        found.should(
+            _rows_sum_to_one(found.value, z),
+            f"{len(z)} rows that sum to 1, each largest where z is",
+        )
 
 
 @soften.holds("Within a row, log q_i - log q_j is (z_i - z_j) / T")
@@ -188,7 +191,7 @@ def _(ask: Ask, draw: Draw) -> None:
 def _(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1, scale=0.01), draw.logits(1, scale=0.01)
     first = ask.gradient("student", student=s, teacher=t, temperature=1.0)
-    first.should(is_moving(first.value, s), "something other than zeros")
+    _pulls_up_and_down(first, s)
     for T in (4.0, draw.number(10, 30)):
         later = ask.gradient("student", student=s, teacher=t, temperature=T)
         later.should_be(first.value, tolerance=0.05)
@@ -208,7 +211,7 @@ def _(ask: Ask, draw: Draw) -> None:
     n = draw.integer(2, 4)
     s, t = draw.logits(n), draw.logits(n)
     once = ask(student=s, teacher=t, temperature=2.0)
-    once.should(is_positive(once.value), "a number above 0")
+    _tells_apart(once, ask(student=t, teacher=t, temperature=2.0))
     twice = ask(student=torch.cat([s, s]), teacher=torch.cat([t, t]), temperature=2.0)
     twice.should_be(once.value)
 
@@ -226,17 +229,28 @@ def _(ask: Ask, draw: Draw) -> None:
 
 @soft_target_loss.holds("Large logits give a finite loss")
 def _(ask: Ask, draw: Draw) -> None:
-    s, t = 1000 * draw.logits(2, 3), 1000 * draw.logits(2, 3)
-    found = ask(student=s, teacher=t, temperature=1.0)
-    found.should(is_positive(found.value) and is_finite(found.value), "a finite number above 0")
+    t = 1000 * draw.logits(2, 3)
+    found = ask(student=-t, teacher=t, temperature=1.0)
+    _tells_apart(found, ask(student=t, teacher=t, temperature=1.0))
 
 
 @soft_target_loss.holds("The teacher is a constant: only the student is pulled")
 def _(ask: Ask, draw: Draw) -> None:
     given = {"student": draw.logits(3), "teacher": draw.logits(3), "temperature": 4.0}
-    pull = ask.gradient("student", **given)
-    pull.should(is_moving(pull.value, given["student"]), "something other than zeros")
+    _pulls_up_and_down(ask.gradient("student", **given), given["student"])
     ask.gradient("teacher", **given).should_be(None)
+
+
+def _pulls_up_and_down(pull: Answer, z: Tensor) -> None:
+    both = is_moving(pull.value, z) and bool(pull.value.min() < 0 < pull.value.max())
+    pull.should(both, "some logits pulled up and others down")
+
+
+def _tells_apart(apart: Answer, agreeing: Answer) -> None:
+    """Whether a loss says of two logits something else than where both agree."""
+    apart.should(is_positive(apart.value) and is_finite(apart.value), "a finite number above 0")
+    other = not same_number(agreeing.value, float(apart.value))
+    agreeing.should(other, "another number than where the two differ")
 
 
 soft_target_loss.hint(
@@ -477,6 +491,7 @@ def _(ask: Ask, draw: Draw) -> None:
     for end in ends:
         end.should(is_positive(end.value), "a number above 0")
     hard, soft = (float(end.value) for end in ends)
+    ends[1].should(not same_number(hard, soft), "another number than for alpha = 0")
     for alpha in (0.25, draw.number(0.6, 0.95)):
         ask(**given, alpha=alpha).should_be((1 - alpha) * hard + alpha * soft)
 
@@ -634,6 +649,7 @@ def _(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1, scale=0.01), draw.logits(1, scale=0.01)
     first = ask(student=s, teacher=t, temperature=1.0)
     first.should(is_moving(first.value, s), "something other than zeros")
+    ask(student=t, teacher=s, temperature=1.0).should_be(-first.value, tolerance=0.05)
     for T in (4.0, draw.number(10, 30)):
         ask(student=s, teacher=t, temperature=T).should_be(first.value, tolerance=0.05)
 
@@ -771,7 +787,7 @@ logit_matching_loss = Exercise(
 def _(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(3), draw.logits(3)
     once = ask(student=s, teacher=t)
-    once.should(is_positive(once.value), "a number above 0")
+    _tells_apart(once, ask(student=s, teacher=s))
     for shifted in ((s + 5, t), (s, t - draw.number(1, 9)), (s + draw.normal(3, 1), t)):
         ask(student=shifted[0], teacher=shifted[1]).should_be(once.value)
 
@@ -786,7 +802,7 @@ def _(ask: Ask, draw: Draw) -> None:
 def _(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1, 5), draw.logits(1, 5)
     once = ask(student=s, teacher=t)
-    once.should(is_positive(once.value), "a number above 0")
+    _tells_apart(once, ask(student=s, teacher=s))
     twice = ask(student=torch.cat([s, s], 1), teacher=torch.cat([t, t], 1))
     twice.should_be(once.value)
 
@@ -795,7 +811,7 @@ def _(ask: Ask, draw: Draw) -> None:
 def _(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(2), draw.logits(2)
     once = ask(student=s, teacher=t)
-    once.should(is_positive(once.value), "a number above 0")
+    _tells_apart(once, ask(student=s, teacher=s))
     twice = ask(student=torch.cat([s, s]), teacher=torch.cat([t, t]))
     twice.should_be(once.value)
 

@@ -8,25 +8,29 @@ rights of whoever grades (see the teacher's guide on how to isolate it).
 
 from __future__ import annotations
 
+import base64
 import os
 import queue
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import kdlib
-from kdlib.grading._child import read_frame, write_frame
+from kdlib.grading._child import LARGEST_PICTURE, LONGEST, MOST_PICTURES, read_frame
 from kdlib.grading._exercise import Stopped
 from kdlib.grading._observe import Seen, packed, received
 
 LARGEST_MESSAGE = 64 * 2**20
+START_SECONDS = 60  # for a process to load torch; what it does later has limits of its own
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,12 @@ class Limits:
     call_seconds: float = 10
     total_seconds: float = 120
     memory: int = 4 * 2**30
+
+    def used_up(self) -> Stopped:
+        return Stopped(f"the notebook used up its {self.total_seconds:g} s")
+
+
+DEFAULT = Limits()
 
 
 class Process:
@@ -63,24 +73,48 @@ class Process:
             env=_environment(self._folder.name, limits),
             start_new_session=True,
         )
+        self._messages: queue.Queue[bytes | None] = queue.Queue()
         self._frames: queue.Queue[bytes | None] = queue.Queue(maxsize=2)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._closed = False
+        threading.Thread(target=self._speak, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _speak(self) -> None:
+        """Messages one after another; a process that reads none holds up nobody but this thread."""
+        try:
+            while (message := self._messages.get()) is not None:
+                left = memoryview(struct.pack("<Q", len(message)) + message)
+                while left:
+                    left = left[os.write(self._process.stdin.fileno(), left) :]
+        except (OSError, ValueError):  # it has ended
+            pass
 
     def _listen(self) -> None:
         """Frames as they come; None where the process has ended, or sends what no answer is."""
         try:
             while (frame := read_frame(self._process.stdout, LARGEST_MESSAGE)) is not None:
                 self._frames.put(frame)
+                if self._closed:
+                    return
         except (OSError, ValueError):
             pass
         self._frames.put(None)
+
+    def wait(self) -> None:
+        """Until it is ready for the first cell."""
+        self._next(START_SECONDS)
 
     def run(self, source: str) -> dict[str, Any]:
         """A cell's text, pictures and error."""
         found = self._answer(("cell", source), self._limits.cell_seconds).value
         try:
-            pictures = [str(picture) for picture in found["pictures"]]
-            return {"text": str(found["text"]), "pictures": pictures, "error": str(found["error"])}
+            found = found if isinstance(found, dict) else {}
+            return {
+                "text": str(found["text"])[: 2 * LONGEST],
+                "pictures": list(filter(_is_picture, found["pictures"][:MOST_PICTURES])),
+                "error": str(found["error"])[:500],
+            }
         except (KeyError, TypeError):
             self.close()
             raise Stopped("it sent what is no answer") from None
@@ -89,15 +123,20 @@ class Process:
         return self._answer(("ask", name, instead, given, wanted), self._limits.call_seconds)
 
     def _answer(self, message: tuple, seconds: float) -> Seen:
-        left = min(seconds, self._deadline - time.monotonic())
+        self._messages.put(packed(message))
+        return self._next(seconds)
+
+    def _next(self, seconds: float) -> Seen:
+        if self._closed:
+            raise Stopped("it ended its process")
+        left = self._deadline - time.monotonic()
         try:
-            write_frame(self._process.stdin, packed(message))
-            frame = self._frames.get(timeout=max(left, 0.01))
+            frame = self._frames.get(timeout=max(min(seconds, left), 0.01))
         except queue.Empty:
             self.close()
+            if left < seconds:
+                raise self._limits.used_up() from None
             raise Stopped(f"it took more than {seconds:g} s and was stopped") from None
-        except OSError:
-            frame = None
         if frame is None:
             self.close()
             raise Stopped("it ended its process")
@@ -109,6 +148,8 @@ class Process:
 
     def close(self) -> None:
         """End the process, and what it has started."""
+        if self._closed:
+            return
         try:
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -117,12 +158,26 @@ class Process:
         except (ProcessLookupError, PermissionError):
             pass
         self._process.wait()
-        while True:  # let the listener end
-            try:
-                self._frames.get_nowait()
-            except queue.Empty:
+        self._closed = True
+        self._messages.put(None)
+        for _ in range(20):  # let the listener end, but for one whose pipe some other process has
+            self._listener.join(0.05)
+            if not self._listener.is_alive():
+                self._process.stdin.close()
+                self._process.stdout.close()
                 break
+            with suppress(queue.Empty):
+                while True:
+                    self._frames.get_nowait()
         self._folder.cleanup()
+
+
+def _is_picture(data: Any) -> bool:
+    try:
+        found = base64.b64decode(data.strip(), validate=True)
+    except (AttributeError, TypeError, ValueError):
+        return False
+    return len(data) < LARGEST_PICTURE and found.startswith(b"\x89PNG")
 
 
 def _environment(folder: str, limits: Limits) -> dict[str, str]:
@@ -159,8 +214,8 @@ class Runner:
     """
 
     def __init__(self, cells: dict[int, str], student: str, limits: Limits | None = None):
-        self._cells, self._student = cells, student
-        self._limits = limits or Limits()
+        self._cells, self._student = dict(cells), student
+        self._limits = limits or DEFAULT
         self._deadline = time.monotonic() + self._limits.total_seconds
         self._process: Process | None = None
         self.outputs: dict[int, dict[str, Any]] = {}
@@ -178,14 +233,13 @@ class Runner:
 
         def ask(given: dict[str, Any], **wanted: Any) -> Seen:
             if time.monotonic() > self._deadline:
-                raise Stopped(f"the notebook used up its {self._limits.total_seconds:g} s")
+                raise self._limits.used_up()
             process = self._started()
             try:
-                seen = process.ask(name, others, given, wanted)
+                return process.ask(name, others, given, wanted)
             except Stopped:
                 self._process = None
                 raise
-            return replace(seen, borrowed="") if instead else seen
 
         return ask
 
@@ -194,28 +248,36 @@ class Runner:
         try:
             return str(self._started().ask("student_id", {}, {}, {}).value)
         except Stopped:
+            self._process = None
             return ""
 
     def _started(self) -> Process:
         """A process in which all cells ran but those that would not let it live."""
         while self._process is None:
             if time.monotonic() > self._deadline:
-                raise Stopped(f"the notebook used up its {self._limits.total_seconds:g} s")
+                raise self._limits.used_up()
             process = Process(self._limits, self._deadline)
-            for place, source in list(self._cells.items()):
-                try:
-                    self.outputs[place] = process.run(source)
-                except Stopped as stopped:
-                    first = next((line for line in source.splitlines() if line.strip()), "")
-                    self.notes.append(
-                        f'The cell that begins "{first[:60]}" was left out: {stopped}.'
-                    )
-                    self.outputs[place] = {"text": "", "pictures": [], "error": str(stopped)}
-                    del self._cells[place]
-                    break
-            else:
-                self._process = process
+            try:
+                process.wait()
+                if self._run_all(process):
+                    self._process = process
+            except BaseException:  # of whoever grades, too: no process stays behind
+                process.close()
+                raise
         return self._process
+
+    def _run_all(self, process: Process) -> bool:
+        """Whether all cells ran; the one that ended the process is left out from now on."""
+        for place, source in self._cells.items():
+            try:
+                self.outputs[place] = process.run(source)
+            except Stopped as stopped:
+                first = next((line for line in source.splitlines() if line.strip()), "")
+                self.notes.append(f'The cell that begins "{first[:60]}" was left out: {stopped}.')
+                self.outputs[place] = {"text": "", "pictures": [], "error": str(stopped)}
+                del self._cells[place]
+                return False
+        return True
 
     def close(self) -> None:
         if self._process is not None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ast
 import copy
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+
+from kdlib.grading._observe import writable
 
 LARGEST = 300 * 2**20  # bytes of a file that is read at all
 
@@ -52,7 +55,8 @@ def found(submitted: Path, names: dict[str, str]) -> list[Submission]:
 def _read(folder: Path, name: str) -> Submission:
     student, homework = folder.parent.name, folder.name
     expected = folder / f"{name}.ipynb"
-    files = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime)
+    files = [path for path in folder.glob("[!.]*.ipynb") if path.is_file()]  # "._x": a Mac's zip
+    files.sort(key=lambda path: path.stat().st_mtime)
     note = ""
     if expected in files:
         file = expected
@@ -63,11 +67,14 @@ def _read(folder: Path, name: str) -> Submission:
         )
     else:
         return Submission(student, homework, name, None, "There is no notebook in the folder.")
-    if file.stat().st_size > LARGEST:
-        return Submission(
-            student, homework, name, None, f"The file has more than {LARGEST >> 20} MB; not read."
-        )
-    return Submission(student, homework, name, file.read_bytes(), note)
+    try:
+        if file.stat().st_size > LARGEST:
+            note = f"The file has more than {LARGEST >> 20} MB; not read."
+            return Submission(student, homework, name, None, note)
+        return Submission(student, homework, name, file.read_bytes(), note)
+    except OSError as error:
+        note = f"The file cannot be read ({error.strerror})."
+        return Submission(student, homework, name, None, note)
 
 
 def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode, list[str]]:
@@ -76,8 +83,8 @@ def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode,
     if submission.data is None:
         return _emptied(release), notes
     try:
-        notebook = nbformat.reads(submission.data.decode("utf-8-sig"), as_version=4)
-        notebook.cells = [_whole(cell) for cell in notebook.cells]
+        notebook = _parsed(submission.data.decode("utf-8-sig"))
+        notebook.cells = [_whole(cell) for cell in notebook.cells if isinstance(cell, dict)]
     except Exception as error:  # noqa: BLE001  whatever is wrong with the file
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         notes.append(
@@ -91,24 +98,26 @@ def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode,
     return notebook, notes
 
 
+def _parsed(text: str) -> NotebookNode:
+    """Without a look at its form, which may be broken in a way that does no harm."""
+    found = json.loads(text)
+    return nbformat.from_dict(found) if found["nbformat"] == 4 else nbformat.reads(text, 4)
+
+
 def _emptied(release: NotebookNode) -> NotebookNode:
     return copy.deepcopy(release)
 
 
 def _whole(cell: NotebookNode) -> NotebookNode:
     """Only what is needed of a cell, and nothing that it showed."""
-    source = cell["source"]
-    source = source if isinstance(source, str) else "".join(source)
-    kind = cell["cell_type"]
-    make = {
-        "code": nbformat.v4.new_code_cell,
-        "markdown": nbformat.v4.new_markdown_cell,
-        "raw": nbformat.v4.new_raw_cell,
-    }[kind]
-    made = make(source)
+    source = cell.get("source") or ""
+    source = source if isinstance(source, str) else "".join(map(str, source))
+    make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
+    made = make.get(str(cell.get("cell_type")), nbformat.v4.new_raw_cell)(writable(source))
     if isinstance(cell.get("id"), str):
         made.id = cell["id"]
-    nbgrader = cell.get("metadata", {}).get("nbgrader")
+    metadata = cell.get("metadata")
+    nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     if isinstance(nbgrader, dict) and isinstance(nbgrader.get("grade_id"), str):
         made.metadata.nbgrader = NotebookNode(nbgrader)
     return made
@@ -132,7 +141,7 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
             c for c in notebook.cells if grade_id(c) == name and c.cell_type == model.cell_type
         ]
         if cells:
-            cell = _chosen(cells, name)
+            cell = _chosen(cells, model)
         else:
             cell, how = _restored(notebook, release, model, before)
             restored.setdefault(how, []).append(f'"{name}"')
@@ -142,6 +151,8 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
         for other in notebook.cells:
             if other is not cell and grade_id(other) == name:
                 other.metadata.pop("nbgrader")
+        if model.metadata.nbgrader.get("solution") and _written(cell, model):
+            _keep_stubs_from_running(notebook, model, cell)
         if is_check(model) and cell.source != model.source:
             notes.append(f'The cell "{name}" was changed; the original check was used.')
             cell.source = model.source
@@ -155,15 +166,32 @@ def is_check(cell: NotebookNode) -> bool:
     return bool(about.get("grade")) and not about.get("solution")
 
 
-def _chosen(cells: list[NotebookNode], name: str) -> NotebookNode:
-    """The last one that was worked on, as a run from the top would have it."""
-    written = [
-        c
-        for c in cells
-        if "NotImplementedError" not in c.source and "YOUR ANSWER HERE" not in c.source
-    ]
-    defining = [c for c in written if name in defined(c.source)]
+def _chosen(cells: list[NotebookNode], model: NotebookNode) -> NotebookNode:
+    """The last one that was worked on, as a run from the top would have it; of checks an unchanged one."""
+    if is_check(model):
+        return next((c for c in cells if c.source == model.source), cells[-1])
+    written = [c for c in cells if _written(c, model)]
+    defining = [c for c in written if grade_id(model) in defined(c.source)]
     return (defining or written or cells)[-1]
+
+
+def _written(cell: NotebookNode, model: NotebookNode) -> bool:
+    """Whether it was worked on; a ``raise`` that was left below an answer's ``return`` is no stub's."""
+    returns = re.search(r"^\s+return\b", cell.source, flags=re.MULTILINE)
+    stub = "NotImplementedError" in cell.source and not returns
+    return not stub and cell.source.split() != model.source.split()
+
+
+def _keep_stubs_from_running(
+    notebook: NotebookNode, model: NotebookNode, answer: NotebookNode
+) -> None:
+    """An empty copy must not take the place of the answer above it when the notebook runs."""
+    place = next(k for k, c in enumerate(notebook.cells) if c is answer)
+    below = [c for c in notebook.cells[place + 1 :] if c.cell_type == "code" and not grade_id(c)]
+    for cell in below:
+        if grade_id(model) in defined(cell.source) and not _written(cell, model):
+            lines = ["A copy that is not written:", *cell.source.splitlines()]
+            cell.source = "\n".join(f"# {line}" for line in lines)
 
 
 def _restored(
@@ -176,7 +204,7 @@ def _restored(
             own = [c for c in notebook.cells if c.cell_type == "code" and not grade_id(c)]
             defining = [c for c in own if name in defined(c.source)]
             if defining:
-                return _chosen(defining, name), "Had lost their marks, found by name"
+                return _chosen(defining, model), "Had lost their marks, found by name"
         else:
             answer = _below_the_question(notebook, release, model)
             if answer is not None:
@@ -187,6 +215,10 @@ def _restored(
         place = 1 + next(k for k, c in enumerate(notebook.cells) if c is before)
     notebook.cells.insert(place, cell)
     if model.metadata.nbgrader.get("solution"):
+        code = [c for c in notebook.cells if c.cell_type == "code" and c is not cell]
+        if any(name in defined(c.source) and _written(c, model) for c in code):
+            cell.source = f"# {name} is written in another answer's cell."
+            return cell, "Without a cell of their own, found in another answer's"
         return cell, "Missing, and nothing else answers them; put back empty"
     return cell, "Check cells that were gone, or had lost their marks, and were put back"
 
@@ -213,8 +245,9 @@ def defined(source: str) -> set[str]:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
 
 
@@ -222,6 +255,6 @@ def _fresh_ids(notebook: NotebookNode) -> None:
     """Ids that are missing, odd or there twice are drawn anew."""
     seen = set()
     for cell in notebook.cells:
-        if not re.fullmatch(r"[\w-]{1,64}", cell.get("id", "")) or cell.id in seen:
+        if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell.get("id", "")) or cell.id in seen:
             cell.id = nbformat.v4.new_code_cell().id
         seen.add(cell.id)
