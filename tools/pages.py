@@ -74,6 +74,8 @@ def build(root: Path = ROOT) -> Path:
     with tempfile.TemporaryDirectory(dir=root, prefix=".site-") as folder:
         fresh, old, target = Path(folder) / "fresh", Path(folder) / "old", root / "site"
         write(lessons(root), fresh)
+        for homework in sorted((root / "notebooks" / "homework" / "release").glob("*/*.ipynb")):
+            put(fresh, f"homework/{homework.name}", homework.read_bytes())
         if target.exists():
             target.rename(old)
         fresh.rename(target)
@@ -207,7 +209,12 @@ def scrolling(tag: str, name: str, content: str) -> str:
 
 
 def page_of(url: str) -> str:
-    """Where a link to a notebook leads on the site; every other link stays."""
+    """Where a link to a notebook leads on the site: to its page, for homework to the notebook itself.
+
+    Every other link stays.
+    """
+    if homework := re.fullmatch(r"homework/release/hw\d/(\w+\.ipynb)", url):
+        return f"homework/{homework[1]}"
     return re.sub(r"^([\w./-]+)\.ipynb(?=#|$)", r"\1.html", url)
 
 

@@ -24,7 +24,9 @@ from answers import (
 from bs4 import BeautifulSoup
 from nbclient import NotebookClient
 from nbgrader.api import Gradebook
+from torch.nn import functional as F
 
+import kdlib as kd
 from kdlib.grading import course as course_module
 from kdlib.grading import sandbox
 from kdlib.grading.__main__ import main
@@ -404,3 +406,19 @@ def test_git_keeps_the_course_and_nothing_of_the_students():
         assert (
             subprocess.run(command, check=False, cwd=COURSE.parents[1]).returncode == 0
         ) is ignored, name
+
+
+def test_the_check_that_the_readme_shows_is_a_real_one():
+    """Each of its lines, with anything in the place of three dots."""
+
+    def averaged(student, teacher, temperature):
+        p = F.softmax(teacher.detach() / temperature, dim=-1)
+        log_q = F.log_softmax(student / temperature, dim=-1)
+        return temperature**2 * F.kl_div(log_q, p, reduction="mean")
+
+    printed = repr(kd.grading.check_soft_target_loss(averaged)).splitlines()
+    readme = (COURSE.parents[1] / "README.md").read_text()
+    (shown,) = re.findall(r"```\n(soft_target_loss: .*?)```", readme, re.DOTALL)
+    for line in shown.splitlines():
+        pattern = ".+".join(map(re.escape, line.split("...")))
+        assert any(re.fullmatch(pattern, real) for real in printed), line

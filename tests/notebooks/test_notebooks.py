@@ -186,10 +186,16 @@ def test_no_function_is_defined_in_two_notebooks():
 
 
 def test_links_between_the_pages_lead_somewhere():
-    pages = [*NOTEBOOKS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    homework = ROOT / "notebooks" / "homework"
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", homework / "TEACHING.md"]
+    texts += [ROOT / "docs" / "notation.md"]
     links = 0
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+    for page in [*NOTEBOOKS, *homework.glob("release/*/*.ipynb"), *texts]:
+        text = page.read_text()
+        if page.suffix == ".ipynb":
+            cells = nbformat.reads(text, as_version=4).cells
+            text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
             links += 1
     assert links > 5
