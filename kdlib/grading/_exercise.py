@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,10 @@ from kdlib.grading._observe import UNWRITTEN, Seen, described, observe, plain, s
 
 TOLERANCE = 1e-4  # relative; a thousandth of it is allowed absolutely
 NO_ERROR = "no error"
+TICK, CROSS = (
+    f"<span style='color: {colour}; font-weight: bold'>{sign}</span>"
+    for sign, colour in (("✓", "#2a9d57"), ("✗", "#d1495b"))
+)
 VISIBLE = 0  # the seed of the cases that a student sees
 
 
@@ -110,7 +115,7 @@ def _factor(got: Any, expected: Any) -> float | None:
     if a.shape != b.shape or not a.numel() or not (b.abs().max() > 0):
         return None
     factor = float(a @ b / (b @ b))
-    return factor if factor > 0 and same(a, factor * b, 1e-3) else None
+    return factor if 0 < factor < math.inf and same(a, factor * b, 1e-3) else None
 
 
 class Ask:
@@ -141,7 +146,7 @@ class Ask:
     def largest(self, **given: Any) -> Answer:
         """How many numbers the largest tensor has that the call makes."""
         seen = self._look(given, size=True)
-        return self._answer(given, "its largest tensor has a number of entries of", seen.largest)
+        return self._answer(given, "the numbers in its largest tensor:", seen.largest)
 
     def _answer(self, given: dict[str, Any], what: str, value: Any) -> Answer:
         self.last = Answer(_with(given), what, value)
@@ -267,12 +272,12 @@ class Report:
         """With every text escaped: what an answer returned stands in it."""
         headline = html.escape(self._headline())
         if self.passed:
-            return f"<p>✅ {headline}</p>"
+            return f"<p>{TICK} {headline}</p>"
         if self.note:
-            return f"<p>✏️ {headline}</p>"
+            return f"<p>… {headline}</p>"
         rows = [f"<p>{headline}</p>", "<ul style='list-style: none; padding-left: 0.5em'>"]
         for result, told in self._told():
-            rows.append(f"<li>{'❌' if result.failed else '✅'} {html.escape(result.says)}")
+            rows.append(f"<li>{CROSS if result.failed else TICK} {html.escape(result.says)}")
             cells = "".join(
                 f"<div style='opacity: 0.7'>{what}</div><div>{html.escape(text)}</div>"
                 for what, text in told
@@ -391,7 +396,7 @@ class Exercise:
         borrowed = [s.borrowed for _, seen in run for s in seen if s.borrowed]
         if borrowed:
             return self.refused(
-                f"it calls kdlib's own {borrowed[0]}; write it with torch alone to earn the points"
+                f"it calls kdlib's own {borrowed[0]}; write it yourself to earn the points"
             )
         results = tuple(result for result, _ in run)
         return Report(self.name, results, self._recognised(run, seed, student), shown=hints)

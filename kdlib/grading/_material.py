@@ -74,15 +74,19 @@ def digits() -> Data:
     return load("digits", device="cpu")
 
 
-@lru_cache(maxsize=256)
 def teacher_logits(student: str) -> Tensor:
     """A teacher of one's own: what it says to the 360 test images of digits, (360, 10).
 
     A perceptron of 32 units, born and trained from a seed that the name gives; in float64, so that
     it is the same teacher on every machine.
     """
-    teacher = mlp(32, depth=1, seed=seed_of(student))
+    return _teacher_logits(seed_of(student)).clone()
+
+
+@lru_cache(maxsize=256)
+def _teacher_logits(seed: int) -> Tensor:
+    teacher = mlp(32, depth=1, seed=seed)
     recipe = Recipe(epochs=3, learning_rate=0.05, precision="float64")
-    fit(teacher, CrossEntropy(), digits(), recipe, seed=seed_of(student), progress=False)
+    fit(teacher, CrossEntropy(), digits(), recipe, seed=seed, progress=False)
     with torch.no_grad():
         return logits(teacher, digits().test.inputs.double()).double()

@@ -695,7 +695,7 @@ def without_the_factor(student: Tensor, teacher: Tensor, temperature: float) -> 
 @soft_target_gradient.hint(
     "The higher T, the larger your gradient.",
     "T² stands before the loss. What does the derivative of z / T by z leave of it?",
-    "T · (q - p) / N",
+    "One factor of T is left: T · (q - p) / N",
 )
 def with_both_factors(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
@@ -856,7 +856,7 @@ def divided_by_twenty(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @logit_matching_loss.hint(
-    "A batch twice as large has a loss twice as large.",
+    "Twice the images, twice the loss.",
     "One more mean is missing.",
     "Take the mean over classes and examples.",
 )

@@ -228,7 +228,7 @@ from pathlib import Path
 places = [Path.cwd(), *Path.cwd().parents, *(Path(p) for p in os.environ.values() if p[:1] == "/")]
 for place in places:
     for found in [*place.glob("grading_seed.txt"), *place.glob("gradebook.db"), *place.glob("source/*/*")]:
-        print("found", found)
+        print("le" + "ak:", found)
 """
 
 
@@ -286,14 +286,16 @@ def test_ten_submissions_mixed_and_hostile_by_one_command(tmp_path, capsys, monk
     }
     assert table["late"]["hw1"] == "" and table["ada"]["email"] == "ada@example.org"
     notes = dict(re.findall(r"^(\w+) hw1: .*\n((?:    .*\n)*)", told, re.MULTILINE))
-    assert notes["ada"] == notes["bob"] == ""
+    assert notes["ada"] == ""
+    in_place = "hinton_loss was graded with a right soft_target_loss in place of your own."
+    assert notes["bob"].strip() == in_place
     assert "more than 4 s" in notes["endless"] and "ended its process" in notes["crash"]
     assert "no notebook" in notes["broken"] and "calls kdlib's own" in notes["borrower"]
     assert "found by name" in notes["torn"] and "there 2 times" in notes["torn"]
     for student in ("bob", "cheat"):
         assert "T = 20 your loss is 400 times too small" in text_of_feedback(course, student, "hw1")
     assert "more characters" in text_of_feedback(course, "loud", "hw1")
-    assert "found " not in text_of_feedback(course, "spy", "hw1").partition("Soft targets")[0]
+    assert "leak:" not in text_of_feedback(course, "spy", "hw1")
     for student in notes:
         assert f"## {student}, hw1" in (course / "report.md").read_text()
 

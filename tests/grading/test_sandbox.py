@@ -263,11 +263,20 @@ def in_a_function(name, source):
     return f"def {name}(*given):\n{body}"
 
 
+NAMELESS = """
+class Nameless:
+    def __str__(self):
+        ends()
+
+student_id = Nameless()
+"""
+
+
 def test_cells_and_calls_that_end_or_never_end_cost_only_themselves():
     functions = [
         in_a_function(*f) for f in (("ends", ENDS), ("crashes", CRASHES), ("loops", LOOPS))
     ]
-    own = runner(SOFTEN, LOOPS, "\n" + ENDS, CRASHES, *functions, "last = lambda: 3")
+    own = runner(SOFTEN, LOOPS, "\n" + ENDS, CRASHES, *functions, NAMELESS)
     try:
         assert softens(own)
         assert own.notes == [
@@ -283,7 +292,8 @@ def test_cells_and_calls_that_end_or_never_end_cost_only_themselves():
         assert report.note == "it ended its process" and report.points == 0
         with pytest.raises(Stopped, match="it took more than 1 s and was stopped"):
             ask(own, "loops", x=1)
-        assert softens(own) and ask(own, "last").value == 3
+        assert own.own_name() == ""
+        assert softens(own)
         assert len(own.notes) == 3
     finally:
         own.close()
@@ -298,9 +308,10 @@ def test_a_notebook_that_used_up_its_time_is_asked_no_more():
 
 
 def test_time_that_runs_out_in_between_is_noticed():
-    own = runner(SOFTEN, LOOPS, limits=Limits(total_seconds=4, cell_seconds=100))
+    own = runner(SOFTEN, LOOPS, limits=Limits(total_seconds=3, cell_seconds=100))
     try:
-        assert hw1.soften.report(own.source("soften"), 3).note == "the notebook used up its 4 s"
+        assert hw1.soften.report(own.source("soften"), 3).note == "the notebook used up its 3 s"
+        assert all("left out: the notebook used up its 3 s" in note for note in own.notes)
     finally:
         own.close()
 
@@ -360,9 +371,6 @@ def a_pickle(x):
             return os.system, ("touch %s",)
     forged(1, 0, pickle.dumps({"value": Touches()}))
 
-def a_large_one(x):
-    forged(1, 0, b"[" * 60_000)
-
 def a_lie(x):
     for descriptor in range(3, 100):
         try:
@@ -396,9 +404,8 @@ def test_forged_answers_end_the_process_and_the_next_question_is_answered(tmp_pa
         assert ask(own, "loops_behind", x=large).value == 6  # as if it had returned it
         with pytest.raises(Stopped, match="it took more than 1 s"):  # and nobody reads the next
             ask(own, "honest", x=large)
-        for forger in ("a_pickle", "a_large_one"):
-            with pytest.raises(Stopped, match="it sent what is no answer"):
-                ask(own, forger, x=large)
+        with pytest.raises(Stopped, match="it sent what is no answer"):
+            ask(own, "a_pickle", x=large)
         with pytest.raises(Stopped, match="it ended its process"):
             ask(own, "a_lie", x=large)
         assert ask(own, "honest", x=large).value == 400_000
