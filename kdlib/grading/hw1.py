@@ -685,7 +685,7 @@ def sign_reversed(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
 @soft_target_gradient.hint(
     "The higher T, the smaller your gradient.",
     "The loss has a factor T², and the derivative of z / T by z gives 1 / T. What is left?",
-    "T · (q - p) / N",
+    "One factor of T is left over; it stands before the difference.",
 )
 def without_the_factor(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
@@ -695,7 +695,7 @@ def without_the_factor(student: Tensor, teacher: Tensor, temperature: float) -> 
 @soft_target_gradient.hint(
     "The higher T, the larger your gradient.",
     "T² stands before the loss. What does the derivative of z / T by z leave of it?",
-    "One factor of T is left: T · (q - p) / N",
+    "Of the two factors of T one is left.",
 )
 def with_both_factors(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))

@@ -153,6 +153,10 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
                 other.metadata.pop("nbgrader")
         if model.metadata.nbgrader.get("solution") and _written(cell, model):
             _keep_stubs_from_running(notebook, model, cell)
+        if model.cell_type == "markdown" and not _written(cell, model):
+            if text := _written_below(notebook, release, cell):
+                cell.source = text
+                notes.append(f'The answer "{name}" stood in a cell of its own below; it counts.')
         if is_check(model) and cell.source != model.source:
             notes.append(f'The cell "{name}" was changed; the original check was used.')
             cell.source = model.source
@@ -233,6 +237,18 @@ def _below_the_question(
         if above.source == question and cell.cell_type == "markdown" and cell.source not in texts:
             return cell
     return None
+
+
+def _written_below(notebook: NotebookNode, release: NotebookNode, cell: NotebookNode) -> str:
+    """What a student wrote into new cells below an open question's, which was left as it is."""
+    texts = {c.source for c in release.cells}
+    place = next(k for k, c in enumerate(notebook.cells) if c is cell)
+    found = []
+    for below in notebook.cells[place + 1 :]:
+        if below.cell_type != "markdown" or grade_id(below) or below.source in texts:
+            break
+        found.append(below.source)
+    return "\n\n".join(found)
 
 
 def defined(source: str) -> set[str]:

@@ -424,3 +424,14 @@ def test_the_check_that_the_readme_shows_is_a_real_one():
     for line in shown.splitlines():
         pattern = ".+".join(map(re.escape, line.split("...")))
         assert any(re.fullmatch(pattern, real) for real in printed), line
+
+
+def test_a_right_answer_that_calls_one_that_is_not_written_is_graded_with_a_right_one(tmp_path):
+    good = model_solution("hw1")
+    del good["soft_target_loss"]
+    course = copied_course(tmp_path)
+    hand_in(course, "ada", "hw1", of_student("hw1", good))
+    found, told = graded(course)
+    reports = found["ada", "hw1"].reports
+    assert reports["soft_target_loss"].points == 0 and reports["hinton_loss"].passed
+    assert "hinton_loss was graded with a right soft_target_loss" in told

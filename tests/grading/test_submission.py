@@ -594,3 +594,15 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path, monkeypatch):
 )
 def test_names_that_a_cell_defines(source, names):
     assert defined(source) == names
+
+
+def test_an_open_answer_in_new_cells_below_counts_where_its_own_was_left_as_it_was():
+    handed_in = answered()
+    cell_of(handed_in, OPEN).source = cell_of(RELEASE, OPEN).source
+    handed_in.cells += [nbformat.v4.new_markdown_cell(text) for text in ("First.", "Second.")]
+    notebook, notes = mend(handed_in)
+    assert cell_of(notebook, OPEN).source == "First.\n\nSecond."
+    assert notes == [f'The answer "{OPEN}" stood in a cell of its own below; it counts.']
+    handed_in.cells.insert(place_of(handed_in, OPEN) + 1, nbformat.v4.new_code_cell("1"))
+    notebook, notes = mend(handed_in)  # not beside it: nothing says that it belongs to it
+    assert notes == [] and "First" not in cell_of(notebook, OPEN).source
