@@ -153,10 +153,10 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
                 other.metadata.pop("nbgrader")
         if model.metadata.nbgrader.get("solution") and _written(cell, model):
             _keep_stubs_from_running(notebook, model, cell)
-        if model.cell_type == "markdown" and not _written(cell, model):
-            if text := _written_below(notebook, release, cell):
-                cell.source = text
-                notes.append(f'The answer "{name}" stood in a cell of its own below; it counts.')
+        unread = model.cell_type == "markdown" and not _written(cell, model)
+        if unread and (text := _written_below(notebook, release, cell)):
+            cell.source = text
+            notes.append(f'The answer "{name}" stood in a cell of its own below; it counts.')
         if is_check(model) and cell.source != model.source:
             notes.append(f'The cell "{name}" was changed; the original check was used.')
             cell.source = model.source
