@@ -300,7 +300,7 @@ def _folded(hints: Sequence[str]) -> str:
     for k, hint in reversed(list(enumerate(hints, start=1))):
         label = "Hint" if len(hints) == 1 else f"Hint {k} of {len(hints)}"
         inside = (
-            "<details style='margin-left: 0.7em'><summary style='cursor: pointer'>"
+            "<details style='margin-left: 0.7em'><summary style='cursor: pointer; display: list-item'>"
             f"{label}</summary><div style='margin: 0.3em 0 0.3em 1.2em'>{html.escape(hint)}{inside}"
             "</div></details>"
         )

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
 from nbgrader.converters.base import BaseConverter, NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
 from kdlib.grading import HOMEWORKS
@@ -176,7 +178,8 @@ def _run(
     handler = logging.StreamHandler(told)
     step.log.addHandler(handler)
     try:
-        with _scripts_on_the_path():
+        with _scripts_on_the_path(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)  # of how nbgrader builds its rows
             step.start()
     except NbGraderException as error:
         raise RuntimeError(

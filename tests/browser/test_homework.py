@@ -75,13 +75,13 @@ def test_a_student_meets_the_hints_of_a_mistake_and_passes_every_check(run_all, 
     solve, check = cells("soften")
     written(page, solve, SOLUTIONS["soften"])
     checked(page, check)
-    check.get_by_text("all properties hold, 3 of 3 points").wait_for()
+    check.get_by_text("all properties hold, 3 of 3 points").wait_for(timeout=120_000)
 
     solve, check = cells("soft_target_loss")
     written(page, solve, AVERAGED)
     checked(page, check)
-    check.get_by_text("2 of 8 properties fail, 6 of 8 points so far").wait_for()
-    check.get_by_text("10 times too small").first.wait_for()
+    check.get_by_text("2 of 8 properties fail, 6 of 8 points so far").wait_for(timeout=120_000)
+    check.get_by_text("10 times too small").first.wait_for(timeout=120_000)
     hint, cure = (
         check.get_by_text("is the mean taken over classes, too?"),
         check.get_by_text('reduction="batchmean" sums'),
@@ -97,6 +97,6 @@ def test_a_student_meets_the_hints_of_a_mistake_and_passes_every_check(run_all, 
         solve, check = cells(name)
         written(page, solve, text)
         checked(page, check)
-        check.get_by_text("all properties hold").wait_for()
-    page.get_by_text("points so far").wait_for(state="detached")
+        check.get_by_text("all properties hold").wait_for(timeout=120_000)
+    page.get_by_text("points so far").wait_for(state="detached", timeout=120_000)
     seen(page, "3_passed")
