@@ -229,7 +229,7 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
     Where the maps differ in size, the larger is max-pooled to the smaller. It is no Gram matrix of one
     layer: rows are channels of the first, columns of the second.
 
-    Source: Yim et al. 2017, section 3.1, eq. 1. For sizes that are no multiples of each other the
+    Source: Yim et al. 2017, section 3.2, eq. 1. For sizes that are no multiples of each other the
     windows of the pool overlap, as those of ``torch.nn.AdaptiveMaxPool2d`` do.
 
     Args:
@@ -269,7 +269,7 @@ def fsp_loss(
     ``sum_i weight_i * ||G_i^T - G_i^S||^2`` for each example, over the pairs of layers i: the squared
     Frobenius norm, so all entries' squares are summed.
 
-    Source: Yim et al. 2017, section 3.2, eq. 2; the paper's weights are equal, of a value it does not
+    Source: Yim et al. 2017, section 3.3, eq. 2; the paper's weights are equal, of a value it does not
     print.
 
     Args:

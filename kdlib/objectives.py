@@ -443,7 +443,7 @@ class FSP(_ByExample):
     :func:`kdlib.losses.fsp_matrix` and :func:`kdlib.losses.fsp_loss`. There is no regressor: the layers
     of a pair must have the same widths in both networks. Alone, it is the paper's first stage and
     trains the student up to the highest layer named: what lies above stays as it is, bit for bit. Needs
-    no labels. Source: Yim et al. 2017, sections 3.1 to 3.3.
+    no labels. Source: Yim et al. 2017, sections 3.2 to 3.4.
 
     Args:
         teacher: one network; only looked at.

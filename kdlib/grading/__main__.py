@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
             course.feedback(chosen.course)
     except ValueError as error:
         parser.error(str(error))
+    except RuntimeError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
     return 0
 
 

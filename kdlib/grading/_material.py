@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from functools import lru_cache
 
 import numpy as np
@@ -65,7 +66,8 @@ def same_number(value: object, expected: float) -> bool:
 
 def seed_of(student: str, purpose: str = "teacher") -> int:
     """A number for a name; capitals and spaces around it do not matter."""
-    text = f"{purpose}/{student.strip().casefold()}"
+    name = unicodedata.normalize("NFC", student.strip().casefold())
+    text = f"{purpose}/{name}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 

@@ -51,6 +51,7 @@ BORROWED = {
     ),
     *(str(HERE / f"hw{k}.py") for k in (1, 2, 3)),
     str(HERE / "_material.py"),
+    str(HERE / "museum.py"),
 }
 REFERENCES = {(str(HERE / "_layers.py"), name) for name in ("flow", "pooled")}  # the rest is given
 UNWRITTEN = "Unwritten"  # the kind of an answer that is a stub

@@ -11,6 +11,7 @@ import csv
 import io
 import logging
 import os
+import re
 import secrets
 import shutil
 import sysconfig
@@ -33,13 +34,14 @@ from traitlets.config import Config, PyFileConfigLoader
 from kdlib.grading import HOMEWORKS
 from kdlib.grading.marking import Marked, marked
 from kdlib.grading.sandbox import Limits
-from kdlib.grading.submission import Submission, found
+from kdlib.grading.submission import Submission, found, passed_over
 
 CONFIG = "nbgrader_config.py"
 SEED = "grading_seed.txt"
 STUDENTS = "students.csv"
+GRADEBOOK = "gradebook.db"
 
-_marked: dict[tuple[str, str], Marked] = {}  # of this run, by homework and student
+_marked: dict[tuple[str, str], Marked] = {}  # on their way to nbgrader, by homework and student
 
 
 class Repair(NbGraderPreprocessor):
@@ -60,7 +62,7 @@ class Score(NbGraderPreprocessor):
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         about = resources["nbgrader"]
-        graded = _marked[about["assignment"], about["student"]].notebook
+        graded = _marked.pop((about["assignment"], about["student"])).notebook
         for cell, own in zip(nb.cells, graded.cells, strict=True):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = own.outputs, own.execution_count
@@ -90,7 +92,7 @@ def hidden_seed(course: Path) -> int:
     file = course / SEED
     if not file.exists():
         file.write_text(f"{secrets.randbelow(2**31 - 1) + 1}\n")
-    text = file.read_text().strip()
+    text = file.read_text(encoding="utf-8-sig", errors="replace").strip()
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"{SEED} must hold a whole number from 1 on, got {text[:40]!r}")
     return int(text)
@@ -121,6 +123,11 @@ def grade(
     """Grade all of ``submitted/``; write ``feedback/``, ``grades.csv`` and ``report.md``.
 
     A submission that cannot be graded gets no points and a note; all others are graded.
+
+    Raises:
+        ValueError: nothing is handed in, a student's folder has an impossible name, or a file of the
+            course is wrong; before anything is run.
+        RuntimeError: nbgrader failed for a homework, after the others were done.
     """
     names = homeworks(course)
     submissions = found(course / "submitted", names)
@@ -129,38 +136,97 @@ def grade(
             f"nothing is handed in: {course / 'submitted'} must hold STUDENT/hw1/"
             f"{next(iter(names.values()))}.ipynb and so on"
         )
-    _students(course)  # said now if it is wrong
-    _marked.clear()
-    for submission in submissions:
-        graded = _marked_here(course, submission, limits)
-        _marked[submission.homework, submission.student] = graded
-        out_of = sum(report.out_of for report in graded.reports.values())
-        tell(f"{submission.student} {submission.homework}: {graded.points:g} of {out_of:g}")
-        for note in graded.notes:
-            tell(f"    {note}")
-    # From here on nothing of the students' runs.
+    _students(course), hidden_seed(course)  # said now if they are wrong
     with tempfile.TemporaryDirectory() as scratch:
-        handed_in = Path(scratch) / "submitted"
-        for graded in _marked.values():
-            own = graded.submission
-            file = handed_in / own.student / own.homework / f"{own.name}.ipynb"
-            file.parent.mkdir(parents=True)
-            nbformat.write(graded.notebook, file)
         for homework in sorted({s.homework for s in submissions}):
-            config = {"release_directory": f"{scratch}/release"}
-            _run(GenerateAssignment, course, homework, config)  # tells the gradebook of its cells
+            # Tells the gradebook of the cells; refused where an exercise was changed since.
+            _run(GenerateAssignment, course, homework, {"release_directory": f"{scratch}/release"})
+        notes = [
+            f"{path} is no folder of a homework and was passed over."
+            for path in passed_over(course / "submitted", names)
+        ]
+        with _guarded(course) as changed:
+            all_marked = [_told(_marked_here(course, s, limits), tell) for s in submissions]
+        # From here on nothing of the students' runs.
+        notes += [f"{path} was changed while students' code ran; put back." for path in changed]
+        for note in notes:
+            tell(note)
+        failures = _given_to_nbgrader(course, all_marked, Path(scratch) / "submitted")
+    _write_report(course, all_marked, notes)
+    _finish(course, failures)
+    return all_marked
+
+
+def _told(graded: Marked, tell: Callable[[str], None]) -> Marked:
+    own = graded.submission
+    out_of = sum(report.out_of for report in graded.reports.values())
+    tell(f"{own.student} {own.homework}: {graded.points:g} of {out_of:g}")
+    for note in graded.notes:
+        tell(f"    {note}")
+    return graded
+
+
+@contextmanager
+def _guarded(course: Path) -> Iterator[list[str]]:
+    """Whatever happens inside to the files that decide on points, afterwards they are as before."""
+
+    def files() -> dict[Path, bytes]:
+        own = [course / name for name in (CONFIG, SEED, STUDENTS, GRADEBOOK)]
+        own += [path for part in ("source", "release") for path in (course / part).rglob("*")]
+        return {path: path.read_bytes() for path in own if path.is_file()}
+
+    changed: list[str] = []
+    before = files()
+    try:
+        yield changed
+    finally:
+        after = files()
+        for path in {**before, **after}:
+            if before.get(path) != after.get(path):
+                changed.append(str(path.relative_to(course)))
+                path.unlink(missing_ok=True)
+                if path in before:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(before[path])
+
+
+def _given_to_nbgrader(course: Path, all_marked: list[Marked], handed_in: Path) -> list[str]:
+    """Points and outputs into the gradebook, homework by homework; what failed."""
+    _marked.clear()
+    for graded in all_marked:
+        own = graded.submission
+        _marked[own.homework, own.student] = graded
+        file = handed_in / own.student / own.homework / f"{own.name}.ipynb"
+        file.parent.mkdir(parents=True)
+        nbformat.write(graded.notebook, file)
+    failures = []
+    for homework in sorted({homework for homework, _ in _marked}):
+        here = {graded.submission.student for graded in all_marked}
+        for old in (course / "autograded").glob(f"*/{homework}"):
+            if old.parent.name not in here:  # no longer handed in
+                shutil.rmtree(old)
+        try:
             _run(Autograde, course, homework, {"submitted_directory": str(handed_in)})
-    _write_report(course, list(_marked.values()))
-    feedback(course)
-    return list(_marked.values())
+        except RuntimeError as error:
+            failures.append(str(error))
+    return failures
 
 
 def feedback(course: Path) -> None:
     """Write ``feedback/`` and ``grades.csv`` from the gradebook: again, after reading by hand."""
+    _finish(course, [])
+
+
+def _finish(course: Path, failures: list[str]) -> None:
     for homework in homeworks(course):
         if list((course / "autograded").glob(f"*/{homework}")):
-            _run(GenerateFeedback, course, homework, {})
+            try:
+                _run(GenerateFeedback, course, homework, {})
+            except RuntimeError as error:
+                failures.append(str(error))
     _write_grades(course)
+    if failures:
+        raise RuntimeError("\n\n".join(failures))
 
 
 def _run(
@@ -205,7 +271,7 @@ def _write_grades(course: Path) -> None:
     names = homeworks(course)
     about = _students(course)
     rows = []
-    with Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as gradebook:
+    with Gradebook(f"sqlite:///{course.resolve() / GRADEBOOK}") as gradebook:
         for student, own in about.items():
             gradebook.update_or_create_student(student, **own)
         for student in sorted(gradebook.students, key=lambda s: s.id):
@@ -242,26 +308,40 @@ def _students(course: Path) -> dict[str, dict[str, str]]:
     file = course / STUDENTS
     if not file.exists():
         return {}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        rows = list(csv.DictReader(lines))
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = list(csv.DictReader(lines, skipinitialspace=True))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{STUDENTS} must be saved as UTF-8, got another encoding ({error})"
+        ) from None
     if rows and "student_id" not in rows[0]:
-        raise ValueError(f"{STUDENTS} must have a column student_id, it has {', '.join(rows[0])}")
+        columns = ", ".join(map(str, rows[0]))
+        raise ValueError(f"{STUDENTS} must have a column student_id, it has {columns}")
     kept = ("first_name", "last_name", "email")
-    return {row["student_id"]: {key: row.get(key) or "" for key in kept} for row in rows}
+    named = [row for row in rows if (row["student_id"] or "").strip()]
+    return {row["student_id"].strip(): {key: row.get(key) or "" for key in kept} for row in named}
 
 
-def _write_report(course: Path, all_marked: list[Marked]) -> None:
+def _write_report(course: Path, all_marked: list[Marked], notes: list[str]) -> None:
     """What a teacher should look at: points by exercise, mistakes by name, notes."""
-    lines = ["# What the grader found\n"]
+    lines = ["# What the grader found\n", *(f"- {_verbatim(note)}\n" for note in notes)]
     for graded in all_marked:
         own = graded.submission
-        lines.append(f"## {own.student}, {own.homework}: {graded.points:g} points\n")
+        lines.append(f"## {_verbatim(own.student)}, {own.homework}: {graded.points:g} points\n")
         for name, report in graded.reports.items():
             known = ", ".join(m.name for m in report.mistakes)
             said = report.note or (f"looks like {known}" if known else "")
-            lines.append(f"- {name}: {report.points:g} of {report.out_of:g}{said and f' ({said})'}")
-        lines += [f"- Note: {note}" for note in graded.notes]
+            lines.append(
+                f"- {name}: {report.points:g} of {report.out_of:g}{said and f' ({_verbatim(said)})'}"
+            )
+        lines += [f"- Note: {_verbatim(note)}" for note in graded.notes]
         lines.append("")
     part = course / "report.md.part"
     part.write_text("\n".join(lines), encoding="utf-8")
     os.replace(part, course / "report.md")
+
+
+def _verbatim(text: str) -> str:
+    """In Markdown as it stands: part of it may be a student's."""
+    return re.sub(r"([\\`*_\[\]<>!#|])", r"\\\1", text)

@@ -59,8 +59,24 @@ def _(ask: Ask, draw: Draw) -> None:
 
 @soften.holds("Large logits stay finite")
 def _(ask: Ask, draw: Draw) -> None:
-    z = 1000 + draw.logits(1)
-    ask(logits=z, temperature=1.0).should_be(softmax(z, 1))
+    z = torch.cat([1000 + draw.logits(1), draw.logits(1)])
+    found = ask(logits=z, temperature=1.0)
+    holds = _proportional(found.value, softmax(z, 1))
+    found.should(holds, "rows proportional to exp(z), though exp(1000) is infinite")
+
+
+@soften.holds("The logits that came are as they were")
+def _(ask: Ask, draw: Draw) -> None:
+    z = draw.logits(2)
+    found = ask(logits=z, temperature=4.0)
+    found.should(is_like(found.value, z) and bool((found.value > 0).all()), "numbers above 0")
+    _left_alone(ask, logits=z, temperature=4.0)
+
+
+def _left_alone(ask: Ask, **given: object) -> None:
+    for name, argument in given.items():
+        if isinstance(argument, Tensor):
+            ask.after(name, **given).should_be(argument)
 
 
 def _rows_sum_to_one(q: object, z: Tensor) -> bool:
@@ -109,7 +125,8 @@ def softmax_over_the_batch(logits: Tensor, temperature: float) -> Tensor:
     "sum(-1, keepdim=True) sums each row and lets the division broadcast.",
 )
 def normalised_over_everything(logits: Tensor, temperature: float) -> Tensor:
-    e = (logits / temperature - (logits / temperature).max()).exp()
+    scaled = logits / temperature
+    e = (scaled - scaled.amax(-1, keepdim=True)).exp()
     return e / e.sum()
 
 
@@ -129,6 +146,36 @@ def probabilities_divided(logits: Tensor, temperature: float) -> Tensor:
 def exponentials_by_hand(logits: Tensor, temperature: float) -> Tensor:
     e = torch.exp(logits / temperature)
     return e / e.sum(-1, keepdim=True)
+
+
+@soften.hint(
+    "With a row of much larger logits beside it, a row becomes 0 / 0, which is no number.",
+    "Which largest logit do you take away: that of the row, or that of the whole tensor?",
+    "Each row for itself: amax(-1, keepdim=True).",
+)
+def shifted_by_the_largest_of_all(logits: Tensor, temperature: float) -> Tensor:
+    e = torch.exp((logits - logits.max()) / temperature)
+    return e / e.sum(-1, keepdim=True)
+
+
+@soften.hint(
+    "Logits above a bound have become equal.",
+    "A softmax changes when a logit is cut off. By what change of a row does it stay the same?",
+    "The row's largest logit should be taken away, not cut off.",
+)
+def logits_cut_off(logits: Tensor, temperature: float) -> Tensor:
+    e = (logits / temperature).clamp(-50, 50).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+@soften.hint(
+    "Your targets are right, and whoever called you finds other logits than before.",
+    "In torch an operator with = and a method with _ at its end write into the tensor that came.",
+    "Make a new tensor: logits / temperature.",
+)
+def logits_overwritten(logits: Tensor, temperature: float) -> Tensor:
+    logits /= temperature
+    return F.softmax(logits, dim=-1)
 
 
 soften.hint(
@@ -175,9 +222,12 @@ soft_target_loss = Exercise(
 def _(ask: Ask, draw: Draw) -> None:
     z, other = draw.logits(1), draw.logits(1)
     for T in (1.0, 4.0, 20.0):
-        ask(student=z, teacher=z, temperature=T).should_be(0.0)
+        agreeing = ask(student=z, teacher=z, temperature=T)
+        # A loss in single precision is not quite 0.
+        agreeing.should(is_number(agreeing.value) and abs(float(agreeing.value)) < 1e-4, "0")
         apart = ask(student=z, teacher=other, temperature=T)
-        apart.should(is_number(apart.value) and float(apart.value) != 0, "another number than 0")
+        away = is_number(apart.value) and abs(float(apart.value)) > 10 * abs(float(agreeing.value))
+        apart.should(away, "another number than 0")
 
 
 @soft_target_loss.holds("At T = 1 it pulls one example's logits by q - p")
@@ -227,11 +277,18 @@ def _(ask: Ask, draw: Draw) -> None:
     twice.should_be(torch.cat([once.value, once.value], 1) / 2)
 
 
-@soft_target_loss.holds("Large logits give a finite loss")
+@soft_target_loss.holds("Large logits give a finite loss, and larger ones a larger loss")
 def _(ask: Ask, draw: Draw) -> None:
     t = 1000 * draw.logits(2, 3)
     found = ask(student=-t, teacher=t, temperature=1.0)
     _tells_apart(found, ask(student=t, teacher=t, temperature=1.0))
+    # Both sides are sure: what is left of the loss is a difference of two logits.
+    twice = ask(student=-2 * t, teacher=2 * t, temperature=1.0)
+    twice.should(
+        is_number(twice.value)
+        and math.isclose(float(twice.value), 2 * float(found.value), rel_tol=0.01),
+        f"about twice {described(found.value)}, your loss for half these logits",
+    )
 
 
 @soft_target_loss.holds("The teacher is a constant: only the student is pulled")
@@ -239,6 +296,7 @@ def _(ask: Ask, draw: Draw) -> None:
     given = {"student": draw.logits(3), "teacher": draw.logits(3), "temperature": 4.0}
     _pulls_up_and_down(ask.gradient("student", **given), given["student"])
     ask.gradient("teacher", **given).should_be(None)
+    _left_alone(ask, **given)
 
 
 def _pulls_up_and_down(pull: Answer, z: Tensor) -> None:
@@ -413,6 +471,17 @@ def a_number_without_a_past(student: Tensor, teacher: Tensor, temperature: float
     return (temperature**2 * F.kl_div(log_q, p, reduction="batchmean")).item()
 
 
+@soft_target_loss.hint(
+    "With large logits your loss stops growing.",
+    "Something keeps a logarithm from becoming infinite: what does it make of a probability of 1e-30?",
+    "F.log_softmax needs no help: it never takes the logarithm of a probability.",
+)
+def epsilon_in_the_logarithm(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    q = F.softmax(student / temperature, dim=-1)
+    return temperature**2 * (p * torch.log((p + 1e-12) / (q + 1e-12))).sum(-1).mean()
+
+
 @soft_target_loss.answer
 def kl_form(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     p = F.softmax(teacher.detach() / temperature, dim=-1)
@@ -496,6 +565,26 @@ def _(ask: Ask, draw: Draw) -> None:
         ask(**given, alpha=alpha).should_be((1 - alpha) * hard + alpha * soft)
 
 
+@hinton_loss.holds("Its gradient goes to the student alone, and says what a small step will change")
+def _(ask: Ask, draw: Draw) -> None:
+    s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
+    for alpha in (0.25, 0.95):
+        given = {"teacher": t, "labels": labels, "temperature": 4.0, "alpha": alpha}
+        pull = ask.gradient("student", student=s, **given)
+        pull.should(is_moving(pull.value, s), "a tensor of the logits' shape, not all zeros")
+        step = 0.05 * pull.value.double()
+        before, after = (ask(student=s + side * step, **given) for side in (-1, 1))
+        change = (float(after.value) - float(before.value)) / 0.1
+        promised = float(pull.value.double().square().sum())
+        pull.should(
+            math.isclose(change, promised, rel_tol=0.02),
+            f"the whole gradient: a step along it changes the loss by {change / promised:.3g} times "
+            "what it says",
+        )
+        ask.gradient("teacher", student=s, **given).should_be(None)
+    _left_alone(ask, student=s, **given)
+
+
 hinton_loss.hint(
     "alpha = 0.9 leaves a tenth to the teacher. Who should get the nine tenths?",
     "In some papers and programs alpha weighs the labels. Which of the two does it weigh here?",
@@ -523,7 +612,7 @@ hinton_loss.hint(
 def labels_at_full_weight(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = F.softmax(teacher / temperature, dim=-1)
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
     return alpha * soft + F.cross_entropy(student, labels)
@@ -537,7 +626,7 @@ def labels_at_full_weight(
 def labels_at_temperature(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = F.softmax(teacher / temperature, dim=-1)
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
     return alpha * soft + (1 - alpha) * F.cross_entropy(student / temperature, labels)
@@ -551,7 +640,7 @@ def labels_at_temperature(
 def softmax_twice(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = F.softmax(teacher / temperature, dim=-1)
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
     return alpha * soft + (1 - alpha) * F.cross_entropy(F.softmax(student, dim=-1), labels)
@@ -565,7 +654,7 @@ def softmax_twice(
 def soft_term_without_t_squared(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = F.softmax(teacher / temperature, dim=-1)
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = F.kl_div(log_q, p, reduction="batchmean")
     return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
@@ -579,18 +668,60 @@ def soft_term_without_t_squared(
 def weights_used_twice(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = F.softmax(teacher / temperature, dim=-1)
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = alpha * temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
     hard = (1 - alpha) * F.cross_entropy(student, labels)
     return alpha * soft + (1 - alpha) * hard
 
 
+@hinton_loss.hint(
+    "A gradient reaches the teacher, through the soft term.",
+    "Labels cannot be trained, and neither should soft targets be.",
+    "teacher.detach(), or your soft_target_loss, which has it.",
+)
+def teacher_pulled_too(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    p = F.softmax(teacher / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+@hinton_loss.hint(
+    "The number is right, and only the labels pull at the student.",
+    "Whose logits are constants in the soft term?",
+    "Detach the teacher, not the student.",
+)
+def student_detached(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> Tensor:
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student.detach() / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+@hinton_loss.hint(
+    "The number is right, and no gradient reaches the student.",
+    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "Return the tensor itself; only the teacher is detached.",
+)
+def objective_as_a_number(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
+) -> float:
+    p = F.softmax(teacher / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return (alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)).item()
+
+
 @hinton_loss.answer
 def two_terms(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = F.softmax(teacher / temperature, dim=-1)
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
     return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
@@ -608,7 +739,7 @@ def hard_term_by_hand(s: Tensor, t: Tensor, y: Tensor, T: float, a: float) -> Te
 def example_by_example(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    log_p = F.log_softmax(teacher / temperature, dim=-1)
+    log_p = F.log_softmax(teacher.detach() / temperature, dim=-1)
     log_q = F.log_softmax(student / temperature, dim=-1)
     soft = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)  # (N,)
     hard = F.cross_entropy(student, labels, reduction="none")  # (N,)
@@ -619,7 +750,7 @@ def example_by_example(
 def labels_as_one_hot(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
-    p = torch.softmax(teacher / temperature, dim=1)
+    p = torch.softmax(teacher.detach() / temperature, dim=1)
     own = torch.xlogy(p, p).sum(1).mean()
     soft = own - (p * torch.log_softmax(student / temperature, dim=1)).sum(1).mean()
     one_hot = F.one_hot(labels, student.shape[1]).to(student.dtype)
@@ -670,6 +801,7 @@ def _(ask: Ask, draw: Draw) -> None:
     once.should(is_moving(once.value, s), "a tensor of the logits' shape, not all zeros")
     twice = ask(student=torch.cat([s, s]), teacher=torch.cat([t, t]), temperature=2.0)
     twice.should_be(torch.cat([once.value, once.value]) / 2)
+    _left_alone(ask, student=s, teacher=t, temperature=2.0)
 
 
 @soft_target_gradient.hint(
@@ -690,6 +822,16 @@ def sign_reversed(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
 def without_the_factor(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
     return (q - p) / len(student)
+
+
+@soft_target_gradient.hint(
+    "Your derivative is that of KL. What stands before it in the loss?",
+    "By the derivative of z / T your gradient shrinks as 1 / T. The factor T² of the loss is missing.",
+    "T² / T = T stands before the difference.",
+)
+def derivative_of_kl_alone(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return (q - p) / (temperature * len(student))
 
 
 @soft_target_gradient.hint(
@@ -790,12 +932,14 @@ def _(ask: Ask, draw: Draw) -> None:
     _tells_apart(once, ask(student=s, teacher=s))
     for shifted in ((s + 5, t), (s, t - draw.number(1, 9)), (s + draw.normal(3, 1), t)):
         ask(student=shifted[0], teacher=shifted[1]).should_be(once.value)
+    _left_alone(ask, student=s, teacher=t)
 
 
-@logit_matching_loss.holds("For one example of mean 0 it is half the mean square")
+@logit_matching_loss.holds("For one example of mean 0 it is half the mean square, and pulls so")
 def _(ask: Ask, draw: Draw) -> None:
     s, t = (z - z.mean(1, keepdim=True) for z in (draw.logits(1), draw.logits(1)))
     ask(student=s, teacher=t).should_be((s - t).square().mean() / 2)
+    ask.gradient("student", student=s, teacher=t).should_be((s - t) / s.shape[1])
 
 
 @logit_matching_loss.holds("It is the mean over the classes, however many there are")
@@ -885,6 +1029,16 @@ def probabilities_compared(student: Tensor, teacher: Tensor) -> Tensor:
     return (s - t).square().mean() / 2
 
 
+@logit_matching_loss.hint(
+    "The number is right, and no gradient reaches the student.",
+    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "Return the tensor itself.",
+)
+def distance_as_a_number(student: Tensor, teacher: Tensor) -> float:
+    s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
+    return ((s - t).square().mean() / 2).item()
+
+
 @logit_matching_loss.answer
 def both_centred(student: Tensor, teacher: Tensor) -> Tensor:
     s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
@@ -919,6 +1073,9 @@ choose_temperature = Exercise(
 )
 
 
+TWO_THINGS = "two things: a temperature, and test errors"
+
+
 @choose_temperature.holds(
     "The temperature with the fewest validation errors, on average, is chosen"
 )
@@ -926,9 +1083,17 @@ def _(ask: Ask, draw: Draw) -> None:
     for _ in range(3):
         given = _runs(draw)
         found = ask(**given)
-        best = int(given["validation_errors"].mean(1).argmin())
-        chosen = found.value[0] if _is_pair(found.value) else found.value
-        found.should(same_number(chosen, given["temperatures"][best]), "another temperature first")
+        found.should(is_number(found.value) or _is_pair(found.value), TWO_THINGS)
+        chosen = found.value if is_number(found.value) else found.value[0]
+        means = given["validation_errors"].mean(1)
+        rows = [k for k, T in enumerate(given["temperatures"]) if same_number(chosen, T)]
+        found.should(bool(rows), "one of the temperatures first")
+        best, own = int(means.argmin()), rows[0]
+        found.should(
+            own == best,
+            f"T = {given['temperatures'][best]:g}: its mean validation errors are {means[best]:.1f}, "
+            f"yours {means[own]:.1f}",
+        )
 
 
 @choose_temperature.holds("What is reported is the mean of that temperature's test errors")
@@ -936,7 +1101,7 @@ def _(ask: Ask, draw: Draw) -> None:
     for _ in range(3):
         given = _runs(draw)
         found = ask(**given)
-        found.should(_is_pair(found.value), "a temperature and its test errors")
+        found.should(_is_pair(found.value), TWO_THINGS)
         chosen = [k for k, T in enumerate(given["temperatures"]) if same_number(found.value[0], T)]
         found.should(bool(chosen), "one of the temperatures first")
         expected = float(given["test_errors"][chosen[0]].mean())
@@ -944,19 +1109,21 @@ def _(ask: Ask, draw: Draw) -> None:
 
 
 def _runs(draw: Draw) -> dict[str, object]:
-    """Five temperatures, three seeds; the best by any other reading of the table is another one."""
-    temperatures = [1.0, 2.0, 4.0, 8.0, 20.0]
-    order = torch.randperm(5, generator=draw.generator())
-    a, b, c = (int(k) for k in order[:3])
-    validation = (
-        60 + torch.tensor([[draw.integer(0, 9) for _ in range(3)] for _ in range(5)]).double()
+    """Seven temperatures, three seeds; the best by any other reading of the table is another one."""
+    temperatures = [1.0, 2.0, 3.0, 4.0, 8.0, 12.0, 20.0]
+    validation, test = (
+        60 + torch.tensor([[draw.integer(0, 9) for _ in range(3)] for _ in range(7)]).double()
+        for _ in range(2)
     )
-    test = 60 + torch.tensor([[draw.integer(0, 9) for _ in range(3)] for _ in range(5)]).double()
-    validation[a] = torch.tensor([42.0, 45.0, 44.0])  # the best on average
-    validation[b] = torch.tensor([35.0, 70.0, 71.0])  # one lucky seed
-    test[a, 0] += 5
-    test[c] = 30.0  # the best on the test images
-    validation[int(order[3])] += 30  # the worst
+    order = torch.randperm(7, generator=draw.generator()).tolist()
+    best, luckiest, middle, safest, by_test, worst, _ = order
+    validation[best] = torch.tensor([30.0, 45.0, 56.0])  # on average
+    validation[luckiest] = torch.tensor([20.0, 70.0, 71.0])
+    validation[middle] = torch.tensor([40.0, 41.0, 65.0])  # the best median
+    validation[safest] = torch.tensor([50.0, 51.0, 52.0])  # the best of the worst seeds
+    validation[worst] += 30
+    test[best] = test[best, 0] + torch.tensor([7.0, 0.0, 2.0])
+    test[by_test] = 30.0
     return {"temperatures": temperatures, "validation_errors": validation, "test_errors": test}
 
 
@@ -989,6 +1156,30 @@ def chosen_by_the_luckiest(
     temperatures: list[float], validation_errors: Tensor, test_errors: Tensor
 ) -> tuple[float, float]:
     best = int(validation_errors.min(1).values.argmin())
+    return temperatures[best], float(test_errors[best].mean())
+
+
+@choose_temperature.hint(
+    "The middle seed chose for you.",
+    "A median does not see how bad the worst seed was. What is to be small on average?",
+    "Take the mean over the seeds before you compare.",
+)
+def chosen_by_the_median(
+    temperatures: list[float], validation_errors: Tensor, test_errors: Tensor
+) -> tuple[float, float]:
+    best = int(validation_errors.median(1).values.argmin())
+    return temperatures[best], float(test_errors[best].mean())
+
+
+@choose_temperature.hint(
+    "The unluckiest seed of each temperature chose for you.",
+    "One student of three says little about the next one, be it the best or the worst.",
+    "Take the mean over the seeds before you compare.",
+)
+def chosen_by_the_unluckiest(
+    temperatures: list[float], validation_errors: Tensor, test_errors: Tensor
+) -> tuple[float, float]:
+    best = int(validation_errors.max(1).values.argmin())
     return temperatures[best], float(test_errors[best].mean())
 
 
@@ -1075,7 +1266,7 @@ my_temperature = Exercise(
 )
 
 
-@my_temperature.holds("At that temperature your teacher's targets have 1 bit of entropy, to 1 %", 2)
+@my_temperature.holds("There your teacher's targets have an entropy of 0.99 to 1.01 bits", 2)
 def _(ask: Ask, draw: Draw) -> None:
     found = ask()
     found.should(is_number(found.value) and found.value > 0, "a positive number")

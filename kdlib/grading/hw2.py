@@ -33,6 +33,7 @@ from kdlib.grading._layers import (
     two_parts,
 )
 from kdlib.grading._material import is_along, is_finite, is_like, is_moving, is_number, is_positive
+from kdlib.grading._observe import same
 
 # The hint loss
 
@@ -343,6 +344,20 @@ def zero_grad_forgotten(
     optimizer = torch.optim.SGD([*guided.parameters(), *regressor.parameters()], lr=0.01)
     loss = (regressor(guided(inputs)) - hint).square().flatten(1).sum(1).mean() / 2
     loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+@hint_step.hint(
+    "Nothing moves. Is step() called, and are the gradients still there when it is?",
+    "zero_grad() wipes out what backward() has just found.",
+    "The order is zero_grad(), backward(), step().",
+)
+def nothing_moves(guided: nn.Module, regressor: nn.Module, inputs: Tensor, hint: Tensor) -> float:
+    optimizer = torch.optim.SGD([*guided.parameters(), *regressor.parameters()], lr=0.01)
+    loss = (regressor(guided(inputs)) - hint).square().flatten(1).sum(1).mean() / 2
+    loss.backward()
+    optimizer.zero_grad()
     optimizer.step()
     return loss.item()
 
@@ -816,6 +831,18 @@ def column_norms_not_squared(
 
 
 @fsp_loss.hint(
+    "Twice the error gives twice your loss, where it should give four times as much.",
+    "Each image has its own norm, as it should. What stands at the norm in the formula?",
+    "Square the norm of each image's difference, then take the mean over the images.",
+)
+def matrix_norms_not_squared(
+    student_matrices: list[Tensor], teacher_matrices: list[Tensor]
+) -> Tensor:
+    pairs = zip(student_matrices, teacher_matrices, strict=True)
+    return sum((s - t.detach()).norm(dim=(1, 2)).mean() for s, t in pairs)
+
+
+@fsp_loss.hint(
     "One root is taken over the whole batch: the loss is neither squared nor a mean.",
     "A norm is a square root. What happens to it in the formula, and for each image or once for all?",
     "For each example the sum of the squared entries; then the mean over the examples.",
@@ -891,7 +918,7 @@ def batch_divided_twice(student_matrices: list[Tensor], teacher_matrices: list[T
 
 
 @fsp_loss.hint(
-    "A batch twice as large has a loss twice as large.",
+    "Your loss grows with the number of images in the batch.",
     "The formula has 1 / N before its sum over the examples.",
     "Take the mean over the examples.",
 )
@@ -926,7 +953,7 @@ def gradient_to_the_teacher(
 
 @fsp_loss.hint(
     "The value is right, and no gradient reaches the student's matrices.",
-    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "Where is the way back to the student cut: by item(), detach(), numpy() or no_grad()?",
     "Detach the teacher's matrices alone, and return the tensor itself.",
 )
 def a_flow_without_a_past(student_matrices: list[Tensor], teacher_matrices: list[Tensor]) -> float:
@@ -1165,6 +1192,25 @@ def first_stage_without_decay(lower, upper, first_loss, second_loss, steps):
 
 
 @two_stages.hint(
+    "Both stages are a little off. Which of the three numbers is missing?",
+    "One of them pulls every weight towards 0, a little in each step.",
+    "weight_decay=0.01 in both optimizers.",
+)
+def without_weight_decay(lower, upper, first_loss, second_loss, steps):
+    optimizer = torch.optim.SGD(lower.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(steps[0]):
+        optimizer.zero_grad()
+        first_loss(lower).backward()
+        optimizer.step()
+    weights = [*lower.parameters(), *upper.parameters()]
+    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
+    for _ in range(steps[1]):
+        optimizer.zero_grad()
+        second_loss(lower, upper).backward()
+        optimizer.step()
+
+
+@two_stages.hint(
     "Every step is too short from the second on.",
     "Rate, momentum, weight decay: which of the three is missing?",
     "momentum=0.9 in both optimizers.",
@@ -1290,12 +1336,11 @@ same_flow = Exercise(
 def _(ask: Ask, draw: Draw) -> None:
     first, second = draw.normal(2, 3, 4, 4), draw.normal(2, 5, 4, 4)
     found = ask(first=first, second=second)
-    a, b = _pair(found, first, second)
-    found.should(not (a.equal(first) and b.equal(second)), "another pair than the one that came")
+    a, b = _another_pair(found, first, second)
     matrices, wanted = flow(a, b), flow(first, second)
     apart = float((matrices - wanted).abs().max())
-    same = torch.allclose(matrices, wanted, rtol=1e-4, atol=1e-6)
-    found.should(same, f"their FSP matrices; an entry of yours is off by {apart:.3g}")
+    kept = torch.allclose(matrices, wanted, rtol=1e-4, atol=1e-6)
+    found.should(kept, f"their FSP matrices; an entry of yours is off by {apart:.3g}")
 
 
 @same_flow.holds("No channel of either map is what it was, and the flow as strong as before", 0.5)
@@ -1316,8 +1361,7 @@ def _(ask: Ask, draw: Draw) -> None:
 def _(ask: Ask, draw: Draw) -> None:
     first, second = draw.normal(2, 3, 4, 6), draw.normal(2, 5, 2, 3)
     found = ask(first=first, second=second)
-    a, b = _pair(found, first, second)
-    found.should(not (a.equal(first) and b.equal(second)), "another pair than the one that came")
+    _another_pair(found, first, second)
     _as_strong(found, first, second)
 
 
@@ -1331,6 +1375,12 @@ def _pair(found: Answer, first: Tensor, second: Tensor) -> list[Tensor]:
     )
     found.should(good, f"two tensors of shapes {tuple(first.shape)} and {tuple(second.shape)}")
     return [new.double() for new in value]
+
+
+def _another_pair(found: Answer, first: Tensor, second: Tensor) -> list[Tensor]:
+    pair = _pair(found, first, second)
+    found.should(not same(pair, [first, second]), "another pair than the one that came")
+    return pair
 
 
 def _as_strong(found: Answer, first: Tensor, second: Tensor) -> None:
@@ -1402,7 +1452,7 @@ def only_the_second_changed(first: Tensor, second: Tensor) -> tuple[Tensor, Tens
 
 
 @same_flow.hint(
-    "Maps of one size are well. A larger first map is max-pooled: what is the largest of -1 and -2?",
+    "For maps of one size it is right. A larger one is max-pooled: what is the largest of -1 and -2?",
     "The maximum of the negatives is not the negative of the maximum.",
     "Find a change that a maximum over blocks goes along with: a mirror, or a positive factor.",
 )
@@ -1411,7 +1461,7 @@ def signs_flipped(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @same_flow.hint(
-    "Maps of one size are well. A larger first map has other places than the second.",
+    "For maps of one size it is right. A larger first map has other places than the second.",
     "Blocks of places are max-pooled. An order of the blocks goes with an order of the second's places.",
     "Mirror both maps: blocks stay blocks.",
 )

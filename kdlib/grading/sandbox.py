@@ -185,6 +185,9 @@ def _environment(folder: str, limits: Limits) -> dict[str, str]:
     kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "HOME": folder,
+        "USERPROFILE": folder,
+        "TEMP": folder,
+        "TMP": folder,
         "IPYTHONDIR": folder,
         "MPLCONFIGDIR": str(_fonts()),
         "TORCH_HOME": folder,

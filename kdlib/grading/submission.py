@@ -11,6 +11,7 @@ import ast
 import copy
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from kdlib.grading._observe import writable
+from kdlib.grading._prose import pictures
 
 LARGEST = 300 * 2**20  # bytes of a file that is read at all
 
@@ -48,12 +50,39 @@ def found(submitted: Path, names: dict[str, str]) -> list[Submission]:
         submitted: the folder.
         names: of each homework's notebook.
     """
-    folders = sorted(path for path in submitted.glob("*/*") if path.is_dir())
-    return [_read(path, names[path.name]) for path in folders if path.name in names]
+    students = (
+        sorted(path for path in submitted.iterdir() if path.is_dir()) if submitted.is_dir() else []
+    )
+    for student in students:
+        _check_name(student.name)
+    folders = [folder for student in students for folder in sorted(student.iterdir())]
+    return [
+        _read(folder, names[folder.name])
+        for folder in folders
+        if folder.name in names and folder.is_dir()
+    ]
+
+
+def passed_over(submitted: Path, names: dict[str, str]) -> list[str]:
+    """What lies below ``submitted`` and is no folder of a student's homework."""
+    if not submitted.is_dir():
+        return []
+    paths = sorted(p for p in [*submitted.glob("*"), *submitted.glob("*/*")] if p.name[:1] != ".")
+    known = [p for p in paths if p.is_dir() and (p.parent == submitted or p.name in names)]
+    return [str(p.relative_to(submitted)) for p in paths if p not in known]
+
+
+def _check_name(student: str) -> None:
+    """nbgrader reads some signs as patterns, a database refuses others, a spreadsheet runs some."""
+    if not student.isprintable() or set(student) & set("[]*?") or student[0] in ".=+-@":
+        raise ValueError(
+            f"a student's folder must have a plain name, got {student!r}: rename it; signs such as "
+            "[ ] * ? in it, or . = + - @ before it, mean something else to other programs"
+        )
 
 
 def _read(folder: Path, name: str) -> Submission:
-    student, homework = folder.parent.name, folder.name
+    student, homework = unicodedata.normalize("NFC", folder.parent.name), folder.name
     expected = folder / f"{name}.ipynb"
     files = [path for path in folder.glob("[!.]*.ipynb") if path.is_file()]  # "._x": a Mac's zip
     files.sort(key=lambda path: path.stat().st_mtime)
@@ -62,8 +91,9 @@ def _read(folder: Path, name: str) -> Submission:
         file = expected
     elif files:
         file = files[-1]
+        others = f", the newest of {len(files)}," if len(files) > 1 else ""
         note = (
-            f"The notebook is called {file.name} instead of {expected.name}; it was taken for it."
+            f"The notebook is called {file.name} instead of {expected.name}{others} and was taken."
         )
     else:
         return Submission(student, homework, name, None, "There is no notebook in the folder.")
@@ -116,6 +146,8 @@ def _whole(cell: NotebookNode) -> NotebookNode:
     made = make.get(str(cell.get("cell_type")), nbformat.v4.new_raw_cell)(writable(source))
     if isinstance(cell.get("id"), str):
         made.id = cell["id"]
+    if made.cell_type == "markdown" and (kept := pictures(cell.get("attachments"))):
+        made.attachments = kept
     metadata = cell.get("metadata")
     nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     if isinstance(nbgrader, dict) and isinstance(nbgrader.get("grade_id"), str):
@@ -181,7 +213,7 @@ def _chosen(cells: list[NotebookNode], model: NotebookNode) -> NotebookNode:
 
 def _written(cell: NotebookNode, model: NotebookNode) -> bool:
     """Whether it was worked on; a ``raise`` that was left below an answer's ``return`` is no stub's."""
-    returns = re.search(r"^\s+return\b", cell.source, flags=re.MULTILINE)
+    returns = re.search(r"^[ \t]+return\b", cell.source, flags=re.MULTILINE)
     stub = "NotImplementedError" in cell.source and not returns
     return not stub and cell.source.split() != model.source.split()
 
@@ -254,7 +286,7 @@ def _written_below(notebook: NotebookNode, release: NotebookNode, cell: Notebook
 def defined(source: str) -> set[str]:
     """The names of functions and variables that a cell defines, also where it does not parse."""
     try:
-        tree = ast.parse(re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE))
+        tree = ast.parse(re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.MULTILINE))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set(re.findall(r"^def +(\w+) *\(", source, flags=re.MULTILINE))
     names = set()

@@ -435,3 +435,69 @@ def test_a_right_answer_that_calls_one_that_is_not_written_is_graded_with_a_righ
     reports = found["ada", "hw1"].reports
     assert reports["soft_target_loss"].points == 0 and reports["hinton_loss"].passed
     assert "hinton_loss was graded with a right soft_target_loss" in told
+
+
+WRITES = """
+from pathlib import Path
+course = Path({course!r})
+(course / "grading_seed.txt").write_text("1")
+with (course / "nbgrader_config.py").open("a") as config:
+    config.write("raise SystemExit('taken over')")
+(course / "gradebook.db").write_bytes(b"all for me")
+(course / "source" / "hw1" / "more.ipynb").write_text("{{}}")
+"""
+
+
+def test_what_decides_on_points_is_put_back_where_students_code_has_changed_it(tmp_path):
+    course = copied_course(tmp_path)
+    (course / "grading_seed.txt").write_text("12\n")
+    handed_in = of_student("hw1", model_solution("hw1"))
+    handed_in.cells.insert(4, nbformat.v4.new_code_cell(WRITES.format(course=str(course))))
+    hand_in(course, "eve", "hw1", handed_in)
+    hand_in(course, "ada", "hw1", of_student("hw1", model_solution("hw1")))
+    (course / "submitted" / "ada" / "hw9").mkdir()
+    config = (course / "nbgrader_config.py").read_text()
+    _, told = graded(course)
+    full = sum(e.points for e in HOMEWORKS["hw1"])
+    assert [float(row["hw1"]) for row in scores(course).values()] == [full, full]
+    assert (course / "grading_seed.txt").read_text() == "12\n"
+    assert (course / "nbgrader_config.py").read_text() == config
+    assert [path.name for path in (course / "source" / "hw1").iterdir()] == [
+        "hw1_soft_targets.ipynb"
+    ]
+    report = (course / "report.md").read_text()
+    for name in ("grading_seed.txt", "nbgrader_config.py", "gradebook.db", "source/hw1/more.ipynb"):
+        assert f"{name} was changed while students' code ran; put back." in told
+        assert "was changed while students' code ran" in report
+    assert "ada/hw9 is no folder of a homework and was passed over." in told
+
+
+def test_answers_that_only_call_each_other_earn_nothing(tmp_path):
+    course = copied_course(tmp_path)
+    mutual = {
+        "soft_target_loss": "def soft_target_loss(s, t, T):\n"
+        "    return hinton_loss(s, t.detach(), torch.zeros(len(s), dtype=torch.long), T, 1.0)",
+        "hinton_loss": "def hinton_loss(s, t, y, T, a):\n"
+        "    return a * soft_target_loss(s, t, T) + (1 - a) * F.cross_entropy(s, y)",
+    }
+    hand_in(course, "eve", "hw1", of_student("hw1", model_solution("hw1") | mutual))
+    found, _ = graded(course)
+    assert found["eve", "hw1"].reports["soft_target_loss"].points == 0
+
+
+def test_one_homework_that_nbgrader_cannot_do_does_not_cost_the_others(tmp_path, monkeypatch):
+    course, run = copied_course(tmp_path), course_module._run
+    for homework in ("hw1", "hw2"):
+        hand_in(course, "ada", homework, read("release", homework))
+
+    def fails(kind, course, homework, directories):
+        if homework == "hw1" and kind.__name__ == "GenerateFeedback":
+            raise RuntimeError("no feedback for hw1")
+        run(kind, course, homework, directories)
+
+    monkeypatch.setattr(course_module, "_run", fails)
+    with pytest.raises(RuntimeError, match="no feedback for hw1"):
+        graded(course)
+    assert scores(course)["ada"]["hw2"] == "0"
+    assert list((course / "feedback" / "ada").iterdir()) == [course / "feedback" / "ada" / "hw2"]
+    assert main(["feedback", "--course", str(course)]) == 1

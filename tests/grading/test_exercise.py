@@ -380,7 +380,8 @@ def test_an_answer_that_changes_its_arguments_gets_what_it_returned():
     def softens_in_place(logits, temperature):
         return logits.div_(temperature).softmax(-1)
 
-    assert hw1.soften.check(softens_in_place).passed
+    report = hw1.soften.check(softens_in_place)
+    assert names(report) == ["logits_overwritten"] and report.points == report.out_of - 1
 
 
 def draws_and_seeds(student, teacher, temperature):
@@ -460,6 +461,17 @@ def test_points_and_minutes_are_there(exercise):
     assert exercise.points == sum(p.points for p in exercise.properties) > 0
     assert 5 <= exercise.minutes <= 30
     assert len({p.says for p in exercise.properties}) == len(exercise.properties)
+
+
+@pytest.mark.parametrize("exercise", hw1.EXERCISES[:5], ids=lambda e: e.name)
+def test_a_right_answer_may_compute_in_single_precision(exercise):
+    def single(x):
+        return x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
+    for right_one in exercise.right:
+        for seed in range(5):
+            source = exercise.source(lambda *a: right_one(*map(single, a)), may_borrow=True)  # noqa: B023
+            assert exercise.report(source, seed).passed, right_one.__name__
 
 
 # What costs nothing earns nothing

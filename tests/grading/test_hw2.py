@@ -147,6 +147,13 @@ def cleared_after_the_step(v, r, x, u):
     return loss.item()
 
 
+def a_norm_for_each_matrix(students, teachers):
+    norms = [
+        torch.linalg.matrix_norm(s - t.detach()) for s, t in zip(students, teachers, strict=True)
+    ]
+    return sum(norms).mean()
+
+
 def upper_part_added_later(low, up, first, second, steps):
     optimizer = torch.optim.SGD(low.parameters(), 0.1, 0.9, weight_decay=0.01)
     for _ in range(steps[0]):
@@ -168,6 +175,7 @@ def upper_part_added_later(low, up, first, second, steps):
         (hw2.hint_step, regressor_left_out, "regressor_not_in_the_optimizer"),
         (hw2.hint_step, cleared_after_the_step, "zero_grad_forgotten"),
         (hw2.fsp_matrix, gram_by_view, "not_divided"),
+        (hw2.fsp_loss, a_norm_for_each_matrix, "matrix_norms_not_squared"),
         (hw2.two_stages, upper_part_added_later, "momentum_kept"),
     ],
 )
@@ -175,6 +183,21 @@ def test_a_mistake_is_recognised_in_other_words(exercise, answer, known):
     report = exercise.check(answer)
     assert names(report) == [known]
     assert report.points == report.out_of - 1
+
+
+def test_a_step_that_is_never_taken_is_one_mistake():
+    def no_step(v, r, x, u):
+        loss = (r(v(x)) - u).pow(2).sum() / (2 * len(x))
+        loss.backward()
+        return loss.item()
+
+    report = hw2.hint_step.check(no_step)
+    assert names(report) == ["nothing_moves"]
+    assert report.points == 1  # for the loss that it gives back
+
+
+def test_the_pair_that_came_is_no_other_pair_in_float32():
+    assert hw2.same_flow.check(lambda a, b: (a.float(), b.float())).points == 0
 
 
 def test_two_mistakes_are_both_named():

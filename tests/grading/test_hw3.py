@@ -54,6 +54,39 @@ def test_five_pairs_are_as_far_apart_as_is_asked(ratio):
         assert found == pytest.approx(ratio, rel=0.03)  # errors are whole numbers
 
 
+def in_float32(function):
+    def answer(*given):
+        return function(*(x.float() if _is_real(x) else x for x in given))
+
+    return answer
+
+
+def _is_real(x):
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
+@pytest.mark.parametrize("exercise", [hw3.cwtm_loss, hw3.permute_dark_knowledge, hw3.interval])
+def test_float32_is_exact_enough(exercise):
+    for own in map(in_float32, exercise.right):
+        for seed in range(3):
+            assert exercise.report(exercise.source(own, may_borrow=True), seed).passed
+
+
+def test_an_infinite_loss_earns_nothing():
+    assert hw3.cwtm_loss.check(lambda student, *_: student.sum() + torch.inf).points == 0
+
+
+def test_rows_shuffled_in_other_words_are_recognised():
+    def shuffled(z, generator):
+        result = torch.zeros(z.shape)
+        for k in range(len(z)):
+            result[k] = z[k, torch.randperm(z.shape[1], generator=generator)]
+        return result
+
+    (known,) = hw3.permute_dark_knowledge.check(shuffled).mistakes
+    assert known.name == "rows_shuffled_whole"
+
+
 # Networks that keep a diary
 
 
@@ -84,6 +117,35 @@ def test_a_first_network_that_was_never_trained_is_no_teacher():
 
     lost = [result.says for result in hw3.generations.check(answer).results if result.failed]
     assert any("when that has been trained" in says for says in lost)
+
+
+def youngest_trained_first(build, train, count):
+    networks = [build(seed) for seed in range(count)]
+    for k in reversed(range(count)):
+        train(networks[k], networks[k - 1] if k else None)
+    return networks
+
+
+def all_trained_on_labels_first(build, train, count):
+    networks = [build(seed) for seed in range(count)]
+    for network in networks:
+        train(network, None)
+    for k in range(1, count):
+        train(networks[k], networks[k - 1])
+    return networks
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [
+        (youngest_trained_first, "untrained_teachers"),
+        (all_trained_on_labels_first, "labels_first_then_the_teacher"),
+    ],
+)
+def test_a_wrong_upbringing_is_recognised_in_other_words(answer, known):
+    report = hw3.generations.check(answer)
+    assert [mistake.name for mistake in report.mistakes] == [known]
+    assert report.points == report.out_of - 1
 
 
 # Runs of one's own

@@ -9,7 +9,7 @@ import pytest
 from answers import model_solution, read
 
 from kdlib.grading import submission
-from kdlib.grading.submission import Submission, defined, found, mended
+from kdlib.grading.submission import Submission, defined, found, mended, passed_over
 
 RELEASE, ANSWERS = read("release", "hw1"), model_solution("hw1")
 OPEN = "in_your_own_words"
@@ -540,8 +540,50 @@ def test_of_other_names_the_newest_is_taken_and_that_is_said(tmp_path):
     taken = the_only(tmp_path)
     assert taken.data == b"new" and taken.name == "first"
     assert taken.note == (
-        "The notebook is called a.ipynb instead of first.ipynb; it was taken for it."
+        "The notebook is called a.ipynb instead of first.ipynb, the newest of 2, and was taken."
     )
+
+
+@pytest.mark.parametrize("bad", ["bob [1]", "a*", "who?", ".hidden", "=1+1", "@home", "new\nline"])
+def test_a_students_folder_must_have_a_plain_name(tmp_path, bad):
+    (tmp_path / "ada").mkdir()
+    (tmp_path / bad).mkdir()
+    with pytest.raises(ValueError, match="a student's folder must have a plain name, got"):
+        found(tmp_path, {"hw1": "first"})
+
+
+def test_names_of_people_are_plain_names(tmp_path):
+    for name in ("O'Brien, Ada", "mu\u0308ller", "bob (1)", "42"):
+        (tmp_path / name / "hw1").mkdir(parents=True)
+    students = {own.student for own in found(tmp_path, {"hw1": "first"})}
+    assert students == {"O'Brien, Ada", "m\u00fcller", "bob (1)", "42"}  # one spelling of an umlaut
+
+
+def test_what_is_no_folder_of_a_homework_is_told(tmp_path):
+    for name in ("ada/hw1", "ada/HW1", "ada/hw4", "ada/.cache"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "bob").mkdir()
+    for name in ("stray.ipynb", "bob/first.ipynb"):
+        (tmp_path / name).write_text("")
+    told = ["ada/HW1", "ada/hw4", "bob/first.ipynb", "stray.ipynb"]
+    assert passed_over(tmp_path, {"hw1": "first"}) == told
+
+
+def test_many_empty_lines_take_no_time_to_read():
+    handed_in = answered()
+    cell_of(handed_in, FIRST).source += "\n" * 1_000_000  # hours, where lines are counted in pairs
+    mend(handed_in)
+
+
+PICTURE = "iVBORw0KGgo="
+
+
+def test_a_picture_in_an_open_answer_stays_and_nothing_else_that_is_attached():
+    handed_in = answered()
+    attached = {"a.png": {"image/png": PICTURE}, "b.svg": {"image/svg+xml": PICTURE}}
+    cell_of(handed_in, OPEN).attachments = attached | {"c.png": {"image/png": "no base64!"}}
+    notebook, _ = mend(handed_in)
+    assert cell_of(notebook, OPEN).attachments == {"a.png": {"image/png": PICTURE}}
 
 
 def test_a_folder_without_a_notebook_is_said(tmp_path):
