@@ -75,7 +75,7 @@ def test_a_student_meets_the_hints_of_a_mistake_and_passes_every_check(run_all, 
     solve, check = cells("soften")
     written(page, solve, SOLUTIONS["soften"])
     checked(page, check)
-    check.get_by_text("all properties hold, 3 of 3 points").wait_for(timeout=120_000)
+    check.get_by_text("all properties hold, 4 of 4 points").wait_for(timeout=120_000)
 
     solve, check = cells("soft_target_loss")
     written(page, solve, AVERAGED)
