@@ -52,7 +52,8 @@ def is_finite(value: object) -> bool:
 
 
 def is_positive(value: object) -> bool:
-    return is_number(value) and float(value) > 0
+    """Above 0 by more than rounding makes of a 0."""
+    return is_number(value) and float(value) > 1e-9
 
 
 def is_moving(value: object, z: Tensor) -> bool:

@@ -389,7 +389,7 @@ def test_what_a_notebook_does_to_the_checks_is_worth_nothing():
     try:
         report = hw1.soften.report(own.source("soften"), 3)
         assert own.notes == [] and own.outputs[0]["error"] == ""
-        assert report.points == 0 and report.out_of == 3 and not report.note
+        assert report.points == 0 and report.out_of == 4 and not report.note
     finally:
         own.close()
 
