@@ -6,10 +6,10 @@ does to this process, all that comes out of it are answers.
 
 from __future__ import annotations
 
+import base64
 import os
 import struct
 import sys
-import time
 from typing import Any, BinaryIO
 
 from kdlib.grading._observe import Seen, message_of, observe, sent, unpacked
@@ -61,7 +61,6 @@ def _run(shell: Any, source: str) -> dict[str, Any]:
     """One cell: its text, its pictures, the error in a line."""
     from IPython.utils.capture import capture_output
 
-    started = time.perf_counter()
     with capture_output() as seen:
         result = shell.run_cell(source, store_history=False)
         shell.events.trigger("post_execute")
@@ -74,19 +73,16 @@ def _run(shell: Any, source: str) -> dict[str, Any]:
         elif "text/plain" in data:
             texts.append(str(data["text/plain"]))
     text = "\n".join(t for t in texts if t)
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}\n… and {len(text) - LONGEST:,} more characters"
+    more = max(len(text) - LONGEST, 0)
     return {
-        "text": text,
+        "text": text[:LONGEST] + (f"\n… and {more:,} more characters" if more else ""),
+        "more": more,
         "pictures": [p for p in pictures[:MOST_PICTURES] if len(p) < LARGEST_PICTURE],
         "error": f"{type(error).__name__}: {message_of(error)}"[:500] if error else "",
-        "seconds": time.perf_counter() - started,
     }
 
 
 def _as_text(picture: str | bytes) -> str:
-    import base64
-
     return picture if isinstance(picture, str) else base64.b64encode(picture).decode()
 
 

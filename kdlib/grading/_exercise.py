@@ -207,6 +207,7 @@ class Report:
         results: one a property.
         mistakes: the known mistakes that the answer makes, as far as they are recognised.
         note: what is to be said of the whole answer: that it is not written yet, that it borrows.
+        borrowed: what it calls of kdlib's own, "" where nothing.
         shown: how many hints the text shows.
     """
 
@@ -214,6 +215,7 @@ class Report:
     results: tuple[Result, ...]
     mistakes: tuple[Known, ...] = ()
     note: str = ""
+    borrowed: str = ""
     shown: int = 1
 
     @property
@@ -361,8 +363,8 @@ class Exercise:
     def check(self, answer: Any, student: str = "", *, hints: int = 1) -> Report:
         """Say whether an answer is right and, if not, what kind of mistake it may be.
 
-        Numbers must agree to within 0.01 % as a rule. Nothing is stored, nothing is drawn: the same answer
-        gets the same report. (Homework is graded with other cases than these.)
+        Numbers must agree to within 0.01 % as a rule. Nothing is stored, nothing is drawn: the same
+        answer gets the same report. (Homework is graded with other cases than these.)
 
         Args:
             answer: the function, or the value, that was asked for.
@@ -393,11 +395,9 @@ class Exercise:
             run = self._run(source, seed, student)
         except (Unanswered, Stopped) as nothing:
             return self.refused(str(nothing))
-        borrowed = [s.borrowed for _, seen in run for s in seen if s.borrowed]
-        if borrowed:
-            return self.refused(
-                f"it calls kdlib's own {borrowed[0]}; write it yourself to earn the points"
-            )
+        if borrowed := next((s.borrowed for _, seen in run for s in seen if s.borrowed), ""):
+            why = f"it calls kdlib's own {borrowed}; write it yourself to earn the points"
+            return replace(self.refused(why), borrowed=borrowed)
         results = tuple(result for result, _ in run)
         return Report(self.name, results, self._recognised(run, seed, student), shown=hints)
 
@@ -458,7 +458,7 @@ class Exercise:
         return {k for k, (result, _) in enumerate(run) if result.failed}
 
     def _run_of(self, known: Known, seed: int, student: str) -> list[_Run]:
-        key = known.name, seed, student
+        key = known.name, seed, student if self.personal else ""
         if key not in self._runs:
             wrong = known.wrong(student) if self.personal else known.wrong
             self._runs[key] = self._run(self.source(wrong), seed, student)

@@ -55,6 +55,7 @@ BORROWED = {
 }
 REFERENCES = {(str(HERE / "_layers.py"), name) for name in ("flow", "pooled")}  # the rest is given
 UNWRITTEN = "Unwritten"  # the kind of an answer that is a stub
+NOT_WRITTEN = "not written yet"  # what is said of it
 MOST_NUMBERS = 1_000_000  # in one tensor of an answer
 LONGEST = 1000  # entries of a list or a dictionary
 LONGEST_LINE = 500  # characters of an error
@@ -203,8 +204,8 @@ def _unwritten(error: BaseException, function: Any) -> str:
         return ""
     name = frames[-1].name if frames else ""
     if name in ("", getattr(function, "__name__", name)):
-        return "not written yet"
-    return f"it calls {name}, which is not written yet"
+        return NOT_WRITTEN
+    return f"it calls {name}, which is {NOT_WRITTEN}"
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
@@ -31,6 +32,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
+from kdlib._files import write_whole
 from kdlib.grading import HOMEWORKS
 from kdlib.grading.marking import Marked, marked
 from kdlib.grading.sandbox import Limits
@@ -53,7 +55,10 @@ class Repair(NbGraderPreprocessor):
         if key not in _marked:  # asked by nbgrader itself, for one notebook
             data = nbformat.writes(nb).encode()
             submission = Submission(about["student"], about["assignment"], about["notebook"], data)
-            _marked[key] = _marked_here(Path.cwd(), submission)
+            course = Path.cwd()
+            release_ = _release(course, submission.homework)
+            exercises = HOMEWORKS[submission.homework]
+            _marked[key] = marked(submission, release_, exercises, hidden_seed(course))
         return nbformat.from_dict(_marked[key].notebook), resources
 
 
@@ -69,12 +74,6 @@ class Score(NbGraderPreprocessor):
         return nb, resources
 
 
-def _marked_here(course: Path, submission: Submission, limits: Limits | None = None) -> Marked:
-    release = _notebook(course / "release", submission.homework)
-    exercises = HOMEWORKS[submission.homework]
-    return marked(submission, nbformat.read(release, 4), exercises, hidden_seed(course), limits)
-
-
 def homeworks(course: Path) -> dict[str, str]:
     """The notebook's name of each homework in ``source``."""
     return {name: _notebook(course / "source", name).stem for name in sorted(HOMEWORKS)}
@@ -85,6 +84,10 @@ def _notebook(folder: Path, homework: str) -> Path:
     if len(notebooks) != 1:
         raise ValueError(f"{folder / homework} must hold one notebook, it holds {len(notebooks)}")
     return notebooks[0]
+
+
+def _release(course: Path, homework: str) -> NotebookNode:
+    return nbformat.read(_notebook(course / "release", homework), as_version=4)
 
 
 def hidden_seed(course: Path) -> int:
@@ -109,10 +112,7 @@ def release(course: Path, to: Path | None = None) -> list[Path]:
             built = Path(scratch) / homework / f"{name}.ipynb"
             target = to / homework / f"{name}.ipynb"
             if not target.exists() or target.read_bytes() != built.read_bytes():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_suffix(".part")
-                shutil.copyfile(built, part)
-                os.replace(part, target)
+                write_whole(target, lambda part, built=built: shutil.copyfile(built, part))
                 changed.append(target)
     return changed
 
@@ -136,7 +136,13 @@ def grade(
             f"nothing is handed in: {course / 'submitted'} must hold STUDENT/hw1/"
             f"{next(iter(names.values()))}.ipynb and so on"
         )
-    _students(course), hidden_seed(course)  # said now if they are wrong
+    _students(course)  # said now if it is wrong
+    # Read before students' code runs, which might change it.
+    seed, releases = hidden_seed(course), {name: _release(course, name) for name in names}
+
+    def graded(own: Submission) -> Marked:
+        return marked(own, releases[own.homework], HOMEWORKS[own.homework], seed, limits)
+
     with tempfile.TemporaryDirectory() as scratch:
         for homework in sorted({s.homework for s in submissions}):
             # Tells the gradebook of the cells; refused where an exercise was changed since.
@@ -146,7 +152,7 @@ def grade(
             for path in passed_over(course / "submitted", names)
         ]
         with _guarded(course) as changed:
-            all_marked = [_told(_marked_here(course, s, limits), tell) for s in submissions]
+            all_marked = [_told(graded(submission), tell) for submission in submissions]
         # From here on nothing of the students' runs.
         notes += [f"{path} was changed while students' code ran; put back." for path in changed]
         for note in notes:
@@ -186,8 +192,7 @@ def _guarded(course: Path) -> Iterator[list[str]]:
                 changed.append(str(path.relative_to(course)))
                 path.unlink(missing_ok=True)
                 if path in before:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(before[path])
+                    write_whole(path, lambda part, path=path: part.write_bytes(before[path]))
 
 
 def _given_to_nbgrader(course: Path, all_marked: list[Marked], handed_in: Path) -> list[str]:
@@ -201,9 +206,8 @@ def _given_to_nbgrader(course: Path, all_marked: list[Marked], handed_in: Path) 
         nbformat.write(graded.notebook, file)
     failures = []
     for homework in sorted({homework for homework, _ in _marked}):
-        here = {graded.submission.student for graded in all_marked}
         for old in (course / "autograded").glob(f"*/{homework}"):
-            if old.parent.name not in here:  # no longer handed in
+            if (homework, old.parent.name) not in _marked:  # no longer handed in
                 shutil.rmtree(old)
         try:
             _run(Autograde, course, homework, {"submitted_directory": str(handed_in)})
@@ -282,12 +286,8 @@ def _write_grades(course: Path) -> None:
             for homework in names:
                 row |= _scores(gradebook, student.id, homework)
             rows.append(row)
-    part = course / "grades.csv.part"
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["student_id"])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, course / "grades.csv")
+    table = pd.DataFrame(rows, columns=None if rows else ["student_id"])
+    write_whole(course / "grades.csv", lambda part: table.to_csv(part, index=False))
 
 
 def _scores(gradebook: Gradebook, student: str, homework: str) -> dict[str, object]:
@@ -337,9 +337,8 @@ def _write_report(course: Path, all_marked: list[Marked], notes: list[str]) -> N
             )
         lines += [f"- Note: {_verbatim(note)}" for note in graded.notes]
         lines.append("")
-    part = course / "report.md.part"
-    part.write_text("\n".join(lines), encoding="utf-8")
-    os.replace(part, course / "report.md")
+    text = "\n".join(lines)
+    write_whole(course / "report.md", lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def _verbatim(text: str) -> str:

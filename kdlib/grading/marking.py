@@ -12,12 +12,16 @@ from nbformat import NotebookNode
 
 from kdlib.grading._exercise import Exercise, Report
 from kdlib.grading._material import seed_of
+from kdlib.grading._observe import NOT_WRITTEN
 from kdlib.grading._prose import safe
-from kdlib.grading.sandbox import Limits, Runner
+from kdlib.grading.sandbox import NOTHING, Limits, Runner, named
 from kdlib.grading.submission import Submission, grade_id, is_check, mended
 
-PEEPING = r"\bgrading\s*(?:\.|import)\s*(hw\d|museum|marking|course|_\w+)"
-UNWRITTEN = "not written yet"
+# What an honest answer does not mention: the grader's own modules and files, a new check.
+PEEPING = (
+    r"\bgrading\s*(?:\.|import)\s*(hw\d|museum|marking|course|_\w+)"
+    r"|(grading_seed|gradebook|nbgrader_config)|(grading\.\w+)\s*=[^=]"
+)
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,20 @@ def marked(
                     notes.append(f"{e.name} was graded with a right {names} in place of your own.")
         if any(exercise.personal for exercise in exercises):
             notes += _whose(runner, submission.student)
-        if peeped := sorted(set(re.findall(PEEPING, "\n".join(cells.values())))):
-            notes.append(f"It mentions the grader's own {', '.join(peeped)}: have a look at it.")
+        peeped = re.findall(PEEPING, "\n".join(cells.values()))
+        if names := sorted({name for found in peeped for name in found if name}):
+            notes.append(f"It mentions the grader's own {', '.join(names)}: have a look at it.")
     finally:
         runner.close()
     notes += runner.notes
-    notes += [f"{name}: {r.note}." for name, r in reports.items() if r.note not in ("", UNWRITTEN)]
+    notes += [
+        f"{named(cells[place])} printed {output['more']:,} characters more than are kept."
+        for place, output in runner.outputs.items()
+        if output["more"]
+    ]
+    notes += [
+        f"{name}: {r.note}." for name, r in reports.items() if r.note not in ("", NOT_WRITTEN)
+    ]
     notes = ["".join(c if c.isprintable() else " " for c in note)[:500] for note in notes]
     _show(notebook, runner, reports)
     _made_harmless(notebook, release)
@@ -95,8 +107,7 @@ def _wrong_others(
 ) -> dict[str, Callable]:
     """Right functions for earlier ones that are wrong, where they may be why this one fails."""
     report = reports[exercise.name]
-    own_fault = report.note == UNWRITTEN or "kdlib's own" in report.note or "used up" in report.note
-    if report.passed or own_fault:
+    if report.passed or report.note == NOT_WRITTEN or report.borrowed:
         return {}
     earlier = exercises[: [e.name for e in exercises].index(exercise.name)]
     return {e.name: e.right[0] for e in earlier if not (e.personal or reports[e.name].passed)}
@@ -132,7 +143,7 @@ def _show(notebook: NotebookNode, runner: Runner, reports: dict[str, Report]) ->
             data = {"text/plain": f"{report.points:g}", "text/html": report._repr_html_()}
             cell.outputs = [make("execute_result", data, execution_count=count)]
             continue
-        found = runner.outputs.get(place, {"text": "", "pictures": [], "error": ""})
+        found = runner.outputs.get(place, NOTHING)
         if found["text"]:
             cell.outputs.append(make("stream", name="stdout", text=found["text"]))
         cell.outputs += [make("display_data", {"image/png": png}) for png in found["pictures"]]

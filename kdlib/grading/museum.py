@@ -20,7 +20,7 @@ from torch import Tensor
 from kdlib import mistakes
 from kdlib._networks import logits
 from kdlib.grading._exercise import Failed, Known, Report, Result
-from kdlib.grading._observe import _in_a_line
+from kdlib.grading._observe import NOT_WRITTEN, _in_a_line
 from kdlib.losses import cross_entropy, fsp_loss, permute_dark_knowledge, soft_target_loss
 from kdlib.mistakes import MISTAKES, Mistake
 from kdlib.seeding import seeded
@@ -64,7 +64,7 @@ def check_test(name: str, test: Callable[[Callable], None], *, hints: int = 1) -
     try:
         results = tuple(Result(says, 1.0, failed) for says, failed in _asked(mistake, test))
     except NotImplementedError:
-        return Report(name, (), note="not written yet")
+        return Report(name, (), note=NOT_WRITTEN)
     known = Known(mistake.wrong, HINTS.get(name, (mistake.symptom,)))
     missed = [result.says for result in results if result.failed] == [_ON_THE_BUG]
     return Report(name, results, (known,) if missed else (), shown=hints)

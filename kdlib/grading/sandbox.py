@@ -29,6 +29,7 @@ from kdlib.grading._child import LARGEST_PICTURE, LONGEST, MOST_PICTURES, read_f
 from kdlib.grading._exercise import Stopped
 from kdlib.grading._observe import Seen, packed, received
 
+NOTHING = {"text": "", "more": 0, "pictures": [], "error": ""}  # of a cell
 LARGEST_MESSAGE = 64 * 2**20
 START_SECONDS = 60  # for a process to load torch; what it does later has limits of its own
 
@@ -112,10 +113,11 @@ class Process:
             found = found if isinstance(found, dict) else {}
             return {
                 "text": str(found["text"])[: 2 * LONGEST],
+                "more": int(found["more"]),
                 "pictures": list(filter(_is_picture, found["pictures"][:MOST_PICTURES])),
                 "error": str(found["error"])[:500],
             }
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             self.close()
             raise Stopped("it sent what is no answer") from None
 
@@ -208,11 +210,17 @@ def _fonts() -> Path:
     return Path(matplotlib.get_cachedir())
 
 
+def named(source: str) -> str:
+    """A cell, by its first words."""
+    first = next((line for line in source.splitlines() if line.strip()), "")
+    return f'The cell that begins "{first[:60]}"'
+
+
 class Runner:
     """A student's notebook, run and asked, as often as it takes.
 
     Attributes:
-        outputs: of each cell that ran, by its place: text, pictures, error.
+        outputs: of each cell that ran, by its place: text, how much more there was, pictures, error.
         notes: on cells that had to be left out.
     """
 
@@ -275,9 +283,8 @@ class Runner:
             try:
                 self.outputs[place] = process.run(source)
             except Stopped as stopped:
-                first = next((line for line in source.splitlines() if line.strip()), "")
-                self.notes.append(f'The cell that begins "{first[:60]}" was left out: {stopped}.')
-                self.outputs[place] = {"text": "", "pictures": [], "error": str(stopped)}
+                self.notes.append(f"{named(source)} was left out: {stopped}.")
+                self.outputs[place] = NOTHING | {"error": str(stopped)}
                 del self._cells[place]
                 return False
         return True

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -296,6 +297,9 @@ def test_ten_submissions_mixed_and_hostile_by_one_command(tmp_path, capsys, monk
         assert "T = 20 your loss is 400 times too small" in text_of_feedback(course, student, "hw1")
     assert "more characters" in text_of_feedback(course, "loud", "hw1")
     assert "leak:" not in text_of_feedback(course, "spy", "hw1")
+    assert "the grader's own gradebook, grading_seed" in notes["spy"]
+    assert "the grader's own _child" in notes["cheat"] and "grading.check_soft" in notes["cheat"]
+    assert "printed 199,98" in notes["loud"] and "characters more than are kept" in notes["loud"]
     for student in notes:
         assert f"## {student}, hw1" in (course / "report.md").read_text()
 
@@ -440,36 +444,49 @@ def test_a_right_answer_that_calls_one_that_is_not_written_is_graded_with_a_righ
 WRITES = """
 from pathlib import Path
 course = Path({course!r})
-(course / "grading_seed.txt").write_text("1")
+(course / "grading_seed.txt").write_text("mine")
 with (course / "nbgrader_config.py").open("a") as config:
     config.write("raise SystemExit('taken over')")
 (course / "gradebook.db").write_bytes(b"all for me")
 (course / "source" / "hw1" / "more.ipynb").write_text("{{}}")
+(course / "release" / "hw1" / "hw1_soft_targets.ipynb").unlink()
 """
 
 
 def test_what_decides_on_points_is_put_back_where_students_code_has_changed_it(tmp_path):
+    """Nor does it touch those who are graded after it."""
     course = copied_course(tmp_path)
     (course / "grading_seed.txt").write_text("12\n")
     handed_in = of_student("hw1", model_solution("hw1"))
     handed_in.cells.insert(4, nbformat.v4.new_code_cell(WRITES.format(course=str(course))))
     hand_in(course, "eve", "hw1", handed_in)
-    hand_in(course, "ada", "hw1", of_student("hw1", model_solution("hw1")))
+    for student in ("ada", "zoe"):  # before and after
+        hand_in(course, student, "hw1", of_student("hw1", model_solution("hw1")))
     (course / "submitted" / "ada" / "hw9").mkdir()
-    config = (course / "nbgrader_config.py").read_text()
+    names = ["grading_seed.txt", "nbgrader_config.py", "release/hw1/hw1_soft_targets.ipynb"]
+    before = {name: (course / name).read_bytes() for name in names}
     _, told = graded(course)
     full = sum(e.points for e in HOMEWORKS["hw1"])
-    assert [float(row["hw1"]) for row in scores(course).values()] == [full, full]
-    assert (course / "grading_seed.txt").read_text() == "12\n"
-    assert (course / "nbgrader_config.py").read_text() == config
-    assert [path.name for path in (course / "source" / "hw1").iterdir()] == [
-        "hw1_soft_targets.ipynb"
-    ]
+    assert [float(row["hw1"]) for row in scores(course).values()] == [full, full, full]
+    assert {name: (course / name).read_bytes() for name in names} == before
+    assert [p.name for p in (course / "source" / "hw1").iterdir()] == ["hw1_soft_targets.ipynb"]
     report = (course / "report.md").read_text()
-    for name in ("grading_seed.txt", "nbgrader_config.py", "gradebook.db", "source/hw1/more.ipynb"):
+    for name in [*names, "gradebook.db", "source/hw1/more.ipynb"]:
         assert f"{name} was changed while students' code ran; put back." in told
-        assert "was changed while students' code ran" in report
+    assert report.count("was changed while students' code ran") == 5
     assert "ada/hw9 is no folder of a homework and was passed over." in told
+
+
+def test_what_is_no_longer_handed_in_is_no_longer_shown(tmp_path):
+    course = copied_course(tmp_path)
+    for homework in ("hw1", "hw2"):
+        hand_in(course, "ada", homework, read("release", homework))
+    hand_in(course, "bob", "hw1", read("release", "hw1"))
+    graded(course)
+    shutil.rmtree(course / "submitted" / "ada" / "hw1")
+    graded(course)
+    kept = {str(p.relative_to(course / "autograded")) for p in course.glob("autograded/*/*")}
+    assert kept == {"ada/hw2", "bob/hw1"}
 
 
 def test_answers_that_only_call_each_other_earn_nothing(tmp_path):

@@ -16,7 +16,7 @@ import torch
 import kdlib
 from kdlib.grading import hw1, sandbox
 from kdlib.grading._exercise import Stopped
-from kdlib.grading.sandbox import Limits, Process, Runner
+from kdlib.grading.sandbox import NOTHING, Limits, Process, Runner
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sessions and signals of POSIX")
 SMALL = Limits(cell_seconds=2, call_seconds=1, total_seconds=120)
@@ -146,7 +146,7 @@ def test_no_cell_of_an_ordinary_notebook_is_left_out(ordinary):
 
 
 def test_what_cells_print_and_give_is_told(ordinary):
-    assert output(ordinary, "imports") == {"text": "", "pictures": [], "error": ""}
+    assert output(ordinary, "imports") == NOTHING
     assert output(ordinary, "name")["text"] == "hello  Bob \n2\n"
 
 
@@ -157,7 +157,7 @@ def test_much_text_is_cut(ordinary):
 
 
 def test_text_past_python_goes_nowhere(ordinary):
-    assert output(ordinary, "louder") == {"text": "", "pictures": [], "error": ""}
+    assert output(ordinary, "louder") == NOTHING
 
 
 def test_nobody_answers_an_input(ordinary):
@@ -427,14 +427,20 @@ def test_cells_that_are_no_answer_are_left_out():
         def close(self):
             self._closed = True
 
-    for found in (None, 3, "text", [], {}, torch.zeros(3), {"text": 1, "pictures": 3, "error": 0}):
+    odd = {"text": 1, "more": 0, "pictures": 3, "error": 0}
+    for found in (None, 3, "text", [], {}, torch.zeros(3), odd, odd | {"more": "many"}):
         process = Odd()
         process.found = found
         with pytest.raises(Stopped, match="it sent what is no answer"):
             process.run("1")
         assert process._closed
     process = Odd()
-    process.found = {"text": "x" * 10**6, "pictures": ["a" * 10**7, "<"], "error": "e" * 10**6}
+    process.found = {
+        "text": "x" * 10**6,
+        "more": 7,
+        "pictures": ["a" * 10**7, "<"],
+        "error": "e" * 10**6,
+    }
     told = process.run("1")
     assert len(told["text"]) < 50_000 and len(told["error"]) < 1000 and told["pictures"] == []
 
@@ -471,7 +477,7 @@ def test_time_to_start_is_not_the_first_cells(monkeypatch):
     class Watched(Process):
         def _next(self, seconds):
             seen.append(seconds)
-            return sandbox.Seen(value={"text": "", "pictures": [], "error": ""})
+            return sandbox.Seen(value=NOTHING)
 
     monkeypatch.setattr(sandbox, "Process", Watched)
     own = runner(SOFTEN)
