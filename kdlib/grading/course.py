@@ -55,10 +55,7 @@ class Repair(NbGraderPreprocessor):
         if key not in _marked:  # asked by nbgrader itself, for one notebook
             data = nbformat.writes(nb).encode()
             submission = Submission(about["student"], about["assignment"], about["notebook"], data)
-            course = Path.cwd()
-            release_ = _release(course, submission.homework)
-            exercises = HOMEWORKS[submission.homework]
-            _marked[key] = marked(submission, release_, exercises, hidden_seed(course))
+            _marked[key] = _grader(Path.cwd())(submission)
         return nbformat.from_dict(_marked[key].notebook), resources
 
 
@@ -86,15 +83,26 @@ def _notebook(folder: Path, homework: str) -> Path:
     return notebooks[0]
 
 
-def _release(course: Path, homework: str) -> NotebookNode:
-    return nbformat.read(_notebook(course / "release", homework), as_version=4)
+def _grader(course: Path, limits: Limits | None = None) -> Callable[[Submission], Marked]:
+    """Grades by what the course says now, whatever students' code may do to its files later."""
+    seed = hidden_seed(course)
+    releases = {
+        homework: nbformat.read(_notebook(course / "release", homework), as_version=4)
+        for homework in HOMEWORKS
+    }
+
+    def graded(own: Submission) -> Marked:
+        return marked(own, releases[own.homework], HOMEWORKS[own.homework], seed, limits)
+
+    return graded
 
 
 def hidden_seed(course: Path) -> int:
     """The seed of the hidden cases: the teacher's own number in ``grading_seed.txt``, drawn if need be."""
     file = course / SEED
     if not file.exists():
-        file.write_text(f"{secrets.randbelow(2**31 - 1) + 1}\n")
+        drawn = f"{secrets.randbelow(2**31 - 1) + 1}\n"
+        write_whole(file, lambda part: part.write_text(drawn))
     text = file.read_text(encoding="utf-8-sig", errors="replace").strip()
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"{SEED} must hold a whole number from 1 on, got {text[:40]!r}")
@@ -137,12 +145,7 @@ def grade(
             f"{next(iter(names.values()))}.ipynb and so on"
         )
     _students(course)  # said now if it is wrong
-    # Read before students' code runs, which might change it.
-    seed, releases = hidden_seed(course), {name: _release(course, name) for name in names}
-
-    def graded(own: Submission) -> Marked:
-        return marked(own, releases[own.homework], HOMEWORKS[own.homework], seed, limits)
-
+    graded = _grader(course, limits)
     with tempfile.TemporaryDirectory() as scratch:
         for homework in sorted({s.homework for s in submissions}):
             # Tells the gradebook of the cells; refused where an exercise was changed since.
