@@ -36,24 +36,25 @@ from torch.utils._pytree import tree_leaves
 
 from kdlib.seeding import seeded
 
-HERE = Path(__file__).resolve().parent
-KDLIB = str(HERE.parent) + os.sep
+KDLIB = __name__.partition(".")[0]
+HOME = Path(sys.modules[KDLIB].__file__).resolve().parent
 LIBRARIES = (
-    KDLIB,
+    str(HOME) + os.sep,
     str(Path(torch.__file__).parent) + os.sep,
     *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")),
     "<frozen ",
 )
-BORROWED = {
-    *(
-        str(HERE.parent / name)
-        for name in ("losses.py", "objectives.py", "mistakes.py", "stats.py")
-    ),
-    *(str(HERE / f"hw{k}.py") for k in (1, 2, 3)),
-    str(HERE / "_material.py"),
-    str(HERE / "museum.py"),
-}
-REFERENCES = {(str(HERE / "_layers.py"), name) for name in ("flow", "pooled")}  # the rest is given
+# Modules, by the name that a frame knows itself by: a file may move, and its name goes with it.
+BORROWED = (
+    f"{KDLIB}.losses",
+    f"{KDLIB}.objectives",
+    f"{KDLIB}.mistakes",
+    f"{KDLIB}.stats",
+    *(f"{KDLIB}.grading.hw{k}" for k in (1, 2, 3)),
+    f"{KDLIB}.grading._material",
+    f"{KDLIB}.grading.museum",
+)
+REFERENCES = {(f"{KDLIB}.grading._layers", name) for name in ("flow", "pooled")}  # the rest is given
 UNWRITTEN = "Unwritten"  # the kind of an answer that is a stub
 NOT_WRITTEN = "not written yet"  # what is said of it
 MOST_NUMBERS = 1_000_000  # in one tensor of an answer
@@ -175,7 +176,7 @@ def _in_a_line(error: BaseException) -> str:
     if frames:
         code = _line(frames[-1])
         text += f' (in "{code}")' if code else f" (in line {frames[-1].lineno})"
-    return text.replace(str(HERE.parent.parent) + os.sep, "")[:LONGEST_LINE]
+    return text.replace(str(HOME.parent) + os.sep, "")[:LONGEST_LINE]
 
 
 def message_of(error: BaseException) -> str:
@@ -219,12 +220,12 @@ def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
     codes = {getattr(function, "__code__", None) for function in allowed}
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
-        code = frame.f_code
-        ours = code.co_filename in BORROWED or (code.co_filename, code.co_name) in REFERENCES
+        code, home = frame.f_code, _module(frame)
+        ours = within(home, BORROWED) or (home, code.co_name) in REFERENCES
         if event != "call" or not ours or code in codes:
             return
-        caller = frame.f_back.f_code.co_filename if frame.f_back else ""
-        from_outside = caller == __file__ or not caller.startswith(KDLIB)
+        caller = _module(frame.f_back)
+        from_outside = caller == __name__ or not within(caller, [KDLIB])
         if from_outside and code.co_name not in ("<module>", "__init__"):
             found.append(getattr(code, "co_qualname", code.co_name))
 
@@ -236,6 +237,18 @@ def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
     finally:
         sys.setprofile(before[0])
         threading.setprofile(before[1])
+
+
+def within(module: str, rooms: Sequence[str]) -> bool:
+    """Whether a module is one of these, or lies in a package that is."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def _module(frame: FrameType | None) -> str:
+    """Its module's name, "" where a frame only claims one: a cell may set ``__name__``."""
+    name = None if frame is None else frame.f_globals.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return name if module is not None and vars(module) is frame.f_globals else ""
 
 
 class _Largest(TorchDispatchMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import nbformat
 from nbformat import NotebookNode
 
+import kdlib.grading
 from kdlib.grading._exercise import Exercise, Report
 from kdlib.grading._material import seed_of
 from kdlib.grading._observe import NOT_WRITTEN
@@ -17,9 +19,11 @@ from kdlib.grading._prose import safe
 from kdlib.grading.sandbox import NOTHING, Limits, Runner, named
 from kdlib.grading.submission import Submission, grade_id, is_check, mended
 
-# What an honest answer does not mention: the grader's own modules and files, a new check.
+# The grader's own modules, as they are called today, so that moving one does not hide it.
+ROOMS = tuple(sorted(module.name for module in pkgutil.iter_modules(kdlib.grading.__path__)))
+# What an honest answer does not mention: those modules, the grader's files, a new check.
 PEEPING = (
-    r"\bgrading\s*(?:\.|import)\s*(hw\d|museum|marking|course|_\w+)"
+    rf"\bgrading\s*(?:\.|import)\s*({'|'.join(ROOMS)})\b"
     r"|(grading_seed|gradebook|nbgrader_config)|(grading\.\w+)\s*=[^=]"
 )
 
@@ -78,8 +82,7 @@ def marked(
                     notes.append(f"{e.name} was graded with a right {names} in place of your own.")
         if any(exercise.personal for exercise in exercises):
             notes += _whose(runner, submission.student)
-        peeped = re.findall(PEEPING, "\n".join(cells.values()))
-        if names := sorted({name for found in peeped for name in found if name}):
+        if names := peeped("\n".join(cells.values())):
             notes.append(f"It mentions the grader's own {', '.join(names)}: have a look at it.")
     finally:
         runner.close()
@@ -100,6 +103,12 @@ def marked(
         told = f"**Notes of the grader**\n\n<pre style='white-space: pre-wrap'>{text}</pre>"
         notebook.cells.insert(0, nbformat.v4.new_markdown_cell(told, id="grader_notes"))
     return Marked(submission, notebook, reports, notes)
+
+
+def peeped(source: str) -> list[str]:
+    """What of the grader's own a submission mentions."""
+    found = re.findall(PEEPING, source)
+    return sorted({name for groups in found for name in groups if name})
 
 
 def _wrong_others(

@@ -73,6 +73,7 @@ def show(homeworks: dict[str, tuple[Exercise, ...]]) -> int:
     for homework, exercises in homeworks.items():
         for exercise in exercises:
             print(f"\n{homework} {exercise.name}: {exercise.points:g} points")
+            print(f"  {exercise.task}")
             for k, p in enumerate(exercise.properties):
                 print(f"    {' ' * 45}{' ' * k}↓ {p.says}")
             for seed in (VISIBLE, HIDDEN):
