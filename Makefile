@@ -55,13 +55,13 @@ explorers: .venv/ready
 
 homework: .venv/ready
 	$(BIN)/python tools/badges.py
-	$(BIN)/python -m kdlib.grading release $(ARGS)
+	$(BIN)/python -m kdlib.course.grading release $(ARGS)
 
 grade: .venv/ready
-	$(BIN)/python -m kdlib.grading grade $(ARGS)
+	$(BIN)/python -m kdlib.course.grading grade $(ARGS)
 
 feedback: .venv/ready
-	$(BIN)/python -m kdlib.grading feedback $(ARGS)
+	$(BIN)/python -m kdlib.course.grading feedback $(ARGS)
 
 badges: .venv/ready
 	$(BIN)/python tools/badges.py

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import kdlib as kd
+from kdlib.course.museum.mistakes import broadcast_product
 from kdlib.losses import fsp_loss, fsp_matrix
-from kdlib.mistakes import broadcast_product
 from kdlib.taps import reach
 
 LAYERS = {"stem": (16, 32), "stage1": (16, 32), "stage2": (32, 16), "stage3": (64, 8)}

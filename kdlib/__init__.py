@@ -3,8 +3,10 @@
 ``import kdlib as kd`` is enough for every lesson.
 """
 
-from kdlib import data, losses, models, objectives, omitted, specialists, stats, text
-from kdlib._networks import logits
+from importlib import import_module
+
+from kdlib import data, losses, models, objectives, stats, text
+from kdlib.class_subsets import omitted, specialists
 from kdlib.cohort import Cohort, fit_cohort
 from kdlib.losses import (
     GradientTerms,
@@ -21,6 +23,7 @@ from kdlib.losses import (
     soft_target_loss,
     soften,
 )
+from kdlib.networks import logits
 from kdlib.objectives import CWTM, DKPP, FSP, Batch, CrossEntropy, Hint, LogitMatching, SoftTargets
 from kdlib.profiles import pick
 from kdlib.seeding import seeded
@@ -31,17 +34,28 @@ from kdlib.training import Fidelity, History, Recipe, Scores, evaluate, fidelity
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
-    """matplotlib and its friends are loaded when first used, not by ``import kdlib``."""
-    import importlib
+# Loaded when first used, not by ``import kdlib``: matplotlib and its friends, and what only lessons need.
+_LATER = {
+    "against_the_paper": "reproduce",
+    "grading": "course.grading",
+    "measured": "reproduce",
+    "mistakes": "course.museum.mistakes",
+    "plots": "course.plots",
+    "predict": "course.predict",
+    "results": "reproduce",
+    "widgets": "course.widgets",
+}
 
-    if name in ("grading", "mistakes", "plots", "widgets"):
-        return importlib.import_module(f"kdlib.{name}")
-    if name == "predict":
-        return importlib.import_module("kdlib.widgets").predict
-    if name in ("against_the_paper", "measured", "results"):
-        return getattr(importlib.import_module("kdlib.reproduce"), name)
-    raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
+
+def __getattr__(name: str):
+    if name not in _LATER:
+        raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
+    module = import_module(f"kdlib.{_LATER[name]}")
+    return getattr(module, name, module)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import wide
-from kdlib._networks import begin_text, frozen_copy, logits, tensors_hash, weights_hash
+from kdlib.networks import begin_text, frozen_copy, logits, tensors_hash, weights_hash
 from kdlib.taps import reach, taps
 
 if TYPE_CHECKING:

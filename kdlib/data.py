@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib._networks import tensors_hash
+from kdlib.networks import tensors_hash
 from kdlib.seeding import check_seed
 
 __all__ = [

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import alpha_of, fraction, positive, wide
-from kdlib._networks import evaluating
 from kdlib._teachers import Teacher, TeacherFeatures, TeacherLogits
 from kdlib.losses import (
     cross_entropy,
@@ -29,6 +28,7 @@ from kdlib.losses import (
     logit_matching_loss,
     soft_target_loss,
 )
+from kdlib.networks import evaluating
 from kdlib.seeding import check_seed, stream
 from kdlib.taps import taps
 

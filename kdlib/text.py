@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import sizes
-from kdlib._networks import answers, evaluating, reading
 from kdlib.data import Augmentation, Data, Split, device_or_gpu
 from kdlib.losses import soften
+from kdlib.networks import answers, evaluating, reading
 from kdlib.seeding import check_seed
 
 __all__ = ["Text", "from_texts", "ngram_loss", "ptb", "sample", "topics"]

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from kdlib._checks import fraction, positive, real, wide
 from kdlib._files import write_whole
-from kdlib._networks import answers, begin_text, evaluating, reading, weights_hash
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import cross_entropy
+from kdlib.networks import answers, begin_text, evaluating, reading, weights_hash
 from kdlib.objectives import Batch, Objective, Outputs, Sum, taps_of
 from kdlib.seeding import check_seed, forked, key, reseed, seeded, stream
 from kdlib.taps import reach

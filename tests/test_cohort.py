@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import kdlib as kd
-from kdlib import cohort as cohorts
-from kdlib._networks import weights_hash
+import kdlib.cohort as cohorts
+from kdlib.networks import weights_hash
 
 EXACT = kd.Recipe(epochs=2, batch_size=50, precision="float64")
 SEEDS = (3, 8)

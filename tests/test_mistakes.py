@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdlib as kd
+from kdlib.course.museum.mistakes import MISTAKES
 from kdlib.data import Split
-from kdlib.mistakes import MISTAKES
 
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
 

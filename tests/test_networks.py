@@ -1,4 +1,4 @@
-"""kdlib/_networks.py: running, copying and hashing a network leaves it as it was."""
+"""kdlib/networks.py: running, copying and hashing a network leaves it as it was."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import kdlib as kd
-from kdlib._networks import (
+from kdlib.networks import (
     answers,
     begin_text,
     evaluating,

@@ -1,4 +1,4 @@
-"""kdlib/omitted.py: the oracle raises the biases by every number of a fine grid, in numpy's float64."""
+"""kdlib/class_subsets/omitted.py: the oracle raises the biases by every number of a fine grid, in numpy's float64."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from kdlib.omitted import bias_by_errors, bias_by_mass
+from kdlib.class_subsets.omitted import bias_by_errors, bias_by_mass
 
 many_cases = settings(deadline=None, max_examples=100, derandomize=True)
 

@@ -1,4 +1,4 @@
-"""kdlib/specialists.py: eq. 5 of the paper from its definition, Bayes' rule, and what is trained on."""
+"""kdlib/class_subsets/specialists.py: eq. 5 of the paper from its definition, Bayes' rule, and what is trained on."""
 
 import math
 import re
@@ -12,14 +12,14 @@ from scipy.special import softmax
 from torch import nn
 
 import kdlib as kd
-from kdlib._networks import weights_hash
-from kdlib.specialists import (
+from kdlib.class_subsets.specialists import (
     clusters,
     combine,
     dustbin_correction,
     specialist_data,
     specialist_of,
 )
+from kdlib.networks import weights_hash
 
 NONE_OF_TEN = [
     ([], "classes must be some of the 10, not all, each once, got []"),

@@ -18,8 +18,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import kdlib as kd
-from kdlib._networks import weights_hash
 from kdlib.data import Split
+from kdlib.networks import weights_hash
 from kdlib.objectives import Outputs
 from kdlib.training import _recipe_text, autocast_dtype
 
@@ -521,7 +521,7 @@ SCRIPT = """
 import random, sys
 import numpy, torch
 import kdlib as kd
-from kdlib._networks import weights_hash
+from kdlib.networks import weights_hash
 torch.set_num_threads(1)
 noise = int(sys.argv[1])
 random.seed(noise), numpy.random.seed(noise), torch.manual_seed(noise)
@@ -1572,7 +1572,7 @@ import sys, time
 from pathlib import Path
 import torch
 import kdlib as kd
-from kdlib._networks import weights_hash
+from kdlib.networks import weights_hash
 torch.set_num_threads(1)
 folder, name, other = Path(sys.argv[1]), *sys.argv[2:]
 

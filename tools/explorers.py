@@ -1,6 +1,6 @@
 """Put the present drawing into every explorer that the notebooks hold.
 
-``python tools/explorers.py``, or ``make explorers``, after a change of kdlib/widgets/*.js or explorer.css:
+``python tools/explorers.py``, or ``make explorers``, after a change of kdlib/course/widgets/*.js or explorer.css:
 a saved explorer holds the JavaScript that it was saved with. Its data, its still picture and the words
 for it stay as they were measured; nothing is run.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 import nbformat
 from badges import save
 
-from kdlib.widgets import DistillationExplorer, Flipbook, TemperatureExplorer
-from kdlib.widgets._explorer import Explorer
-from kdlib.widgets._saved import saved_form, taken_apart
+from kdlib.course.widgets import DistillationExplorer, Flipbook, TemperatureExplorer
+from kdlib.course.widgets._explorer import Explorer
+from kdlib.course.widgets._saved import saved_form, taken_apart
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPLORERS = {kind.name: kind for kind in (TemperatureExplorer, DistillationExplorer, Flipbook)}

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 PROTOCOLS = ("student", "hinton", "fitnets", "fsp", "ban", "ban_lm")
-SHIPPED = Path(__file__).parent.parent / "results"
+SHIPPED = Path(__file__).parent / "results"
 _WHAT = ["experiment", "setting", "protocol", "recipe"]
 COLUMNS = [
     *_WHAT,
@@ -409,9 +410,9 @@ def hardware() -> str:
 
 
 def _versions() -> str:
-    from kdlib import __version__
-
-    return f"kdlib {__version__}, torch {torch.__version__}, python {platform.python_version()}"
+    return (
+        f"kdlib {version('kdlib')}, torch {torch.__version__}, python {platform.python_version()}"
+    )
 
 
 def _commit() -> str:

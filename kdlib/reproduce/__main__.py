@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--ship",
         action="store_true",
-        help="copy the finished table into kdlib/results, run nothing",
+        help="copy the finished table into kdlib/reproduce/results, run nothing",
     )
     given = parser.parse_args(arguments)
     if given.ship:

@@ -37,9 +37,9 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-from kdlib import models
-from kdlib._networks import logits
 from kdlib.data import Data, crop, flip, load
+from kdlib.models import densenet, mlp, residual_student, share_ends, wide_resnet
+from kdlib.networks import logits
 from kdlib.objectives import CWTM, DKPP, CrossEntropy, Objective, SoftTargets
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
@@ -253,13 +253,13 @@ def _network(size: Size, kind: str, lineage: int, seed: int) -> nn.Module:
     data = _data(size)
     images = {"channels": data.train.inputs.shape[1], "classes": len(data.classes), "seed": seed}
     if kind == "mlp":
-        return models.mlp(400, seed=seed)
+        return mlp(400, seed=seed)
     if kind == "wide":
-        return models.wide_resnet(10, **images)
+        return wide_resnet(10, **images)
     if kind == "WRN-28-2":
-        return models.wide_resnet(28, width=2, dropout=0.3, **images)
+        return wide_resnet(28, width=2, dropout=0.3, **images)
     if kind == "dense":
-        return models.densenet(10, growth=16, **images)
+        return densenet(10, growth=16, **images)
     teacher = _net(size, "dense", "labels", lineage)
-    student = models.residual_student(teacher, seed=seed)
-    return models.share_ends(student, teacher) if kind == "residual, shared ends" else student
+    student = residual_student(teacher, seed=seed)
+    return share_ends(student, teacher) if kind == "residual, shared ends" else student

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib import models
 from kdlib._teachers import TeacherLogits
 from kdlib.data import Data, Split
+from kdlib.models import lstm
 from kdlib.objectives import Batch, CrossEntropy, Objective, Outputs
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
@@ -174,9 +174,7 @@ def _next(size: Size, seed: int) -> int:
 def _net(size: Size, way: str, seed: int) -> nn.Module:
     data = _data(size)
     data = replace(data, test=None) if size.recipe.schedule == "plateau" else unwatched(data)
-    build = partial(
-        models.lstm, len(data.classes), size.width, layers=size.layers, dropout=size.dropout
-    )
+    build = partial(lstm, len(data.classes), size.width, layers=size.layers, dropout=size.dropout)
     return keep(lambda seed: build(seed=seed), _objective(size, way, seed), data, size.recipe, seed)
 
 

@@ -34,7 +34,7 @@ from functools import cache, partial
 
 from torch import nn
 
-from kdlib import models
+from kdlib.models import fitnets_student, fitnets_teacher, mlp
 from kdlib.objectives import CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
@@ -162,7 +162,7 @@ _data, _few = partial(images, "mnist"), partial(some_images, "mnist")
 
 @cache
 def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
-    build = partial(models.mlp, 800, dropout=0.5) if kind == PLAIN else models.fitnets_teacher
+    build = partial(mlp, 800, dropout=0.5) if kind == PLAIN else fitnets_teacher
     recipe = Recipe(iterations=size.teacher_steps, optimizer="adam", learning_rate=TEACHER_RATE)
     return keep(
         lambda seed: build(seed=seed), CrossEntropy(), unwatched(_data(size)), recipe, seed=seed
@@ -210,5 +210,5 @@ def _rates(size: Size, line: Line) -> tuple[float, ...]:
 
 def _student(line: Line, seed: int) -> nn.Module:
     if line.depth is None:
-        return models.fitnets_student(seed=seed)
-    return models.mlp(30, depth=line.depth, seed=seed)
+        return fitnets_student(seed=seed)
+    return mlp(30, depth=line.depth, seed=seed)

@@ -48,9 +48,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from kdlib import models
-from kdlib._networks import logits
 from kdlib.data import Data, crop, flip
+from kdlib.models import resnet
+from kdlib.networks import logits
 from kdlib.objectives import FSP, CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, unwatched
@@ -311,7 +311,7 @@ def _recipe(size: Size, **more) -> Recipe:
 
 def _network(size: Size, depth: int, seed: int) -> nn.Module:
     channels = _data(size).train.inputs.shape[1]
-    return models.resnet(depth, width=size.width, channels=channels, seed=seed)
+    return resnet(depth, width=size.width, channels=channels, seed=seed)
 
 
 @cache

@@ -43,16 +43,22 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from kdlib import models
-from kdlib._networks import logits
+from kdlib.class_subsets.omitted import bias_by_errors, bias_by_mass
+from kdlib.class_subsets.specialists import (
+    clusters,
+    combine,
+    dustbin_correction,
+    specialist_data,
+    specialist_of,
+)
 from kdlib.cohort import fit_cohort
 from kdlib.data import Data, Split, load, shift
 from kdlib.losses import soften
+from kdlib.models import mlp
+from kdlib.networks import logits
 from kdlib.objectives import CrossEntropy, LogitMatching, Objective, SoftTargets
-from kdlib.omitted import bias_by_errors, bias_by_mass
 from kdlib.profiles import pick
 from kdlib.reproduce import Published, Row, Setting, best, tried, unwatched
-from kdlib.specialists import clusters, combine, dustbin_correction, specialist_data, specialist_of
 from kdlib.training import Recipe, changed, evaluate, fidelity, fit, keep
 
 Networks = nn.Module | Sequence[nn.Module]
@@ -265,7 +271,7 @@ def _trained(
     line: Line, rate: float, seeds: Sequence[int]
 ) -> Iterator[tuple[int, nn.Module, Data, float]]:
     """Students by seed, with their data and the seconds that each took."""
-    build = partial(models.mlp, int(line.network.removeprefix("2 x ")))
+    build = partial(mlp, int(line.network.removeprefix("2 x ")))
     moved = line.way.endswith("moved")
     recipe = Recipe(
         iterations=line.steps,
@@ -436,7 +442,7 @@ def _networks(name: str, seed: int | None) -> Networks:
 def _teacher(name: str, seed: int) -> nn.Module:
     what = TEACHERS[name]
     return keep(
-        lambda seed: models.mlp(pick(smoke=8, lesson=what.width), dropout=what.dropout, seed=seed),
+        lambda seed: mlp(pick(smoke=8, lesson=what.width), dropout=what.dropout, seed=seed),
         CrossEntropy(what.label_smoothing),
         unwatched(_images(what, seed)),
         _recipe(what),
@@ -484,7 +490,7 @@ def _specialists() -> Iterator[Row]:
 
 def _generalist(seed: int) -> tuple[Data, nn.Module]:
     data = _load("fashion_mnist", True)
-    generalist = models.mlp(pick(smoke=8, lesson=SPECIALISTS.width), seed=seed)
+    generalist = mlp(pick(smoke=8, lesson=SPECIALISTS.width), seed=seed)
     _fit(generalist, data, _recipe(SPECIALISTS), seed)
     return data, generalist
 

@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib import models
-from kdlib._networks import logits
 from kdlib.cohort import fit_cohort
 from kdlib.data import Data, Split, load, shift
 from kdlib.losses import soften
+from kdlib.models import anNet, anNet_deep, mlp
+from kdlib.networks import logits
 from kdlib.objectives import (
     Batch,
     CrossEntropy,
@@ -170,8 +170,8 @@ def _trained(
 
 def _build(network: str, seed: int) -> nn.Module:
     if network == "anNet":
-        return models.anNet(seed=seed)
-    return models.mlp(int(network.removeprefix("2 x ")), seed=seed)
+        return anNet(seed=seed)
+    return mlp(int(network.removeprefix("2 x ")), seed=seed)
 
 
 # What a student can be taught with.
@@ -306,10 +306,10 @@ TEACHERS: dict[str, tuple[str, int, int, bool]] = {
     "anNet_deep": ("anNet_deep", 10_000, 5, False),
 }
 _BUILD: dict[str, Callable[[int], nn.Module]] = {
-    "dropout 0.2": lambda seed: models.mlp(1200, dropout=0.2, seed=seed),
-    "dropout 0.5": lambda seed: models.mlp(1200, dropout=0.5, seed=seed),
-    "2 x 30": lambda seed: models.mlp(30, seed=seed),
-    "anNet_deep": lambda seed: models.anNet_deep(seed=seed),
+    "dropout 0.2": lambda seed: mlp(1200, dropout=0.2, seed=seed),
+    "dropout 0.5": lambda seed: mlp(1200, dropout=0.5, seed=seed),
+    "2 x 30": lambda seed: mlp(30, seed=seed),
+    "anNet_deep": lambda seed: anNet_deep(seed=seed),
 }
 
 

@@ -3,7 +3,7 @@
 from nbgrader.converters import Autograde
 from nbgrader.preprocessors import Execute
 
-from kdlib.grading.course import Repair, Score
+from kdlib.course.grading.course import Repair, Score
 
 c = get_config()  # noqa: F821  nbgrader gives it
 c.CourseDirectory.course_id = "kdlib"

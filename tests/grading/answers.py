@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 
-from kdlib.grading import HOMEWORKS
+from kdlib.course.exercises import HOMEWORKS
 
 COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "homework"
 IMPORTS = """

@@ -28,11 +28,11 @@ from nbgrader.api import Gradebook
 from torch.nn import functional as F
 
 import kdlib as kd
-from kdlib.grading import course as course_module
-from kdlib.grading import sandbox
-from kdlib.grading.__main__ import main
-from kdlib.grading.matrix import STUDENT
-from kdlib.grading.sandbox import Limits
+from kdlib.course.grading import course as course_module
+from kdlib.course.grading import sandbox
+from kdlib.course.grading.__main__ import main
+from kdlib.course.grading.matrix import STUDENT
+from kdlib.course.grading.sandbox import Limits
 
 each_homework = pytest.mark.parametrize("homework", sorted(HOMEWORKS))
 
@@ -215,7 +215,7 @@ def soft_target_loss(student, teacher, temperature):
     return F.kl_div(F.log_softmax(student / temperature, -1), p, reduction="batchmean")
 """
 OVERWRITES = """
-import kdlib.grading._child as child, kdlib.grading._exercise as exercise, kdlib.grading._observe as seen
+import kdlib.course.grading.child as child, kdlib.course.grading.exercise as exercise, kdlib.course.grading.observe as seen
 exercise.Report.points = exercise.Report.passed = property(lambda self: 100.0)
 exercise.Answer.should_be = exercise.Answer.should = lambda self, *args, **kwargs: None
 kd.grading.check_soft_target_loss = lambda *args: "100 of 100"
@@ -298,7 +298,7 @@ def test_ten_submissions_mixed_and_hostile_by_one_command(tmp_path, capsys, monk
     assert "more characters" in text_of_feedback(course, "loud", "hw1")
     assert "leak:" not in text_of_feedback(course, "spy", "hw1")
     assert "the grader's own gradebook, grading_seed" in notes["spy"]
-    assert "the grader's own _child" in notes["cheat"] and "grading.check_soft" in notes["cheat"]
+    assert "the grader's own child" in notes["cheat"] and "grading.check_soft" in notes["cheat"]
     assert "printed 199,98" in notes["loud"] and "characters more than are kept" in notes["loud"]
     for student in notes:
         assert f"## {student}, hw1" in (course / "report.md").read_text()

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as F
 
 import kdlib as kd
-from kdlib.grading import HOMEWORKS, _layers, hw1
-from kdlib.grading._exercise import TICK, Draw, Exercise
-from kdlib.grading._observe import observe
+from kdlib.course.exercises import HOMEWORKS, hw1, layers
+from kdlib.course.grading.exercise import TICK, Draw, Exercise
+from kdlib.course.grading.observe import observe
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -325,7 +325,7 @@ def test_kdlibs_own_loss_earns_nothing_by_whatever_name_it_goes(answer):
 
 
 def test_the_graders_own_flow_is_borrowed_too():
-    assert "kdlib's own flow" in repr(kd.grading.check_fsp_matrix(lambda a, b: _layers.flow(a, b)))
+    assert "kdlib's own flow" in repr(kd.grading.check_fsp_matrix(lambda a, b: layers.flow(a, b)))
 
 
 def test_the_note_says_what_is_borrowed():

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 import kdlib as kd
-from kdlib.grading import _layers, hw2
-from kdlib.grading._exercise import Ask, Draw
-from kdlib.grading._observe import observe
+from kdlib.course.exercises import hw2, layers
+from kdlib.course.grading.exercise import Ask, Draw
+from kdlib.course.grading.observe import observe
 
 
 def a_draw(purpose="test"):
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_an_expected_flow_is_that_of_kdlib(size):
     draw = a_draw()
     first, second = draw.normal(3, 2, *size), draw.normal(3, 4, 2, 3)
-    torch.testing.assert_close(_layers.flow(first, second), kd.fsp_matrix(first, second))
+    torch.testing.assert_close(layers.flow(first, second), kd.fsp_matrix(first, second))
 
 
 def test_an_expected_step_is_down_the_gradient_of_the_hint_loss():
@@ -47,22 +47,22 @@ def test_an_expected_descent_is_that_of_torch(stage):
     given = hw2._stages(a_draw(), (0, 0))
     parts = [copy.deepcopy(given[of]) for of in ("lower", "upper")][: stage + 1]
     loss = given["second_loss" if stage else "first_loss"]
-    slope = (_layers.of_first_loss, _layers.of_second_loss)[stage]
-    before = _layers.row(*parts)
+    slope = (layers.of_first_loss, layers.of_second_loss)[stage]
+    before = layers.row(*parts)
     weights = [weight for part in parts for weight in part.parameters()]
     optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.01)
     for _ in range(5):
         optimizer.zero_grad()
         loss(*parts).backward()
         optimizer.step()
-    expected = _layers.descent(before, 5, lambda row: slope(row, loss))
+    expected = layers.descent(before, 5, lambda row: slope(row, loss))
     torch.testing.assert_close(
-        torch.from_numpy(_layers.row(*parts) - before), torch.from_numpy(expected)
+        torch.from_numpy(layers.row(*parts) - before), torch.from_numpy(expected)
     )
 
 
 def test_old_gradients_arrive_with_the_network():
-    network = _layers.NetworkWithOldGradients(_layers.linear(a_draw(), 2, 3))
+    network = layers.NetworkWithOldGradients(layers.linear(a_draw(), 2, 3))
 
     def gradients(network):
         return [weight.grad for weight in network.parameters()]
@@ -75,32 +75,32 @@ def test_old_gradients_arrive_with_the_network():
 
 
 def test_a_name_is_the_same_with_capitals_and_spaces_and_another_is_another():
-    of = {name: _layers.feature_maps(name) for name in (" Ada ", "ada", "bob")}
+    of = {name: layers.feature_maps(name) for name in (" Ada ", "ada", "bob")}
     for mine, hers, his in zip(*(maps[0] + maps[1] for maps in of.values()), strict=True):
         assert torch.equal(mine, hers)
         assert not torch.equal(mine, his)
 
 
 def test_a_teacher_is_the_same_whatever_the_precision_of_the_day():
-    expected = _layers.feature_maps("ada")
+    expected = layers.feature_maps("ada")
     torch.set_default_dtype(torch.float64)
     try:
-        again = _layers._feature_maps.__wrapped__("ada")
+        again = layers._feature_maps.__wrapped__("ada")
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(again, expected)
 
 
 def test_maps_that_an_answer_spoils_are_whole_again():
-    first = _layers.feature_maps("ada")[0][0]
+    first = layers.feature_maps("ada")[0][0]
     kept = first.clone()
     first.zero_()
-    assert torch.equal(_layers.feature_maps("ada")[0][0], kept)
+    assert torch.equal(layers.feature_maps("ada")[0][0], kept)
 
 
 def test_the_distance_of_ones_own_is_the_fsp_loss_and_no_report_tells_it():
     teacher, new = (
-        [kd.fsp_matrix(a, b), kd.fsp_matrix(b, c)] for a, b, c in _layers.feature_maps("ada")
+        [kd.fsp_matrix(a, b), kd.fsp_matrix(b, c)] for a, b, c in layers.feature_maps("ada")
     )
     distance = kd.fsp_loss(new, teacher).item()
     check = hw2.my_flow_distance.check
@@ -240,7 +240,7 @@ def test_a_report_on_a_stage_shows_what_came_and_what_should_have_come():
 def test_a_change_says_nothing_of_what_is_returned_or_of_gradients():
     given = hw2._step(a_draw())
     ask = Ask(hw2.hint_step.source(cleared_after_the_step))
-    _layers.change(ask, "guided", **given)
+    layers.change(ask, "guided", **given)
     (seen,) = ask.seen
     assert seen.value is None and list(seen.after) == ["guided"]
     assert seen.after["guided"].shape == (6,)

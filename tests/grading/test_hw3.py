@@ -5,10 +5,10 @@ import torch
 from scipy.stats import t, ttest_rel
 
 import kdlib as kd
-from kdlib.grading import _generations, hw3
-from kdlib.grading._exercise import Draw
-from kdlib.grading._generations import paired_runs
-from kdlib.grading._material import seed_of
+from kdlib.course.exercises import generations, hw3
+from kdlib.course.exercises.generations import paired_runs
+from kdlib.course.exercises.material import seed_of
+from kdlib.course.grading.exercise import Draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,15 +92,15 @@ def test_rows_shuffled_in_other_words_are_recognised():
 
 def test_every_seed_begins_with_another_number():
     seeds = [*range(1000), 2**31, 2**31 + 1]
-    assert len({_generations.build(seed).initial.item() for seed in seeds}) == len(seeds)
-    assert _generations.build(3).initial == _generations.build(3).initial != 0
+    assert len({generations.build(seed).initial.item() for seed in seeds}) == len(seeds)
+    assert generations.build(3).initial == generations.build(3).initial != 0
 
 
 def test_a_diary_tells_who_taught_and_the_teacher_stays_as_it_is():
-    teacher, student = _generations.build(0), _generations.build(1)
-    _generations.train(teacher, None)
+    teacher, student = generations.build(0), generations.build(1)
+    generations.train(teacher, None)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    _generations.train(student, teacher)
+    generations.train(student, teacher)
     assert teacher.state_dict() == before
     told = [float(x) for x in student.state_dict().values()]
     assert told == [student.initial.item(), 1, teacher.initial.item(), 1]
@@ -167,7 +167,7 @@ def test_who_writes_into_the_runs_spoils_nothing():
 
 def test_a_pair_is_one_start_taught_by_the_teacher_and_by_the_labels():
     seed = seed_of("ada", "paired runs")
-    data, recipe = _generations._with_random_labels(seed), _generations._RECIPE
+    data, recipe = generations._with_random_labels(seed), generations._RECIPE
     teacher = kd.models.mlp(32, depth=1, seed=seed)
     kd.fit(teacher, kd.CrossEntropy(), data, recipe, seed=seed, progress=False)
     for errors, objective in zip(
@@ -181,7 +181,7 @@ def test_a_pair_is_one_start_taught_by_the_teacher_and_by_the_labels():
 
 def test_three_in_ten_labels_are_drawn_at_random_and_none_of_the_test():
     digits = kd.data.load("digits", device="cpu").limit(300)
-    data = _generations._with_random_labels(1)
+    data = generations._with_random_labels(1)
     assert torch.equal(data.train.inputs, digits.train.inputs)
     assert torch.equal(data.test.labels, digits.test.labels)
     changed = (data.train.labels != digits.train.labels).double().mean()

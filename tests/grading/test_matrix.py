@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kdlib.grading import HOMEWORKS
-from kdlib.grading._exercise import VISIBLE, Exercise
-from kdlib.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, rows, show
+from kdlib.course.exercises import HOMEWORKS
+from kdlib.course.grading.exercise import VISIBLE, Exercise
+from kdlib.course.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, rows, show
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -186,7 +186,7 @@ def test_a_miss_in_the_hidden_draw_alone_is_shown(capsys):
 def test_the_command_prints_every_exercise_and_is_content():
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "kdlib.grading", "matrix"],
+        [sys.executable, "-m", "kdlib.course.grading", "matrix"],
         capture_output=True,
         check=False,
         text=True,
@@ -203,7 +203,7 @@ def test_the_command_prints_every_exercise_and_is_content():
 
 
 def test_the_command_fails_where_something_is_missed(monkeypatch, capsys):
-    from kdlib.grading import __main__
+    from kdlib.course.grading import __main__
 
     exercise = complete()
     exercise.right.clear()

@@ -12,8 +12,8 @@ from test_mistakes import CHECKS
 from torch import nn
 
 import kdlib as kd
-from kdlib.grading.museum import _OTHERS, HINTS, catalogue, check_test, wrong_code
-from kdlib.mistakes import MISTAKES
+from kdlib.course.museum.check import _OTHERS, HINTS, catalogue, check_test, wrong_code
+from kdlib.course.museum.mistakes import MISTAKES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

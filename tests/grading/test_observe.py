@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import kdlib as kd
-from kdlib.grading._observe import (
+from kdlib.course.grading.observe import (
     MOST_NUMBERS,
     Seen,
     described,

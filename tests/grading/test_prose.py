@@ -4,7 +4,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from kdlib.grading._prose import LONGEST, pictures, safe
+from kdlib.course.grading.prose import LONGEST, pictures, safe
 
 PICTURE = {"s.png": {"image/png": "iVBORw0KGgo="}}
 

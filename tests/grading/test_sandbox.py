@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import kdlib
-from kdlib.grading import hw1, sandbox
-from kdlib.grading._exercise import Stopped
-from kdlib.grading.sandbox import NOTHING, Limits, Process, Runner
+from kdlib.course.exercises import hw1
+from kdlib.course.grading import sandbox
+from kdlib.course.grading.exercise import Stopped
+from kdlib.course.grading.sandbox import NOTHING, Limits, Process, Runner
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sessions and signals of POSIX")
 SMALL = Limits(cell_seconds=2, call_seconds=1, total_seconds=120)
@@ -321,9 +322,9 @@ def test_time_that_runs_out_in_between_is_noticed():
 OVERWRITES = """
 import sys
 import torch
-import kdlib.grading._exercise as exercise
-import kdlib.grading._observe as observe
-import kdlib.grading as grading
+import kdlib.course.grading.exercise as exercise
+import kdlib.course.grading.observe as observe
+import kdlib.course.grading as grading
 torch.allclose = torch.equal = lambda *args, **kwargs: True
 observe.same = exercise.same = lambda *args, **kwargs: True
 exercise.Answer.should_be = exercise.Answer.should = lambda *args, **kwargs: None
@@ -348,7 +349,7 @@ for descriptor in range(3, 100):
 FORGES = """
 import os, struct
 import torch
-from kdlib.grading._observe import Seen, sent
+from kdlib.course.grading.observe import Seen, sent
 
 def forged(times, value, answer=b""):
     data = answer or sent(Seen(value=value))
@@ -489,7 +490,7 @@ def test_time_to_start_is_not_the_first_cells(monkeypatch):
 
 
 def test_the_child_runs_without_a_grader_and_ends_with_its_questions():
-    command = [sys.executable, "-m", "kdlib.grading._child"]
+    command = [sys.executable, "-m", "kdlib.course.grading.child"]
     done = subprocess.run(
         command,
         input=b"",

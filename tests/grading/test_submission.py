@@ -8,8 +8,8 @@ import nbformat
 import pytest
 from answers import model_solution, read
 
-from kdlib.grading import submission
-from kdlib.grading.submission import Submission, defined, found, mended, passed_over
+from kdlib.course.grading import submission
+from kdlib.course.grading.submission import Submission, defined, found, mended, passed_over
 
 RELEASE, ANSWERS = read("release", "hw1"), model_solution("hw1")
 OPEN = "in_your_own_words"

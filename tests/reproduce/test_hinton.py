@@ -13,11 +13,17 @@ import pytest
 import torch
 
 import kdlib as kd
-from kdlib._networks import weights_hash
-from kdlib.omitted import bias_by_errors, bias_by_mass
+from kdlib.class_subsets.omitted import bias_by_errors, bias_by_mass
+from kdlib.class_subsets.specialists import (
+    clusters,
+    combine,
+    dustbin_correction,
+    specialist_data,
+    specialist_of,
+)
+from kdlib.networks import weights_hash
 from kdlib.reproduce import hinton as protocol
 from kdlib.reproduce.hinton import ALPHA, SEEDS, TEACHER_SEEDS, TEACHERS, TRIAL_SEED, Line, Teacher
-from kdlib.specialists import clusters, combine, dustbin_correction, specialist_data, specialist_of
 
 TWICE = ", twice as long"
 OTHERS_THAN_7_AND_8 = (0, 1, 2, 3, 4, 5, 6, 9)

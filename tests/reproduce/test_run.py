@@ -68,7 +68,7 @@ def toy(monkeypatch):
 
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
-    """A folder in the place of kdlib/results."""
+    """A folder in the place of kdlib/reproduce/results."""
     folder = tmp_path / "shipped"
     folder.mkdir()
     monkeypatch.setattr(reproduce, "SHIPPED", folder)
@@ -142,7 +142,7 @@ def test_the_commit_is_that_of_the_library_or_unknown(tmp_path, monkeypatch):
     assert reproduce._commit() == "0123456789ab-dirty"
     (arguments, cwd), *_ = called
     assert arguments[:2] == ["git", "describe"] and "--dirty" in arguments
-    assert cwd == reproduce.SHIPPED.parent / "reproduce"
+    assert cwd == reproduce.SHIPPED.parent
 
     def no_git(*arguments, **options):
         raise FileNotFoundError

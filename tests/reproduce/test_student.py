@@ -11,7 +11,7 @@ from scipy.special import entr, softmax
 from torch import nn
 
 import kdlib as kd
-from kdlib._networks import weights_hash
+from kdlib.networks import weights_hash
 from kdlib.objectives import Outputs
 from kdlib.reproduce import student as protocol
 from kdlib.reproduce.student import ANNET_WAYS, GRID, TEACHERS, WAYS, AsPrinted, Student

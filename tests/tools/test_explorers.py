@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import kdlib as kd
-from kdlib.widgets._saved import taken_apart
+from kdlib.course.widgets._saved import taken_apart
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import kdlib as kd
-from kdlib.widgets import DistillationExplorer
+from kdlib.course.widgets import DistillationExplorer
 
 
 def grid(width=30):

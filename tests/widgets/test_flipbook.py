@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
-from kdlib.widgets import Flipbook
+from kdlib.course.widgets import Flipbook
 
 LABELS = ["epoch 1", "epoch 2", "epoch 3"]
 

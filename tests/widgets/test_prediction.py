@@ -1,6 +1,5 @@
 """Predict first: nothing is guessed for the reader, and no guess is mended after the answer."""
 
-import importlib
 import subprocess
 import sys
 
@@ -10,7 +9,8 @@ import pytest
 from nbclient import NotebookClient
 
 import kdlib as kd
-from kdlib.widgets import Prediction, prediction
+from kdlib.course import predict as prediction
+from kdlib.course.predict import Prediction
 
 QUESTION = "How many of the 360 digits will the student get wrong?"
 FATE = ["more", "fewer", "no difference"]
@@ -280,5 +280,5 @@ def test_importing_kdlib_loads_no_widget_and_no_plot():
     source = "import kdlib, sys; print(*{'ipywidgets', 'IPython', 'matplotlib'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
-    assert kd.predict is importlib.import_module("kdlib.widgets").predict
+    assert kd.predict is prediction.predict
     assert {"predict", "widgets"} <= set(kd.__all__)

@@ -13,8 +13,8 @@ import pytest
 from nbclient import NotebookClient
 
 import kdlib as kd
-from kdlib.widgets._explorer import module
-from kdlib.widgets._saved import EXPORT, WHY_STILL, saved_form
+from kdlib.course.widgets._explorer import module
+from kdlib.course.widgets._saved import EXPORT, WHY_STILL, saved_form
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MODULES = ("temperature", "flipbook", "distillation")

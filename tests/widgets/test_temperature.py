@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kdlib as kd
-from kdlib.widgets import TemperatureExplorer
+from kdlib.course.widgets import TemperatureExplorer
 
 CLASSES = list("0123456789")
 
@@ -207,7 +207,7 @@ def test_a_front_end_without_widgets_gets_the_saved_form_and_one_without_html_th
 
 
 def test_the_inks_are_those_of_the_course():
-    from kdlib.widgets._explorer import style_sheet
+    from kdlib.course.widgets._explorer import style_sheet
 
     for name in ("teacher", "student", "soft", "hard", "control"):
         assert f"--{name}: light-dark({kd.plots.COLOURS[name]}," in style_sheet()

@@ -48,13 +48,13 @@ LIBRARIES = (
 BORROWED = (
     f"{KDLIB}.losses",
     f"{KDLIB}.objectives",
-    f"{KDLIB}.mistakes",
     f"{KDLIB}.stats",
-    *(f"{KDLIB}.grading.hw{k}" for k in (1, 2, 3)),
-    f"{KDLIB}.grading._material",
-    f"{KDLIB}.grading.museum",
+    f"{KDLIB}.course.museum",
+    *(f"{KDLIB}.course.exercises.hw{k}" for k in (1, 2, 3)),
+    f"{KDLIB}.course.exercises.material",
 )
-REFERENCES = {(f"{KDLIB}.grading._layers", name) for name in ("flow", "pooled")}  # the rest is given
+# Of the layers these two; the rest is given.
+REFERENCES = {(f"{KDLIB}.course.exercises.layers", name) for name in ("flow", "pooled")}
 UNWRITTEN = "Unwritten"  # the kind of an answer that is a stub
 NOT_WRITTEN = "not written yet"  # what is said of it
 MOST_NUMBERS = 1_000_000  # in one tensor of an answer
@@ -133,7 +133,7 @@ def observe(
         unwritten = _unwritten(error, function)
         if unwritten:
             return Seen(error=unwritten, kind=UNWRITTEN)
-        return Seen(error=_in_a_line(error), kind=type(error).__name__[:LONGEST_LINE])
+        return Seen(error=in_a_line(error), kind=type(error).__name__[:LONGEST_LINE])
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _left(argument: Any) -> Any:
     }
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     """Class, message, and the line of the answer that raised: no traceback and no path of ours."""
     message = message_of(error).splitlines()
     text = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__

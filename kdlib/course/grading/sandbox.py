@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import kdlib
-from kdlib.grading._child import LARGEST_PICTURE, LONGEST, MOST_PICTURES, read_frame
-from kdlib.grading._exercise import Stopped
-from kdlib.grading._observe import Seen, packed, received
+from kdlib.course.grading.child import LARGEST_PICTURE, LONGEST, MOST_PICTURES, read_frame
+from kdlib.course.grading.exercise import Stopped
+from kdlib.course.grading.observe import Seen, packed, received
 
 NOTHING = {"text": "", "more": 0, "pictures": [], "error": ""}  # of a cell
 LARGEST_MESSAGE = 64 * 2**20
@@ -66,7 +66,7 @@ class Process:
             prefix="kdlib-grading-", ignore_cleanup_errors=True
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kdlib.grading._child"],
+            [sys.executable, "-m", "kdlib.course.grading.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -2,18 +2,16 @@
 
 from importlib import import_module
 
-from kdlib.widgets.prediction import Prediction, predict
-
 _HOMES = {
     "DistillationExplorer": "distillation",
     "Flipbook": "flipbook",
     "TemperatureExplorer": "temperature",
 }
 
-__all__ = ["DistillationExplorer", "Flipbook", "Prediction", "TemperatureExplorer", "predict"]
+__all__ = ["DistillationExplorer", "Flipbook", "TemperatureExplorer"]
 
 
 def __getattr__(name: str):
     if name in _HOMES:
-        return getattr(import_module(f"kdlib.widgets.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'kdlib.widgets' has no attribute {name!r}")
+        return getattr(import_module(f"kdlib.course.widgets.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'kdlib.course.widgets' has no attribute {name!r}")

@@ -1,9 +1,9 @@
 """The grader's commands.
 
-``python -m kdlib.grading matrix``: is the grader right about every answer it knows?
-``python -m kdlib.grading release``: build what is handed out from the source with solutions.
-``python -m kdlib.grading grade``: grade what was handed in, write feedback and grades.
-``python -m kdlib.grading feedback``: write them again, after reading the open answers by hand.
+``python -m kdlib.course.grading matrix``: is the grader right about every answer it knows?
+``python -m kdlib.course.grading release``: build what is handed out from the source with solutions.
+``python -m kdlib.course.grading grade``: grade what was handed in, write feedback and grades.
+``python -m kdlib.course.grading feedback``: write them again, after reading the open answers by hand.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from kdlib.grading import HOMEWORKS
+from kdlib.course.exercises import HOMEWORKS
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        "python -m kdlib.grading", description="Homework that grades itself."
+        "python -m kdlib.course.grading", description="Homework that grades itself."
     )
     parser.add_argument("command", choices=("matrix", "release", "grade", "feedback"))
     parser.add_argument(
@@ -25,13 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     if chosen.command == "matrix":
-        from kdlib.grading.matrix import show
+        from kdlib.course.grading.matrix import show
 
         return bool(show(HOMEWORKS))
     if not (chosen.course / "nbgrader_config.py").exists():
         parser.error(f"--course must be the folder with nbgrader_config.py, got {chosen.course}")
     try:
-        from kdlib.grading import course
+        from kdlib.course.grading import course
     except ModuleNotFoundError as error:
         parser.error(f"{error}; pip install 'kdlib[homework]' brings what grading needs")
     try:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib._networks import logits
 from kdlib.data import Augmentation, Data, Split
 from kdlib.losses import (
     cross_entropy,
@@ -32,6 +31,7 @@ from kdlib.losses import (
     soft_target_loss,
     soften,
 )
+from kdlib.networks import logits
 from kdlib.objectives import CrossEntropy, Objective, SoftTargets
 from kdlib.seeding import stream
 from kdlib.training import History, Recipe, evaluate, fit

@@ -11,19 +11,23 @@ from dataclasses import dataclass
 import nbformat
 from nbformat import NotebookNode
 
-import kdlib.grading
-from kdlib.grading._exercise import Exercise, Report
-from kdlib.grading._material import seed_of
-from kdlib.grading._observe import NOT_WRITTEN
-from kdlib.grading._prose import safe
-from kdlib.grading.sandbox import NOTHING, Limits, Runner, named
-from kdlib.grading.submission import Submission, grade_id, is_check, mended
+import kdlib.course
+from kdlib.course.exercises.material import seed_of
+from kdlib.course.grading.exercise import Exercise, Report
+from kdlib.course.grading.observe import NOT_WRITTEN
+from kdlib.course.grading.prose import safe
+from kdlib.course.grading.sandbox import NOTHING, Limits, Runner, named
+from kdlib.course.grading.submission import Submission, grade_id, is_check, mended
 
-# The grader's own modules, as they are called today, so that moving one does not hide it.
-ROOMS = tuple(sorted(module.name for module in pkgutil.iter_modules(kdlib.grading.__path__)))
+# The course's own modules, as they are called today, so that moving one does not hide it.
+ROOMS = {
+    module.name.rpartition(".")[2]
+    for module in pkgutil.walk_packages(kdlib.course.__path__, f"{kdlib.course.__name__}.")
+    if module.name.split(".")[2] in ("exercises", "grading", "museum")
+} - {"grading"}
 # What an honest answer does not mention: those modules, the grader's files, a new check.
 PEEPING = (
-    rf"\bgrading\s*(?:\.|import)\s*({'|'.join(ROOMS)})\b"
+    rf"\b(?:course|exercises|grading|museum)\s*(?:\.|import)\s*(?=({'|'.join(sorted(ROOMS))})\b)"
     r"|(grading_seed|gradebook|nbgrader_config)|(grading\.\w+)\s*=[^=]"
 )
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.cohort import fit_cohort
+from kdlib.course.exercises.material import digits, seed_of
 from kdlib.data import Data
-from kdlib.grading._material import digits, seed_of
 from kdlib.models import mlp
 from kdlib.objectives import CrossEntropy, SoftTargets
 from kdlib.training import Recipe, fit

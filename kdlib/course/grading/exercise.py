@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kdlib.grading._observe import UNWRITTEN, Seen, described, observe, plain, same
+from kdlib.course.grading.observe import UNWRITTEN, Seen, described, observe, plain, same
 
 TOLERANCE = 1e-4  # relative; a thousandth of it is allowed absolutely
 NO_ERROR = "no error"

@@ -11,7 +11,7 @@ from typing import ClassVar
 import anywidget
 import numpy as np
 
-from kdlib.widgets._saved import saved_form
+from kdlib.course.widgets._saved import saved_form
 
 __all__ = ["Explorer", "module", "numbers", "png"]
 

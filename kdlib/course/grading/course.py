@@ -33,10 +33,10 @@ from sqlalchemy.exc import SAWarning
 from traitlets.config import Config, PyFileConfigLoader
 
 from kdlib._files import write_whole
-from kdlib.grading import HOMEWORKS
-from kdlib.grading.marking import Marked, marked
-from kdlib.grading.sandbox import Limits
-from kdlib.grading.submission import Submission, found, passed_over
+from kdlib.course.exercises import HOMEWORKS
+from kdlib.course.grading.marking import Marked, marked
+from kdlib.course.grading.sandbox import Limits
+from kdlib.course.grading.submission import Submission, found, passed_over
 
 CONFIG = "nbgrader_config.py"
 SEED = "grading_seed.txt"

@@ -17,12 +17,12 @@ from types import CodeType, FunctionType
 import pandas as pd
 from torch import Tensor
 
-from kdlib import mistakes
-from kdlib._networks import logits
-from kdlib.grading._exercise import Failed, Known, Report, Result
-from kdlib.grading._observe import NOT_WRITTEN, _in_a_line
+from kdlib.course.grading.exercise import Failed, Known, Report, Result
+from kdlib.course.grading.observe import NOT_WRITTEN, in_a_line
+from kdlib.course.museum import mistakes
+from kdlib.course.museum.mistakes import MISTAKES, Mistake
 from kdlib.losses import cross_entropy, fsp_loss, permute_dark_knowledge, soft_target_loss
-from kdlib.mistakes import MISTAKES, Mistake
+from kdlib.networks import logits
 from kdlib.seeding import seeded
 
 _NAMES = {mistake.name: mistake for mistake in MISTAKES}
@@ -111,7 +111,7 @@ def _raised(test: Callable, code: Callable, mistake: Mistake) -> str:
     except (NotImplementedError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001  pytest's own failures are no Exceptions
-        return _in_a_line(error).replace(":  (in", " (in")
+        return in_a_line(error).replace(":  (in", " (in")
     return f"{said}, {_NO_WORD}" if isinstance(said, bool) else ""
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib._networks import logits
 from kdlib.data import Data, load
 from kdlib.models import mlp
+from kdlib.networks import logits
 from kdlib.objectives import CrossEntropy
 from kdlib.training import Recipe, fit
 

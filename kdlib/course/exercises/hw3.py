@@ -14,12 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib import mistakes
-from kdlib.grading import _generations
-from kdlib.grading._exercise import Answer, Ask, Draw, Exercise
-from kdlib.grading._generations import paired_runs
-from kdlib.grading._material import is_finite, is_like, is_moving, is_number, is_positive, softmax
-from kdlib.grading._observe import same
+from kdlib.course.exercises import generations as diaries
+from kdlib.course.exercises.generations import paired_runs
+from kdlib.course.exercises.material import (
+    is_finite,
+    is_like,
+    is_moving,
+    is_number,
+    is_positive,
+    softmax,
+)
+from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
+from kdlib.course.grading.observe import same
+from kdlib.course.museum import mistakes
 
 # Generations
 
@@ -72,7 +79,7 @@ def _(ask: Ask, draw: Draw) -> None:
 
 
 def _family(ask: Ask, count: int, least: int = 3) -> Answer:
-    found = ask(build=_generations.build, train=_generations.train, count=count)
+    found = ask(build=diaries.build, train=diaries.train, count=count)
     family = found.value
     shown = isinstance(family, list) and all(isinstance(x, dict) for x in family)
     trained = (

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib.grading._exercise import Answer, Ask, Draw
-from kdlib.grading._material import digits, seed_of
+from kdlib.course.exercises.material import digits, seed_of
+from kdlib.course.grading.exercise import Answer, Ask, Draw
 from kdlib.objectives import CrossEntropy
 from kdlib.seeding import seeded
 from kdlib.training import Recipe, fit

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import traitlets
 
-from kdlib.widgets._explorer import Explorer, module, numbers, png
+from kdlib.course.widgets._explorer import Explorer, module, numbers, png
 
 __all__ = ["Flipbook"]
 

@@ -8,8 +8,8 @@ from numbers import Integral
 import pandas as pd
 import traitlets
 
+from kdlib.course.widgets._explorer import Explorer, module, png
 from kdlib.stats import paired
-from kdlib.widgets._explorer import Explorer, module, png
 
 __all__ = ["DistillationExplorer"]
 
@@ -97,7 +97,7 @@ class DistillationExplorer(Explorer):
         import seaborn as sns
         from matplotlib import pyplot as plt
 
-        from kdlib.plots import COLOURS
+        from kdlib.course.plots import COLOURS
 
         labels, *others = self._cells
         means = (

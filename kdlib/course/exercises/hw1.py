@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib import mistakes
-from kdlib.grading._exercise import Answer, Ask, Draw, Exercise
-from kdlib.grading._material import (
+from kdlib.course.exercises.material import (
     divergence,
     is_along,
     is_finite,
@@ -26,7 +24,9 @@ from kdlib.grading._material import (
     softmax,
     teacher_logits,
 )
-from kdlib.grading._observe import described
+from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
+from kdlib.course.grading.observe import described
+from kdlib.course.museum import mistakes
 
 # Soft targets
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from kdlib.grading._observe import writable
-from kdlib.grading._prose import pictures
+from kdlib.course.grading.observe import writable
+from kdlib.course.grading.prose import pictures
 
 LARGEST = 300 * 2**20  # bytes of a file that is read at all
 

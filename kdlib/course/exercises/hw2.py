@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib import mistakes
-from kdlib.grading._exercise import Answer, Ask, Draw, Exercise
-from kdlib.grading._layers import (
+from kdlib.course.exercises.layers import (
     FirstLoss,
     NetworkWithOldGradients,
     SecondLoss,
@@ -32,8 +30,17 @@ from kdlib.grading._layers import (
     row,
     two_parts,
 )
-from kdlib.grading._material import is_along, is_finite, is_like, is_moving, is_number, is_positive
-from kdlib.grading._observe import same
+from kdlib.course.exercises.material import (
+    is_along,
+    is_finite,
+    is_like,
+    is_moving,
+    is_number,
+    is_positive,
+)
+from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
+from kdlib.course.grading.observe import same
+from kdlib.course.museum import mistakes
 
 # The hint loss
 

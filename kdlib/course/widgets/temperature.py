@@ -8,7 +8,7 @@ import numpy as np
 import traitlets
 
 from kdlib._checks import real
-from kdlib.widgets._explorer import Explorer, module, numbers, png
+from kdlib.course.widgets._explorer import Explorer, module, numbers, png
 
 __all__ = ["TemperatureExplorer"]
 
@@ -106,7 +106,7 @@ class TemperatureExplorer(Explorer):
         import torch
         from matplotlib import pyplot as plt
 
-        from kdlib.plots import temperature_figure
+        from kdlib.course.plots import temperature_figure
 
         n = self.index
         pixels = np.frombuffer(self._pixels, np.uint8).reshape(-1, *self._size)[n]

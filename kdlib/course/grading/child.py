@@ -12,7 +12,7 @@ import struct
 import sys
 from typing import Any, BinaryIO
 
-from kdlib.grading._observe import Seen, message_of, observe, sent, unpacked
+from kdlib.course.grading.observe import Seen, message_of, observe, sent, unpacked
 
 LONGEST = 20_000  # characters of a cell's text
 LARGEST_PICTURE = 2_000_000  # bytes, as text

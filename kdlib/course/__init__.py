@@ -1,0 +1,1 @@
+"""What lessons and homework need, and nobody else: pictures, widgets, the museum, exercises, the grader."""
