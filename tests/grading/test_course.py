@@ -216,7 +216,8 @@ def soft_target_loss(student, teacher, temperature):
 """
 OVERWRITES = """
 import kdlib.course.grading.child as child, kdlib.course.grading.exercise as exercise, kdlib.course.grading.observe as seen
-exercise.Report.points = exercise.Report.passed = property(lambda self: 100.0)
+import kdlib.course.grading.report as report
+report.Report.points = report.Report.passed = property(lambda self: 100.0)
 exercise.Answer.should_be = exercise.Answer.should = lambda self, *args, **kwargs: None
 kd.grading.check_soft_target_loss = lambda *args: "100 of 100"
 seen.same = lambda *args: True

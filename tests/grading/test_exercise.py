@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 import kdlib as kd
 from kdlib.course.exercises import HOMEWORKS, hw1, layers
-from kdlib.course.grading.exercise import TICK, Draw, Exercise
+from kdlib.course.grading.exercise import Draw, Exercise
 from kdlib.course.grading.observe import observe
+from kdlib.course.grading.report import TICK
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

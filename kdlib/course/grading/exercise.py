@@ -1,15 +1,14 @@
-"""What an exercise is: properties that an answer must have, and mistakes that have a name.
+"""Exercises: properties that an answer must have, and mistakes that have a name.
 
 Nothing here knows a right answer as code: a property says what must hold, and computes what it
-expects from the definition.
+expects from the definition. How a report looks is in ``report``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import html
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,37 +16,25 @@ import torch
 from torch import Tensor
 
 from kdlib.course.grading.observe import UNWRITTEN, Seen, described, observe, plain, same
+from kdlib.course.grading.report import NO_ERROR, Failed, Known, Report, Result
 
 TOLERANCE = 1e-4  # relative; a thousandth of it is allowed absolutely
-NO_ERROR = "no error"
-TICK, CROSS = (
-    f"<span style='color: {colour}; font-weight: bold'>{sign}</span>"
-    for sign, colour in (("✓", "#2a9d57"), ("✗", "#d1495b"))
-)
 VISIBLE = 0  # the seed of the cases that a student sees
 
 
-class Failed(Exception):
-    """A property does not hold: with which input, what came, what was expected."""
-
-    def __init__(self, given: str, got: str, expected: str):
-        super().__init__(f"with {given}: got {got}, expected {expected}")
-        self.given, self.got, self.expected = given, got, expected
-
-
 class Unanswered(Exception):
-    """There is nothing to be checked, and why."""
+    """There is nothing to check; the message says why."""
 
 
 class Stopped(Exception):
-    """The answer could not be asked to the end: it took too long, or its process ended."""
+    """The answer could not be called to the end: it took too long, or its process ended."""
 
 
 class Draw:
-    """The inputs of a property: the same for the same seed, whatever was asked before.
+    """Random inputs for a property: the same for the same seed and name, whatever was drawn before.
 
     Attributes:
-        student: whose work it is; "" where that does not matter.
+        student: whose work it is; "" if that does not matter.
     """
 
     def __init__(self, seed: int, name: str, student: str = ""):
@@ -56,17 +43,17 @@ class Draw:
         self.student = student
 
     def normal(self, *shape: int) -> Tensor:
-        """float64, of mean 0 and standard deviation 1."""
+        """float64 numbers of mean 0 and standard deviation 1."""
         return torch.randn(*shape, generator=self._generator, dtype=torch.float64)
 
     def logits(self, n: int, classes: int = 10, scale: float = 3.0) -> Tensor:
-        return scale * self.normal(n, classes)
+        return scale * self.normal(n, classes)  # (n, classes)
 
     def labels(self, n: int, classes: int = 10) -> Tensor:
         return torch.randint(classes, (n,), generator=self._generator)
 
     def integer(self, low: int, high: int) -> int:
-        """From ``low`` to ``high``, both included."""
+        """A whole number from ``low`` to ``high``, both included."""
         return int(torch.randint(low, high + 1, (1,), generator=self._generator))
 
     def number(self, low: float, high: float) -> float:
@@ -79,7 +66,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Answer:
-    """One thing seen of an answer; what it ``should`` be is said by a property."""
+    """One value that an answer gave; a property says what it ``should`` be."""
 
     given: str
     what: str
@@ -107,7 +94,7 @@ class Answer:
 
 
 def _factor(got: Any, expected: Any) -> float | None:
-    """The number that ``got`` is of ``expected``, where it is one number throughout."""
+    """The positive number f with ``got == f * expected`` in every entry, None if there is none."""
     try:
         a, b = (torch.as_tensor(x, dtype=torch.float64).flatten() for x in (got, expected))
     except (TypeError, ValueError, RuntimeError):
@@ -119,10 +106,10 @@ def _factor(got: Any, expected: Any) -> float | None:
 
 
 class Ask:
-    """Puts questions to an answer and remembers what was seen.
+    """Calls an answer and remembers what was seen.
 
-    ``ask(student=z, teacher=t, temperature=4.0)`` calls it with these arguments, in this order; the
-    names are for the reader, the answer may call them as it likes.
+    ``ask(student=z, teacher=t, temperature=4.0)`` passes these arguments in this order. The names are
+    for the reader; the answer may call its arguments as it likes.
     """
 
     def __init__(self, source: Callable[..., Seen]):
@@ -134,17 +121,17 @@ class Ask:
         return self._answer(given, "", self._look(given).value)
 
     def gradient(self, of: str, **given: Any) -> Answer:
-        """Of the value (or the sum of its entries) by one of the arguments."""
+        """Ask for the gradient of the value (or of its sum) with respect to one argument."""
         seen = self._look(given, gradients=(of,))
         return self._answer(given, f"a gradient by {of} of", seen.gradients.get(of))
 
     def after(self, of: str, **given: Any) -> Answer:
-        """What the call left in one of its arguments; of a network state, modes and gradients."""
+        """Ask what the call left in one argument; for a network: state, modes and gradients."""
         left = self._look(given, after=(of,)).after.get(of)
         return self._answer(given, f"afterwards {of} is", left)
 
     def largest(self, **given: Any) -> Answer:
-        """How many numbers the largest tensor has that the call makes."""
+        """Ask how many numbers the largest tensor holds that the call makes."""
         seen = self._look(given, size=True)
         return self._answer(given, "the numbers in its largest tensor:", seen.largest)
 
@@ -175,149 +162,15 @@ class Property:
     check: Callable[[Ask, Draw], None]
 
 
-@dataclass(frozen=True)
-class Known:
-    """A mistake with a name: recognised where an answer does all that this one does."""
-
-    wrong: Callable
-    hints: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.wrong.__name__
-
-
-@dataclass(frozen=True)
-class Result:
-    says: str
-    points: float
-    failed: Failed | None
-
-    @property
-    def earned(self) -> float:
-        return 0.0 if self.failed else self.points
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a check found: in a notebook as a page with folded hints, else as text.
-
-    Attributes:
-        exercise: its name.
-        results: one a property.
-        mistakes: the known mistakes that the answer makes, as far as they are recognised.
-        note: what is to be said of the whole answer: that it is not written yet, that it borrows.
-        borrowed: what it calls of kdlib's own, "" where nothing.
-        shown: how many hints the text shows.
-    """
-
-    exercise: str
-    results: tuple[Result, ...]
-    mistakes: tuple[Known, ...] = ()
-    note: str = ""
-    borrowed: str = ""
-    shown: int = 1
-
-    @property
-    def points(self) -> float:
-        return 0.0 if self.note else sum(result.earned for result in self.results)
-
-    @property
-    def out_of(self) -> float:
-        return sum(result.points for result in self.results)
-
-    @property
-    def passed(self) -> bool:
-        return not self.note and not any(result.failed for result in self.results)
-
-    def __repr__(self) -> str:
-        if self.passed or self.note:
-            return self._headline()
-        lines = [self._headline()]
-        for result, told in self._told():
-            lines.append(f"  {'✗' if result.failed else '✓'} {result.says}")
-            lines += [f"      {what:<9} {text}" for what, text in told]
-        for mistake in self.mistakes:
-            hints = mistake.hints[: self.shown]
-            lines += [f"  Hint {k}: {hint}" for k, hint in enumerate(hints, start=1)]
-            if len(hints) < len(mistake.hints):
-                lines.append(f"  (one more with hints={len(hints) + 1})")
-        return "\n".join(lines)
-
-    def _told(self) -> Iterator[tuple[Result, list[tuple[str, str]]]]:
-        """Each property with what is to be said of it; an error that recurs is told once."""
-        errors = set()
-        for result in self.results:
-            failed = result.failed
-            if failed is None:
-                yield result, []
-            elif failed.expected == NO_ERROR and failed.got in errors:
-                yield result, [("got", "the same error")]
-            else:
-                errors.add(failed.got)
-                told = ("with", failed.given), ("got", failed.got), ("expected", failed.expected)
-                yield result, list(told)
-
-    def _headline(self) -> str:
-        if self.note:
-            return f"{self.exercise}: {self.note}"
-        if self.passed:
-            holds = "its property holds" if len(self.results) == 1 else "all properties hold"
-            return f"{self.exercise}: {holds}, {self.points:g} of {self.out_of:g} points."
-        failed = sum(result.failed is not None for result in self.results)
-        return (
-            f"{self.exercise}: {failed} of {len(self.results)} properties fail, "
-            f"{self.points:g} of {self.out_of:g} points so far."
-        )
-
-    def _repr_html_(self) -> str:
-        """With every text escaped: what an answer returned stands in it."""
-        headline = html.escape(self._headline())
-        if self.passed:
-            return f"<p>{TICK} {headline}</p>"
-        if self.note:
-            return f"<p>… {headline}</p>"
-        rows = [f"<p>{headline}</p>", "<ul style='list-style: none; padding-left: 0.5em'>"]
-        for result, told in self._told():
-            rows.append(f"<li>{CROSS if result.failed else TICK} {html.escape(result.says)}")
-            cells = "".join(
-                f"<div style='opacity: 0.7'>{what}</div><div>{html.escape(text)}</div>"
-                for what, text in told
-            )
-            if told:
-                rows.append(
-                    "<div style='display: grid; grid-template-columns: 5.5em 1fr; "
-                    "font-family: monospace; font-size: 90%; margin: 0.2em 0 0.6em 1.7em; "
-                    f"overflow-wrap: anywhere'>{cells}</div>"
-                )
-            rows.append("</li>")
-        rows.append("</ul>")
-        rows += [_folded(mistake.hints) for mistake in self.mistakes]
-        return "".join(rows)
-
-
-def _folded(hints: Sequence[str]) -> str:
-    """Each hint inside the one before, so that the last is not opened by accident."""
-    inside = ""
-    for k, hint in reversed(list(enumerate(hints, start=1))):
-        label = "Hint" if len(hints) == 1 else f"Hint {k} of {len(hints)}"
-        inside = (
-            "<details style='margin-left: 0.7em'><summary style='cursor: pointer; display: list-item'>"
-            f"{label}</summary><div style='margin: 0.3em 0 0.3em 1.2em'>{html.escape(hint)}{inside}"
-            "</div></details>"
-        )
-    return inside
-
-
 @dataclass
 class Exercise:
     """One question that grades itself.
 
     Attributes:
         name: of the function that a student writes.
-        task: what it takes and gives back, in a sentence.
-        minutes: a guess for a student.
-        personal: the answer is a value (or a function without arguments that gives it) which depends
+        task: what it takes and returns, in a sentence.
+        minutes: how long a student may need.
+        personal: the answer is a value (or a function without arguments that returns it) which depends
             on the student's name. Known mistakes and right answers are then functions of that name.
         properties: what must hold, each with its points.
         mistakes: known wrong answers, each with hints in steps.
@@ -338,7 +191,7 @@ class Exercise:
         return sum(p.points for p in self.properties)
 
     def holds(self, says: str, points: float = 1.0) -> Callable:
-        """Decorates a property: ``check(ask, draw)`` raises where it does not hold."""
+        """Decorate a property: ``check(ask, draw)`` raises if it does not hold."""
 
         def note(check: Callable[[Ask, Draw], None]) -> Callable:
             self.properties.append(Property(says, points, check))
@@ -347,7 +200,7 @@ class Exercise:
         return note
 
     def hint(self, *hints: str) -> Callable:
-        """Decorates a wrong answer, with what to tell a student whose answer is like it."""
+        """Decorate a wrong answer with what to tell a student whose answer behaves like it."""
 
         def note(wrong: Callable) -> Callable:
             self.mistakes.append(Known(wrong, hints))
@@ -356,20 +209,20 @@ class Exercise:
         return note
 
     def answer(self, right: Callable) -> Callable:
-        """Decorates a right answer."""
+        """Decorate a right answer."""
         self.right.append(right)
         return right
 
     def check(self, answer: Any, student: str = "", *, hints: int = 1) -> Report:
         """Say whether an answer is right and, if not, what kind of mistake it may be.
 
-        Numbers must agree to within 0.01 % as a rule. Nothing is stored, nothing is drawn: the same
-        answer gets the same report. (Homework is graded with other cases than these.)
+        Numbers must agree to within 0.01 % as a rule. Nothing is stored and the cases are fixed: the
+        same answer gets the same report. (Homework is graded with other cases.)
 
         Args:
             answer: the function, or the value, that was asked for.
-            student: the student's own name, for a question about a teacher of one's own.
-            hints: how many hints the text shows; in a notebook they are all there, folded.
+            student: the student's own name, for a question about a teacher drawn from it.
+            hints: how many hints the text shows; a notebook has them all, folded.
         """
         if self.personal and not str(student or "").strip():
             return self.refused(
@@ -379,7 +232,7 @@ class Exercise:
 
     @staticmethod
     def source(answer: Any, may_borrow: bool = False) -> Callable[..., Seen]:
-        """Ask an answer here, in this process; ``may_borrow``: it is one of kdlib's own."""
+        """Ask an answer here, in this process; ``may_borrow`` lets it call kdlib's own functions."""
 
         def ask(given: dict[str, Any], **wanted: Any) -> Seen:
             seen = observe(answer, given, **wanted)
@@ -390,7 +243,7 @@ class Exercise:
     def report(
         self, source: Callable[..., Seen], seed: int, student: str = "", hints: int = 1
     ) -> Report:
-        """Ask ``source`` for all properties, with the cases of one seed."""
+        """Check all properties on ``source``, with the cases of one seed."""
         try:
             run = self._run(source, seed, student)
         except (Unanswered, Stopped) as nothing:
@@ -402,7 +255,7 @@ class Exercise:
         return Report(self.name, results, self._recognised(run, seed, student), shown=hints)
 
     def refused(self, why: str) -> Report:
-        """No points, and the reason."""
+        """A report without points that says why."""
         results = [Result(p.says, p.points, None) for p in self.properties]
         return Report(self.name, tuple(results), note=why)
 
@@ -423,39 +276,16 @@ class Exercise:
         return run
 
     def _recognised(self, run: list[_Run], seed: int, student: str) -> tuple[Known, ...]:
-        """Known mistakes that fail as the answer fails, those first that explain most of it."""
-        failing = {k for k, (result, _) in enumerate(run) if result.failed}
-        left, found = set(failing), []
-        while left:
-            known, explained = max(
-                (
-                    (known, left & self._explained(known, run, seed, student))
-                    for known in self.mistakes
-                ),
-                key=lambda pair: (
-                    len(pair[1]),
-                    -len(self._failing(pair[0], seed, student) - failing),
-                ),
-                default=(None, set()),
-            )
-            if not explained:
-                break
-            found.append(known)
-            left -= explained
-        return tuple(found)
-
-    def _explained(self, known: Known, run: list[_Run], seed: int, student: str) -> set[int]:
-        """The properties that both fail, by the same answers."""
-        pairs = zip(run, self._run_of(known, seed, student), strict=True)
-        return {
-            k
-            for k, ((own, seen), (its, its_seen)) in enumerate(pairs)
-            if own.failed and its.failed and _alike(seen, its_seen)
-        }
-
-    def _failing(self, known: Known, seed: int, student: str) -> set[int]:
-        run = self._run_of(known, seed, student)
-        return {k for k, (result, _) in enumerate(run) if result.failed}
+        """The known mistakes that explain how this answer fails."""
+        failing = _failing(run)
+        if not failing:
+            return ()  # a right answer need not wait until every mistake was run
+        candidates = []
+        for known in self.mistakes:
+            its_run = self._run_of(known, seed, student)
+            beyond = len(_failing(its_run) - failing)
+            candidates.append(_Candidate(known, _explained(run, its_run), beyond))
+        return _smallest_explanation(failing, candidates)
 
     def _run_of(self, known: Known, seed: int, student: str) -> list[_Run]:
         key = known.name, seed, student if self.personal else ""
@@ -466,6 +296,44 @@ class Exercise:
 
 
 _Run = tuple[Result, list[Seen]]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A known mistake, the failures that it explains, and how many it has that the answer lacks."""
+
+    known: Known
+    explains: set[int]
+    beyond: int
+
+
+def _smallest_explanation(failing: set[int], candidates: Sequence[_Candidate]) -> tuple[Known, ...]:
+    """The fewest mistakes that together explain the failures, as a greedy set cover finds them.
+
+    Failures that no mistake explains are left over.
+    """
+    left, found = set(failing), []
+    while left and candidates:
+        # Of mistakes that explain equally much, the one that would break the least besides.
+        best = max(candidates, key=lambda c: (len(left & c.explains), -c.beyond))
+        if not left & best.explains:
+            break
+        found.append(best.known)
+        left -= best.explains
+    return tuple(found)
+
+
+def _failing(run: list[_Run]) -> set[int]:
+    return {k for k, (result, _) in enumerate(run) if result.failed}
+
+
+def _explained(run: list[_Run], its_run: list[_Run]) -> set[int]:
+    """The properties that the answer and a mistake both fail, with the same values."""
+    return {
+        k
+        for k, ((own, seen), (its, its_seen)) in enumerate(zip(run, its_run, strict=True))
+        if own.failed and its.failed and _alike(seen, its_seen)
+    }
 
 
 def _alike(a: list[Seen], b: list[Seen]) -> bool:

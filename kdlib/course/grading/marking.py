@@ -13,9 +13,10 @@ from nbformat import NotebookNode
 
 import kdlib.course
 from kdlib.course.exercises.material import seed_of
-from kdlib.course.grading.exercise import Exercise, Report
+from kdlib.course.grading.exercise import Exercise
 from kdlib.course.grading.observe import NOT_WRITTEN
 from kdlib.course.grading.prose import safe
+from kdlib.course.grading.report import Report
 from kdlib.course.grading.sandbox import NOTHING, Limits, Runner, named
 from kdlib.course.grading.submission import Submission, grade_id, is_check, mended
 

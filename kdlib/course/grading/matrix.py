@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kdlib.course.grading.exercise import VISIBLE, Exercise, Report
+from kdlib.course.grading.exercise import VISIBLE, Exercise
+from kdlib.course.grading.report import Report
 
 FEWEST_RIGHT = 4
 HIDDEN = 2026  # any other seed would do: of the cases that a grader might draw

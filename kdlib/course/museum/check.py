@@ -17,8 +17,8 @@ from types import CodeType, FunctionType
 import pandas as pd
 from torch import Tensor
 
-from kdlib.course.grading.exercise import Failed, Known, Report, Result
 from kdlib.course.grading.observe import NOT_WRITTEN, in_a_line
+from kdlib.course.grading.report import Failed, Known, Report, Result
 from kdlib.course.museum import mistakes
 from kdlib.course.museum.mistakes import MISTAKES, Mistake
 from kdlib.losses import cross_entropy, fsp_loss, permute_dark_knowledge, soft_target_loss
