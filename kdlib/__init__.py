@@ -5,9 +5,9 @@
 
 from importlib import import_module
 
-from kdlib import data, losses, models, objectives, stats, text
+from kdlib import data, losses, models, objectives, stats
 from kdlib.class_subsets import omitted, specialists
-from kdlib.cohort import Cohort, fit_cohort
+from kdlib.data import text
 from kdlib.losses import (
     GradientTerms,
     cwtm_loss,
@@ -18,18 +18,42 @@ from kdlib.losses import (
     gradient_terms,
     hint_loss,
     hinton_loss,
+    hinton_terms,
     logit_matching_loss,
     permute_dark_knowledge,
     soft_target_loss,
     soften,
 )
 from kdlib.networks import logits
-from kdlib.objectives import CWTM, DKPP, FSP, Batch, CrossEntropy, Hint, LogitMatching, SoftTargets
+from kdlib.objectives import (
+    CWTM,
+    DKPP,
+    FSP,
+    Batch,
+    CrossEntropy,
+    Hint,
+    LogitMatching,
+    Loss,
+    Objective,
+    Outputs,
+    SoftTargets,
+)
 from kdlib.profiles import pick
+from kdlib.recipe import Recipe
 from kdlib.seeding import seeded
 from kdlib.stats import Comparison, Interval, interval, paired
 from kdlib.taps import taps
-from kdlib.training import Fidelity, History, Recipe, Scores, evaluate, fidelity, fit, keep
+from kdlib.training import (
+    Cohort,
+    Fidelity,
+    History,
+    Scores,
+    evaluate,
+    fidelity,
+    fit,
+    fit_cohort,
+    keep,
+)
 
 __version__ = "0.1.0"
 
@@ -72,6 +96,9 @@ __all__ = [
     "History",
     "Interval",
     "LogitMatching",
+    "Loss",
+    "Objective",
+    "Outputs",
     "Recipe",
     "Scores",
     "SoftTargets",
@@ -90,6 +117,7 @@ __all__ = [
     "grading",
     "hint_loss",
     "hinton_loss",
+    "hinton_terms",
     "interval",
     "keep",
     "logit_matching_loss",

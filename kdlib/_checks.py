@@ -6,8 +6,9 @@ looked at on every call, the range of labels by torch itself, on a CPU.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -30,32 +31,32 @@ def wide(name: str, logits: Tensor) -> Tensor:
 
 def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """The student's logits and the teacher's as constants, of one shape and the wider dtype."""
-    z, v = wide("student", student), wide("teacher", teacher).detach()
-    if z.shape[-1] != v.shape[-1]:
+    s, t = wide("student", student), wide("teacher", teacher).detach()
+    if s.shape[-1] != t.shape[-1]:
         raise ValueError(
-            f"teacher must have the student's classes: it has {v.shape[-1]}, the student "
-            f"{z.shape[-1]}; soft targets are compared class by class"
+            f"teacher must have the student's classes: it has {t.shape[-1]}, the student "
+            f"{s.shape[-1]}; soft targets are compared class by class"
         )
-    if z.shape != v.shape:
+    if s.shape != t.shape:
         raise ValueError(
-            f"teacher must have the student's shape {tuple(z.shape)}, got {tuple(v.shape)}; "
+            f"teacher must have the student's shape {tuple(s.shape)}, got {tuple(t.shape)}; "
             "each row of logits belongs to the same example in both"
         )
-    return _same_dtype(z, v)
+    return _same_dtype(s, t)
 
 
 def features_of(guided: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
     """The guided features and the hint as a constant, of one shape and the wider dtype."""
-    r, u = (
+    guided, hint = (
         _floating("guided", guided, "features (N, ...)", 2),
         _floating("hint", hint, "features (N, ...)", 2),
     )
-    if r.shape != u.shape:
+    if guided.shape != hint.shape:
         raise ValueError(
-            f"guided must have the hint's shape {tuple(u.shape)}, got {tuple(r.shape)}; a regressor "
+            f"guided must have the hint's shape {tuple(hint.shape)}, got {tuple(guided.shape)}; a regressor "
             "brings the one to the other"
         )
-    return _same_dtype(r, u.detach())
+    return _same_dtype(guided, hint.detach())
 
 
 def maps_of(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,3 +220,18 @@ def sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
+
+
+def required_arguments(function: Callable) -> int | None:
+    """How many positional arguments a function must be given; None where no signature can be had, or where
+    a keyword must be given, too.
+    """
+    called = getattr(function, "forward", function)
+    try:
+        parameters = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    needed = [p for p in parameters if p.default is p.empty and p.kind < p.KEYWORD_ONLY]
+    if any(p.default is p.empty and p.kind is p.KEYWORD_ONLY for p in parameters):
+        return None
+    return sum(p.kind is not p.VAR_POSITIONAL for p in needed)

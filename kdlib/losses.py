@@ -1,6 +1,7 @@
 """The formulas of knowledge distillation, as pure functions of tensors, to be held against the papers.
 
-Logits are ``(..., C)``, labels ``(...)`` int64; a loss is the mean over all leading dimensions.
+Logits are ``(..., C)``: s the student's, t the teacher's; T is the temperature, p and q are the soft
+targets of teacher and student. Labels are ``(...)`` int64; a loss is the mean over all leading dimensions.
 Features are ``(N, ...)``, maps ``(N, C, H, W)``; a loss is the mean over the N examples.
 Gradients reach the student only: what comes from the teacher is a constant. Everything is computed
 in float32 or wider, whatever comes in. Nothing here knows of networks, data or training.
@@ -29,6 +30,7 @@ from kdlib._checks import (
     weights_of,
     wide,
 )
+from kdlib._exact import divergence
 
 __all__ = [
     "GradientTerms",
@@ -41,6 +43,7 @@ __all__ = [
     "gradient_terms",
     "hint_loss",
     "hinton_loss",
+    "hinton_terms",
     "logit_matching_loss",
     "permute_dark_knowledge",
     "soft_target_loss",
@@ -65,7 +68,7 @@ def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         Probabilities ``(..., C)``, float32 or wider.
 
     Raises:
-        TypeError: logits are no floating-point tensor, or the temperature is no number.
+        TypeError: logits is not a floating-point tensor, or temperature is not a number.
         ValueError: the temperature is not positive and finite, or does not broadcast.
 
     >>> logits = torch.tensor([4.0, 2.0, 0.0])
@@ -88,10 +91,10 @@ def soft_target_loss(
 ) -> Tensor:
     """How far the student's soft targets are from the teacher's, at the same temperature in both.
 
-    ``T^2 * KL(p || q)`` with ``p = softmax(v / T)`` of the teacher's logits v and
-    ``q = softmax(z / T)`` of the student's logits z, summed over the C classes. Its gradient by z is
-    ``T * (q - p)``: the factor T^2 keeps it the same size when T changes, and for T -> infinity it
-    becomes that of :func:`logit_matching_loss`. The value is 0 where both agree.
+    ``T^2 * KL(p || q)`` with ``p = softmax(t / T)`` of the teacher's logits t and
+    ``q = softmax(s / T)`` of the student's logits s, summed over the C classes. Its gradient with
+    respect to s is ``T * (q - p)``: the factor T^2 keeps it the same size when T changes, and for
+    T -> infinity it becomes that of :func:`logit_matching_loss`. The value is 0 where both agree.
 
     Source: Hinton, Vinyals, Dean 2015, section 2 and 2.1, eq. 2 to 4. The paper's cross entropy
     ``-sum_i p_i log q_i`` differs from this divergence by the entropy of p, which no weight of the
@@ -107,7 +110,7 @@ def soft_target_loss(
         A scalar, or ``(...)`` with ``reduction="none"``, in nats, float32 or wider.
 
     Raises:
-        TypeError: logits are no floating-point tensors, or the temperature is no number.
+        TypeError: student or teacher is not a floating-point tensor, or temperature is not a number.
         ValueError: shapes differ, or the temperature is not positive and finite.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
@@ -118,9 +121,10 @@ def soft_target_loss(
     >>> soft_target_loss(teacher, teacher, temperature=20)
     tensor(0.)
     """
-    z, v = pair_of(student, teacher)
-    T = temperature_of(temperature, z)  # a number, or (..., 1)
-    return _reduce((T**2 * _divergence(v, z, T)).squeeze(-1), reduction)
+    s, t = pair_of(student, teacher)  # (..., C)
+    T = temperature_of(temperature, s)  # a number, or (..., 1)
+    # F.kl_div of two log-softmaxes is all rounding where T is large and the divergence small.
+    return _reduce((T**2 * divergence(s, t, T)).squeeze(-1), reduction)
 
 
 def hinton_loss(
@@ -134,8 +138,9 @@ def hinton_loss(
 ) -> Tensor:
     """What a distilled student minimises: soft targets and labels, weighted.
 
-    ``alpha * T^2 * KL(p || q) + (1 - alpha) * CE(labels, softmax(z))``: the first term as in
-    :func:`soft_target_loss`, the second at T = 1 on the same student logits z.
+    ``alpha * T^2 * KL(p || q) + (1 - alpha) * CE(labels, softmax(s))``: the first term as in
+    :func:`soft_target_loss`, the second at T = 1 on the same student logits s. The two terms alone are
+    :func:`hinton_terms`.
 
     Source: Hinton, Vinyals, Dean 2015, section 2: a weighted average, with "a considerably lower
     weight" on the labels. The paper prints no formula with alpha; here alpha weighs the soft targets.
@@ -152,24 +157,54 @@ def hinton_loss(
         A scalar, or ``(...)`` with ``reduction="none"``, in nats, float32 or wider.
 
     Raises:
-        TypeError: a tensor has the wrong dtype, or temperature or alpha is no number.
-        ValueError: shapes differ, labels are no classes, or temperature or alpha is out of range.
+        TypeError: a tensor has the wrong dtype, or temperature or alpha is not a number.
+        ValueError: shapes differ, a label is not a class, or temperature or alpha is out of range.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> hinton_loss(student, teacher, torch.tensor([0]), temperature=20, alpha=0.9)
     tensor(0.3862)
     """
-    a = alpha_of(alpha, wide("student", student))
-    soft = soft_target_loss(student, teacher, temperature, reduction="none")
-    hard = cross_entropy(student, labels, reduction="none")
-    return _reduce(a * soft + (1 - a) * hard, reduction)
+    soft, hard = hinton_terms(student, teacher, labels, temperature, alpha)
+    return _reduce(soft + hard, reduction)
+
+
+def hinton_terms(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    alpha: float | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The two terms of :func:`hinton_loss`, weighted, before the mean: the one place where they are.
+
+    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(labels, softmax(s))``.
+
+    Source: Hinton, Vinyals, Dean 2015, section 2.
+
+    Args:
+        student, teacher, labels, temperature, alpha: as for :func:`hinton_loss`.
+
+    Returns:
+        The soft and the hard term, ``(...)`` each, in nats, float32 or wider.
+
+    Raises:
+        TypeError, ValueError: as :func:`hinton_loss`.
+
+    >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
+    >>> hinton_terms(student, teacher, torch.tensor([0]), temperature=20, alpha=0.9)
+    (tensor([0.3144]), tensor([0.0718]))
+    """
+    a = alpha_of(alpha, wide("student", student))  # a number, or (...)
+    soft = soft_target_loss(student, teacher, temperature, reduction="none")  # (...)
+    hard = cross_entropy(student, labels, reduction="none")  # (...)
+    return a * soft, (1 - a) * hard
 
 
 def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
     """The squared distance of the logits, each zero-meaned over the classes.
 
-    ``1/2 * mean_i ((z_i - mean z) - (v_i - mean v))^2``, the limit of :func:`soft_target_loss` for
-    T -> infinity. Its gradient by z_i is ``((z_i - mean z) - (v_i - mean v)) / C``.
+    ``1/2 * mean_i ((s_i - mean s) - (t_i - mean t))^2``, the limit of :func:`soft_target_loss` for
+    T -> infinity. Its gradient with respect to s_i is ``((s_i - mean s) - (t_i - mean t)) / C``.
 
     Source: Hinton, Vinyals, Dean 2015, section 2.1, eq. 4; Ba and Caruana 2014 sum over the classes.
 
@@ -182,15 +217,15 @@ def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "m
         A scalar, or ``(...)`` with ``reduction="none"``, in squared units of the logits.
 
     Raises:
-        TypeError: logits are no floating-point tensors.
+        TypeError: student or teacher is not a floating-point tensor.
         ValueError: shapes differ.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> logit_matching_loss(student, teacher)
     tensor(0.3333)
     """
-    z, v = pair_of(student, teacher)
-    difference = z - v  # (..., C)
+    s, t = pair_of(student, teacher)
+    difference = s - t  # (..., C)
     centred = difference - difference.mean(-1, keepdim=True)
     return _reduce(centred.square().mean(-1) / 2, reduction)
 
@@ -198,38 +233,38 @@ def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "m
 def hint_loss(guided: Tensor, hint: Tensor, *, reduction: str = "mean") -> Tensor:
     """How far the student's guided features are from the teacher's hint.
 
-    ``1/2 * ||u - r||^2``, the squared differences summed over all of an example's features: u the
-    hint, r the guided features after a regressor has brought them to the hint's shape.
+    ``1/2 * ||u - r(v)||^2``, the squared differences summed over all of an example's features: u is the
+    hint, and r a regressor that has brought the student's features v to the hint's shape.
 
     Source: Romero et al. 2015 (FitNets), section 2.2, eq. 3.
 
     Args:
-        guided: ``(N, ...)``; gradients reach these.
-        hint: of the same shape, a constant.
+        guided: r(v), ``(N, ...)``; gradients reach these.
+        hint: u, of the same shape, a constant.
         reduction: ``"mean"`` over the N examples, or ``"none"`` to keep them.
 
     Returns:
         A scalar, or ``(N,)`` with ``reduction="none"``, in squared units of the features.
 
     Raises:
-        TypeError: features are no floating-point tensors.
+        TypeError: guided or hint is not a floating-point tensor.
         ValueError: shapes differ.
 
     >>> hint_loss(torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[1.0, 2.0, 0.0]]))
     tensor(4.)
     """
-    r, u = features_of(guided, hint)
-    return _reduce((r - u).square().flatten(1).sum(-1) / 2, reduction)
+    guided, hint = features_of(guided, hint)
+    return _reduce((guided - hint).square().flatten(1).sum(-1) / 2, reduction)
 
 
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
     """The flow of solution procedure between two layers: products of their channels.
 
     ``G_ij = sum_st F1_i,st * F2_j,st / (H * W)`` for each example, summed over the H x W places s, t.
-    Where the maps differ in size, the larger is max-pooled to the smaller. It is no Gram matrix of one
-    layer: rows are channels of the first, columns of the second.
+    Where the maps differ in size, the larger is max-pooled to the smaller. Unlike a Gram matrix, it relates
+    two layers: rows are channels of the first, columns of the second.
 
-    Source: Yim et al. 2017, section 3.2, eq. 1. For sizes that are no multiples of each other the
+    Source: Yim et al. 2017, section 3.2, eq. 1. Where neither size is a multiple of the other the
     windows of the pool overlap, as those of ``torch.nn.AdaptiveMaxPool2d`` do.
 
     Args:
@@ -240,8 +275,8 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
         ``(N, C1, C2)``, float32 or wider; gradients reach both.
 
     Raises:
-        TypeError: maps are no floating-point tensors.
-        ValueError: they are no maps of the same examples, or neither is the smaller.
+        TypeError: first or second is not a floating-point tensor.
+        ValueError: they are not maps of the same examples, or neither is the smaller.
 
     >>> first = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     >>> second = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]], [[2.0, 2.0], [2.0, 2.0]]]])
@@ -283,7 +318,7 @@ def fsp_loss(
         A scalar, or ``(N,)`` with ``reduction="none"``, in the features' units to the fourth power.
 
     Raises:
-        TypeError: matrices are no lists of floating-point tensors, or a weight is no number.
+        TypeError: matrices are not lists of floating-point tensors, or a weight is not a number.
         ValueError: lengths or shapes differ, or a weight is negative or not finite.
 
     >>> student, teacher = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 4.0]]])
@@ -299,7 +334,7 @@ def fsp_loss(
 
 
 class GradientTerms(NamedTuple):
-    """The two parts of a gradient by the student's logits, ``(..., C)`` each, per example.
+    """The two parts of a gradient with respect to the student's logits, ``(..., C)`` each, per example.
 
     Attributes:
         truth: on the labelled class, zero elsewhere.
@@ -311,11 +346,11 @@ class GradientTerms(NamedTuple):
 
 
 def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> GradientTerms:
-    """What of the gradient of soft targets at T = 1 tells the truth, and what is dark knowledge.
+    """Split the gradient of soft targets at T = 1 into its ground-truth and dark-knowledge parts.
 
-    ``q_* - p_*`` on the labelled class, ``q_i - p_i`` on the others, with ``q = softmax(z)`` of the
-    student's logits and ``p = softmax(v)`` of the teacher's. Their sum is the gradient by z of
-    :func:`soft_target_loss` at T = 1, before the mean over examples.
+    ``q_* - p_*`` on the labelled class, ``q_i - p_i`` on the others, with ``q = softmax(s)`` of the
+    student's logits and ``p = softmax(t)`` of the teacher's. Their sum is the gradient with respect to s
+    of :func:`soft_target_loss` at T = 1, before the mean over examples.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 7.
 
@@ -325,7 +360,7 @@ def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> Gradient
 
     Raises:
         TypeError: a tensor has the wrong dtype.
-        ValueError: shapes differ, or on a CPU a label is no class.
+        ValueError: shapes differ, or on a CPU a label is not a class.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> terms = gradient_terms(student, teacher, torch.tensor([0]))
@@ -334,13 +369,13 @@ def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> Gradient
     >>> terms.dark
     tensor([[0.0000, 0.3705, 0.0084]])
     """
-    z, v = pair_of(student, teacher)
-    labels = labels_of(labels, z)
-    gradient = torch.softmax(z.detach(), -1) - torch.softmax(v, -1)  # (..., C)
+    s, t = pair_of(student, teacher)
+    labels = labels_of(labels, s)
+    gradient = torch.softmax(s.detach(), -1) - torch.softmax(t, -1)  # (..., C)
     try:
-        labelled = torch.zeros_like(z, dtype=torch.bool).scatter(-1, labels.unsqueeze(-1), True)
+        labelled = torch.zeros_like(s, dtype=torch.bool).scatter(-1, labels.unsqueeze(-1), True)
     except RuntimeError as error:  # torch looks at every label on a CPU, and nowhere else
-        raise no_class(labels, z) from error
+        raise no_class(labels, s) from error
     zero = torch.zeros_like(gradient)
     return GradientTerms(
         torch.where(labelled, gradient, zero), torch.where(labelled, zero, gradient)
@@ -350,7 +385,7 @@ def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> Gradient
 def cwtm_weights(teacher: Tensor) -> Tensor:
     """How sure the teacher is of each example, as shares of the batch.
 
-    ``w_s = max_i p_i,s / sum_u max_i p_i,u`` with ``p = softmax(v)``, whether the teacher is right or
+    ``w_n = max_i p_n,i / sum_m max_i p_m,i`` with ``p = softmax(t)``, whether the teacher is right or
     not. They sum to 1 over the batch.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 10 (confidence weighted by teacher max).
@@ -362,7 +397,7 @@ def cwtm_weights(teacher: Tensor) -> Tensor:
         ``(...)``, float32 or wider, a constant.
 
     Raises:
-        TypeError: logits are no floating-point tensor.
+        TypeError: teacher is not a floating-point tensor.
 
     >>> cwtm_weights(torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]]))
     tensor([0.7223, 0.2777])
@@ -374,8 +409,8 @@ def cwtm_weights(teacher: Tensor) -> Tensor:
 def cwtm_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """The labels' cross entropy, each example weighted by how sure the teacher is of it.
 
-    ``sum_s w_s * CE(y_s, softmax(z_s))`` with the weights of :func:`cwtm_weights`: the teacher says
-    which examples count, and nothing of the other classes.
+    ``sum_n w_n * CE(y_n, softmax(s_n))`` with the weights of :func:`cwtm_weights`: the teacher decides
+    which examples count, and adds nothing about the other classes.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 10 (confidence weighted by teacher max).
 
@@ -389,15 +424,15 @@ def cwtm_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
     Raises:
         TypeError: a tensor has the wrong dtype.
-        ValueError: shapes differ, or on a CPU a label is no class.
+        ValueError: shapes differ, or on a CPU a label is not a class.
 
     >>> student = torch.tensor([[3.0, 3.0, 0.0], [1.0, 0.0, 0.0]])
     >>> teacher = torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     >>> cwtm_loss(student, teacher, torch.tensor([0, 0]))
     tensor(0.6715)
     """
-    z, v = pair_of(student, teacher)
-    return (cwtm_weights(v) * cross_entropy(z, labels, reduction="none")).sum()
+    s, t = pair_of(student, teacher)
+    return (cwtm_weights(t) * cross_entropy(s, labels, reduction="none")).sum()
 
 
 def permute_dark_knowledge(teacher: Tensor, generator: torch.Generator) -> Tensor:
@@ -417,7 +452,7 @@ def permute_dark_knowledge(teacher: Tensor, generator: torch.Generator) -> Tenso
         ``(..., C)``, float32 or wider, a constant.
 
     Raises:
-        TypeError: the teacher is no floating-point tensor, or the generator none.
+        TypeError: teacher is not a floating-point tensor, or generator is not a torch.Generator.
 
     >>> row = torch.tensor([1.0, 4.0, 2.0, 3.0])
     >>> permute_dark_knowledge(row, torch.Generator().manual_seed(0))
@@ -425,18 +460,18 @@ def permute_dark_knowledge(teacher: Tensor, generator: torch.Generator) -> Tenso
     """
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-    v = wide("teacher", teacher).detach()
-    largest = v.argmax(-1, keepdim=True)
-    draws = torch.rand(v.shape, generator=generator, device=generator.device).to(v.device)
+    t = wide("teacher", teacher).detach()  # (..., C)
+    largest = t.argmax(-1, keepdim=True)  # (..., 1)
+    draws = torch.rand(t.shape, generator=generator, device=generator.device).to(t.device)
     order = draws.scatter(-1, largest, 2.0).argsort(-1)  # the others at random, the largest last
     places = torch.zeros_like(draws).scatter(-1, largest, 1.0).argsort(dim=-1, stable=True)
-    return v.scatter(-1, places, v.gather(-1, order))
+    return t.scatter(-1, places, t.gather(-1, order))
 
 
 def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Tensor:
     """The cross entropy with the teacher's soft targets at T = 1, all but the largest permuted.
 
-    ``-sum_i p'_i log softmax(z)_i``, the mean over examples, with p' by
+    ``-sum_i p'_i log softmax(s)_i``, the mean over examples, with p' by
     :func:`permute_dark_knowledge`: no labels, and no knowledge of what resembles what.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 11 (dark knowledge with permuted predictions).
@@ -450,16 +485,16 @@ def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> T
         A scalar, in nats, float32 or wider.
 
     Raises:
-        TypeError: logits are no floating-point tensors, or the generator none.
+        TypeError: student or teacher is not a floating-point tensor, or generator is not a torch.Generator.
         ValueError: shapes differ.
 
     >>> teacher, student = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> dkpp_loss(student, teacher, torch.Generator().manual_seed(0))
     tensor(0.7707)
     """
-    z, v = pair_of(student, teacher)
-    targets = torch.softmax(permute_dark_knowledge(v, generator), -1)
-    return -(targets * torch.log_softmax(z, -1)).sum(-1).mean()
+    s, t = pair_of(student, teacher)
+    targets = torch.softmax(permute_dark_knowledge(t, generator), -1)  # (..., C)
+    return -(targets * torch.log_softmax(s, -1)).sum(-1).mean()
 
 
 def cross_entropy(
@@ -467,17 +502,17 @@ def cross_entropy(
 ) -> Tensor:
     """The cross entropy with the labels at T = 1, under the checks that every loss here makes.
 
-    ``-sum_i y_i log softmax(z)_i`` with ``y`` one-hot, or ``(1 - s) * one-hot + s / C`` smoothed.
+    ``-sum_i y_i log softmax(z)_i`` with ``y`` one-hot, or ``(1 - e) * one-hot + e / C`` smoothed.
 
     Args:
         logits: ``(..., C)``.
         labels: class numbers ``(...)``, int64.
-        label_smoothing: s in [0, 1].
+        label_smoothing: e in [0, 1].
         reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
 
     Raises:
         TypeError: logits or labels have the wrong dtype.
-        ValueError: shapes differ, labels are no classes, or label_smoothing is out of range.
+        ValueError: shapes differ, a label is not a class, or label_smoothing is out of range.
 
     >>> cross_entropy(torch.tensor([[3.0, 3.0, 0.0]]), torch.tensor([0]))
     tensor(0.7177)
@@ -496,32 +531,6 @@ def cross_entropy(
     except IndexError as error:  # torch looks at every label on a CPU, and nowhere else
         raise no_class(labels, z) from error
     return _reduce(loss.reshape(labels.shape), reduction)
-
-
-def _divergence(v: Tensor, z: Tensor, T: float | Tensor) -> Tensor:
-    """KL(softmax(v / T) || softmax(z / T)), (..., 1), exact also where it is tiny.
-
-    With d = (z - v) / T the divergence is log E_p[exp d] - E_p[d], and centring d under p takes the
-    second term away. What remains, log(1 + E_p[exp d - 1 - d]), has no cancellation; for large T it
-    is E_p[d^2] / 2, which is how logit matching appears. A difference of two log-softmaxes would be
-    all rounding there.
-    """
-    log_p = torch.log_softmax(v / T, dim=-1)
-    p = log_p.exp()
-    d = (z - v) / T
-    d = d - (p * d).sum(-1, keepdim=True)  # (..., C)
-    log_q = log_p + d  # but for a constant
-    # Where exp d would overflow the 1 + d beside it no longer counts.
-    terms = torch.where(d < 60, p * _exp_minus_line(d.clamp(max=60)), log_q.clamp(max=60).exp())
-    near = torch.log1p(terms.sum(-1, keepdim=True))
-    far = torch.logsumexp(log_q, dim=-1, keepdim=True)  # where p exp d would overflow too
-    return torch.where(log_q.amax(-1, keepdim=True) < 60, near, far)
-
-
-def _exp_minus_line(d: Tensor) -> Tensor:
-    """exp(d) - 1 - d, by its series where the difference would cancel."""
-    series = d.square() / 2 * (1 + d / 3 * (1 + d / 4))
-    return torch.where(d.abs() < torch.finfo(d.dtype).eps ** 0.25, series, torch.expm1(d) - d)
 
 
 def _not_narrowed(tensor: Tensor):

@@ -7,14 +7,11 @@ import torch
 from torch import nn
 
 import kdlib as kd
+from kdlib.identity import tensors_hash, weights_hash
 from kdlib.networks import (
     answers,
-    begin_text,
     evaluating,
     frozen_copy,
-    reading,
-    tensors_hash,
-    weights_hash,
 )
 
 
@@ -123,27 +120,31 @@ class Counter(nn.Module):
         return torch.arange(start, start + tokens.shape[1]).expand(len(tokens), -1)[..., None]
 
 
+def a_text():
+    return kd.text.from_texts("abcabcabcab", device="cpu").train
+
+
 def test_reading_reaches_every_part_that_can_and_passes_over_the_others():
-    first, second = Counter(), Counter()
+    text, first, second = a_text(), Counter(), Counter()
     whole = nn.Sequential(nn.Linear(2, 2), nn.Sequential(first))
-    begin_text(whole, carry=True)
-    begin_text(whole, carry=False)
-    assert first.told == [True, False]
-    with reading(whole, second):
+    text.begin(whole)
+    assert first.told == [True]
+    first.told.append(False)
+    with text.reading(whole, second):
         assert (first.told[2:], second.told) == ([True], [True])
     assert (first.told[2:], second.told) == ([True, False], [True, False])
 
 
 def test_networks_have_forgotten_the_text_after_an_error_too():
     first, second = Counter(), Counter()
-    with pytest.raises(KeyboardInterrupt), reading(first, second):
+    with pytest.raises(KeyboardInterrupt), a_text().reading(first, second):
         raise KeyboardInterrupt
     assert first.told == second.told == [True, False]
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_logits_of_a_text_are_read_in_one_go_whatever_the_batch_size(size):
-    split = kd.text.from_texts("abcabcabcab", device="cpu").train
+    split = a_text()
     counter = Counter()
     for _ in range(2):
         found = kd.logits(counter, split, size)

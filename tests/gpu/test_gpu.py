@@ -14,7 +14,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import kdlib as kd
-from kdlib.networks import weights_hash
+from kdlib.identity import weights_hash
 from kdlib.training import autocast_dtype
 
 pytest.importorskip("PIL", reason="needs Pillow, for the digits")

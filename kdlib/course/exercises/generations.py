@@ -8,12 +8,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from kdlib.cohort import fit_cohort
 from kdlib.course.exercises.material import digits, seed_of
 from kdlib.data import Data
 from kdlib.models import mlp
 from kdlib.objectives import CrossEntropy, SoftTargets
 from kdlib.training import Recipe, fit
+from kdlib.training.cohort import fit_cohort
 
 PAIRS = 5
 IMAGES = 300

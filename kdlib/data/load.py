@@ -1,0 +1,195 @@
+"""The course's data sets: digits, MNIST, Fashion-MNIST, CIFAR, found on disk or downloaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdlib.data.own import assemble, channels_last, checked_validation, flat, pixel_order
+from kdlib.data.splits import Data
+
+__all__ = ["load"]
+
+_CLASSES = {
+    "digits": "0 1 2 3 4 5 6 7 8 9",
+    "mnist": "0 1 2 3 4 5 6 7 8 9",
+    "fashion_mnist": "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot",
+    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck",
+    "cifar100": """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge
+        bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+        keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse
+        mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+        porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+        snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
+        tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""",
+}
+# torchvision's class for a data set, and the folder it keeps it in
+_TORCHVISION = {
+    "mnist": ("MNIST", "MNIST/raw"),
+    "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
+    "cifar10": ("CIFAR10", "cifar-10-batches-py"),
+    "cifar100": ("CIFAR100", "cifar-100-python"),
+}
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def load(
+    name: str,
+    validation: int | None = None,
+    device: torch.device | str | None = None,
+    root: str | os.PathLike | None = None,
+) -> Data:
+    """A data set, normalised, split and on the device.
+
+    Looked up in this order: ``root`` or the folder that the environment variable ``KDLIB_DATA``
+    names, as ``NAME.npz`` (x_train, y_train, x_test, y_test, the form Keras uses) or in torchvision's
+    own layout; then a download by torchvision into torch's cache folder. ``digits`` comes with
+    scikit-learn, resized to 28 x 28.
+
+    Images are put in an order that depends on their pixels alone, so that index and validation split
+    mean the same whatever file or mirror they came from. They are normalised by mean and standard
+    deviation per channel of all training images.
+
+    Args:
+        name: ``digits``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``cifar100``.
+        validation: how many images to hold out of training: 5000 (digits: 300) if not given, 0 for
+            none.
+        device: where the tensors live: the GPU if there is one, if not given.
+        root: a folder that holds data sets.
+
+    Raises:
+        ValueError: an unknown name, a damaged file, or more validation images than there are.
+        FileNotFoundError: the data is not there and cannot be downloaded; says what to do.
+
+    >>> load("digits", device="cpu")
+    Data(digits: 1,137 training, 300 validation and 360 test samples of 10 classes on cpu)
+    """
+    if name not in _CLASSES:
+        raise ValueError(f"name must be one of {', '.join(_CLASSES)}, got {name!r}")
+    classes = tuple(_CLASSES[name].split())
+    x_train, y_train, x_test, y_test = _read(name, len(classes), root)
+    if validation is None:
+        validation = 300 if name == "digits" else 5000
+    train, test = pixel_order(x_train, y_train), pixel_order(x_test, y_test)
+    arrays = x_train[train], y_train[train], x_test[test], y_test[test]
+    held_out = np.arange(checked_validation(validation, len(train)))
+    return assemble(*arrays, classes, name, held_out, device)
+
+
+def _read(name: str, classes: int, root: str | os.PathLike | None) -> Arrays:
+    """uint8 images and int64 labels, from wherever the data set is."""
+    if name == "digits":
+        return _digits()
+    root = root or os.environ.get("KDLIB_DATA")
+    if root and (Path(root) / f"{name}.npz").exists():
+        return _from_npz(Path(root) / f"{name}.npz", classes)
+    if root and (Path(root) / _TORCHVISION[name][1]).exists():
+        return _from_torchvision(name, Path(root))
+    return _from_torchvision(name, _downloaded(name, root))
+
+
+def _digits() -> Arrays:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    small = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
+    images = np.stack(
+        [np.asarray(Image.fromarray(x).resize((28, 28), Image.Resampling.BILINEAR)) for x in small]
+    )
+    labels = digits.target.astype(np.int64)
+    order = pixel_order(small, labels)
+    train, test = order[:-360], order[-360:]
+    return images[train], labels[train], images[test], labels[test]
+
+
+def _from_npz(path: Path, classes: int) -> Arrays:
+    try:
+        with np.load(path) as file:
+            x_train, y_train, x_test, y_test = (
+                file[key] for key in ("x_train", "y_train", "x_test", "y_test")
+            )
+    except Exception as error:  # a damaged file fails in many ways in there
+        raise ValueError(
+            f"{path} is damaged or lacks x_train, y_train, x_test or y_test ({error}); "
+            "put a whole copy there or take it away"
+        ) from error
+    for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        if images.dtype != np.uint8 or len(images) == 0 or not channels_last(images):
+            raise ValueError(
+                f"{path}: x_{part} must be uint8 images (N, H, W) or (N, H, W, C), "
+                f"got {images.dtype} of shape {images.shape}"
+            )
+        if labels.dtype.kind not in "iu" or labels.size != len(images):
+            raise ValueError(
+                f"{path}: y_{part} must be {len(images)} whole class numbers, "
+                f"got {labels.dtype} of shape {labels.shape}"
+            )
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(
+                f"{path}: y_{part} must be labels from 0 to {classes - 1}, "
+                f"got {labels.min()} to {labels.max()}"
+            )
+    if x_test.shape[1:] != x_train.shape[1:]:
+        raise ValueError(
+            f"{path}: x_test must be like x_train, {x_train.shape[1:]} each, got {x_test.shape[1:]}"
+        )
+    return x_train, flat(y_train), x_test, flat(y_test)
+
+
+def _from_torchvision(name: str, folder: Path) -> Arrays:
+    import torchvision
+
+    kind = getattr(torchvision.datasets, _TORCHVISION[name][0])
+    try:
+        train, test = kind(str(folder), train=True), kind(str(folder), train=False)
+    except Exception as error:  # a short file fails in many ways in there
+        raise ValueError(
+            f"{folder / _TORCHVISION[name][1]} is damaged or incomplete ({error}); "
+            "delete that folder and load again"
+        ) from error
+    return (
+        np.asarray(train.data),
+        flat(np.asarray(train.targets)),
+        np.asarray(test.data),
+        flat(np.asarray(test.targets)),
+    )
+
+
+def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
+    """The folder of a download that is there whole; made now if need be."""
+    import torchvision
+
+    target = Path(torch.hub.get_dir()) / "kdlib" / "data" / name
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    patience = socket.getdefaulttimeout()
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        part = Path(folder) / name
+        part.mkdir()
+        try:
+            socket.setdefaulttimeout(30)
+            getattr(torchvision.datasets, _TORCHVISION[name][0])(str(part), download=True)
+        except (OSError, RuntimeError, HTTPException) as error:
+            place = f"the folder {root}" if root else "a folder that KDLIB_DATA names"
+            raise FileNotFoundError(
+                f"{name} could not be downloaded ({error}). Without internet, put {name}.npz (uint8 "
+                f"x_train and x_test, y_train and y_test, the form Keras uses) into {place}, "
+                'or use load("digits"), which needs no download'
+            ) from error
+        finally:
+            socket.setdefaulttimeout(patience)
+        try:
+            part.rename(target)
+        except OSError:
+            if not target.exists():  # else another process was faster
+                raise
+    return target

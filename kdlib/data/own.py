@@ -1,0 +1,336 @@
+"""Data of one's own: arrays, a folder of images, or a torch Dataset, in the order they come in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kdlib._checks import sizes
+from kdlib.data.splits import Data, Split, device_or_gpu
+
+__all__ = ["from_arrays", "from_dataset", "from_folder"]
+
+
+def from_arrays(
+    x_train: np.ndarray | Tensor,
+    y_train: np.ndarray | Tensor | None,
+    x_test: np.ndarray | Tensor | None = None,
+    y_test: np.ndarray | Tensor | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str = "arrays",
+    validation: int = 0,
+    device: torch.device | str | None = None,
+) -> Data:
+    """Data of one's own; the given order is kept and a sample's index is its row.
+
+    Args:
+        x_train, x_test: uint8 images ``(N, H, W)`` or ``(N, H, W, C)``, normalised here by the
+            training images; or floating-point inputs ``(N, ...)``, taken as they are, in float32.
+        y_train, y_test: class numbers ``(N,)``, or None where there are none.
+        classes: names by label; the numbers themselves if not given.
+        name: what to call it.
+        validation: how many training samples to hold out, chosen by a hash of their contents.
+        device: the GPU if there is one, if not given.
+
+    Raises:
+        TypeError: arrays of another dtype.
+        ValueError: lengths or shapes that do not fit, or labels that are no class numbers.
+
+    >>> images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8)), np.arange(20) % 2
+    >>> from_arrays(images.astype("uint8"), labels, validation=5, device="cpu")
+    Data(arrays: 15 training, 5 validation and no test samples of 2 classes on cpu)
+    """
+    x_train, y_train = _array(x_train, "x_train"), _labels(y_train, "y_train", x_train)
+    if x_test is None and y_test is not None:
+        raise ValueError("y_test must come with x_test, got labels without inputs")
+    if x_test is not None:
+        x_test, y_test = _array(x_test, "x_test"), _labels(y_test, "y_test", x_test)
+        if x_test.shape[1:] != x_train.shape[1:] or x_test.dtype != x_train.dtype:
+            raise ValueError(
+                f"x_test must be like x_train, {x_train.dtype} {x_train.shape[1:]} each, "
+                f"got {x_test.dtype} {x_test.shape[1:]}"
+            )
+    if classes is None:
+        highest = max((int(y.max()) for y in (y_train, y_test) if y is not None), default=-1)
+        classes = [str(label) for label in range(highest + 1)]
+    order = pixel_order(x_train, np.zeros(len(x_train), int) if y_train is None else y_train)
+    held_out = order[: checked_validation(validation, len(x_train))]
+    return assemble(x_train, y_train, x_test, y_test, tuple(classes), name, held_out, device)
+
+
+def from_folder(
+    folder: str | os.PathLike,
+    *,
+    size: int | None = None,
+    validation: int = 0,
+    device: torch.device | str | None = None,
+) -> Data:
+    """Images of one's own, in ``folder/train/CLASS/`` and, if there, ``folder/test/CLASS/``.
+
+    Classes are the sub-folders of ``train`` in alphabetical order, samples the files in theirs; a
+    sample's index is its place in that order. One channel if all images are grey, else three.
+
+    Args:
+        folder: the folder.
+        size: every image is resized to size x size pixels; if not given they must be of one size.
+        validation: how many training images to hold out.
+        device: the GPU if there is one, if not given.
+
+    Raises:
+        FileNotFoundError: there is no ``train`` folder with classes and images in it.
+        ValueError: images of several sizes and no ``size``, or a test class that train has not.
+    """
+    from torchvision.datasets import ImageFolder
+
+    if size is not None:
+        sizes(size=size)
+    folder = Path(folder)
+    parts = {part: ImageFolder(str(folder / part)) for part in _parts(folder)}
+    classes = parts["train"].classes
+    for part in parts.values():
+        if unknown := sorted(set(part.classes) - set(classes)):
+            raise ValueError(f"classes of test must occur in train, got {unknown[0]!r}")
+    paths = [path for files in parts.values() for path, _ in files.samples]
+    mode = "L" if {_picture_mode(path) for path in paths} <= {"1", "L"} else "RGB"
+    arrays = {}
+    for part, files in parts.items():
+        pictures = [_picture(path, mode, size) for path, _ in files.samples]
+        for (path, _), picture in zip(files.samples, pictures, strict=True):
+            if picture.shape != pictures[0].shape:
+                raise ValueError(
+                    f"size must be given where images differ: {Path(path).name} has "
+                    f"{picture.shape[:2]} pixels, others {pictures[0].shape[:2]}"
+                )
+        numbers = [classes.index(files.classes[label]) for label in files.targets]
+        arrays[part] = np.stack(pictures), np.array(numbers)
+    return from_arrays(
+        *arrays["train"],
+        *arrays.get("test", (None, None)),
+        classes=classes,
+        name=folder.name,
+        validation=validation,
+        device=device,
+    )
+
+
+def from_dataset(
+    train: Dataset,
+    test: Dataset | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    name: str = "dataset",
+    validation: int = 0,
+    device: torch.device | str | None = None,
+) -> Data:
+    """Data of a torch ``Dataset`` of pairs (image, label), each read once, in its order.
+
+    An image is a PIL picture or an array ``(H, W)`` or ``(H, W, C)`` of uint8, or a tensor: of uint8
+    ``(C, H, W)``, or of floating-point numbers, taken as it is. The dataset's own random transforms are
+    drawn once; random views of every epoch are the recipe's ``augment``.
+
+    Args:
+        train, test: what is read; for a ``DataLoader`` its ``dataset``.
+        classes: names by label; ``train.classes`` if not given, else the numbers themselves.
+        name: what to call it.
+        validation: how many training samples to hold out, chosen by a hash of their contents.
+        device: the GPU if there is one, if not given.
+
+    Raises:
+        TypeError: not a dataset of a length, or samples that are not pairs of image and label.
+        ValueError: images of several shapes, or whatever :func:`from_arrays` refuses.
+
+    >>> from torch.utils.data import TensorDataset
+    >>> pairs = TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 2)
+    >>> from_dataset(pairs, validation=5, device="cpu")
+    Data(dataset: 15 training, 5 validation and no test samples of 2 classes on cpu)
+    """
+    x_train, y_train = _pairs("train", train)
+    x_test, y_test = (None, None) if test is None else _pairs("test", test)
+    return from_arrays(
+        x_train,
+        y_train,
+        x_test,
+        y_test,
+        classes=getattr(train, "classes", None) if classes is None else classes,
+        name=name,
+        validation=validation,
+        device=device,
+    )
+
+
+def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        raise TypeError(
+            f"{name} must be a dataset of (image, label) with a length above 0, got "
+            f"{type(dataset).__name__}; a DataLoader's is its .dataset"
+        )
+    images, labels = [], []
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+            raise TypeError(
+                f"{name} must hold pairs (image, label), got {type(sample).__name__} for sample {i}"
+            )
+        images.append(_channels_last_image(sample[0]))
+        labels.append(int(sample[1]))
+        if images[i].shape != images[0].shape:
+            raise ValueError(
+                f"{name} must hold images of one shape: sample {i} has {images[i].shape}, the first "
+                f"{images[0].shape}; a transform that resizes them does"
+            )
+    return np.stack(images), np.array(labels)
+
+
+def _channels_last_image(image: object) -> np.ndarray:
+    """A picture as an array; a uint8 tensor (C, H, W) with its channels last."""
+    if not isinstance(image, Tensor):
+        return np.asarray(image)
+    array = image.detach().cpu().numpy()
+    return np.moveaxis(array, 0, -1) if array.dtype == np.uint8 and array.ndim == 3 else array
+
+
+def pixel_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Rows sorted by a hash of the pixels; equal images by label."""
+    images = np.ascontiguousarray(images)
+    hashes = [hashlib.blake2b(image, digest_size=8).digest() for image in images]
+    return np.lexsort((labels, np.frombuffer(b"".join(hashes), dtype=">u8")))
+
+
+def assemble(
+    x_train: np.ndarray,
+    y_train: np.ndarray | None,
+    x_test: np.ndarray | None,
+    y_test: np.ndarray | None,
+    classes: tuple[str, ...],
+    name: str,
+    held_out: np.ndarray,
+    device: torch.device | str | None,
+) -> Data:
+    """Splits on the device; a sample's index is its row."""
+    device = device_or_gpu(device)
+    statistics = _mean_and_deviation(x_train) if x_train.dtype == np.uint8 else None
+
+    def split(images: np.ndarray, labels: np.ndarray | None, rows: np.ndarray) -> Split:
+        inputs = _inputs(images[rows], statistics, device)
+        numbers = None if labels is None else torch.from_numpy(labels[rows]).to(device)
+        return Split(inputs, numbers, torch.from_numpy(rows.astype(np.int64)).to(device))
+
+    kept = np.setdiff1d(np.arange(len(x_train)), held_out)
+    return Data(
+        train=split(x_train, y_train, kept),
+        validation=split(x_train, y_train, np.sort(held_out)) if len(held_out) else None,
+        test=None if x_test is None else split(x_test, y_test, np.arange(len(x_test))),
+        classes=classes,
+        name=name,
+    )
+
+
+def _mean_and_deviation(images: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Per channel, in pixel values, summed in integers: equal to the bit for any order."""
+    channels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1)
+    means, deviations = [], []
+    for channel in channels.T:
+        counts = np.bincount(channel, minlength=256).tolist()
+        n = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        variance = (n * second - first * first) / (n * n)
+        if variance == 0:
+            raise ValueError("x_train must not be constant: a channel has one value only")
+        means.append(first / n)
+        deviations.append(variance**0.5)
+    return torch.tensor(means), torch.tensor(deviations)
+
+
+def _inputs(
+    images: np.ndarray, statistics: tuple[Tensor, Tensor] | None, device: torch.device
+) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(images))
+    if statistics is None:
+        return tensor.float().to(device)
+    tensor = tensor.to(device)
+    mean, deviation = (value.to(device).view(-1, 1, 1) for value in statistics)
+    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+    return tensor.float().sub_(mean).div_(deviation).contiguous()
+
+
+def channels_last(images: np.ndarray) -> bool:
+    """Whether they can be (N, H, W) or (N, H, W, C)."""
+    return images.ndim == 3 or (images.ndim == 4 and images.shape[3] <= 4)
+
+
+def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype == np.uint8 and not channels_last(array):
+        raise ValueError(
+            f"{name} must be images (N, H, W) or (N, H, W, C) where it is uint8, "
+            f"got shape {array.shape}"
+        )
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise TypeError(f"{name} must be uint8 images or floating-point inputs, got {array.dtype}")
+    if array.ndim < 2 or len(array) == 0:
+        raise ValueError(f"{name} must be (N, ...) with at least one sample, got {array.shape}")
+    return array
+
+
+def _labels(values: np.ndarray | Tensor | None, name: str, inputs: object) -> np.ndarray | None:
+    if values is None:
+        return None
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole class numbers, got {array.dtype}")
+    if array.size != len(inputs):
+        raise ValueError(f"{name} must be {len(inputs)} labels, one each, got {array.size}")
+    if array.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {array.min()}")
+    return flat(array)
+
+
+def _picture(path: str, mode: str, size: int | None) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as picture:
+        picture = ImageOps.exif_transpose(picture).convert(mode)
+        return np.asarray(picture if size is None else picture.resize((size, size)))
+
+
+def _picture_mode(path: str) -> str:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+            raise ValueError(
+                f"{path} has pixels of kind {picture.mode!r}, which would be cut short; save it as "
+                "8-bit grey or RGB"
+            )
+        return picture.mode
+
+
+def flat(labels: np.ndarray) -> np.ndarray:
+    return labels.reshape(-1).astype(np.int64)
+
+
+def checked_validation(validation: int, available: int) -> int:
+    if not isinstance(validation, Integral) or not 0 <= validation < available:
+        raise ValueError(
+            f"validation must be a whole number from 0 to {available - 1}, got {validation!r}; "
+            "some of the training images must remain"
+        )
+    return int(validation)
+
+
+def _parts(folder: Path) -> list[str]:
+    if not (folder / "train").is_dir():
+        raise FileNotFoundError(
+            f"folder must hold train/CLASS/ with images, and there is no {folder / 'train'}"
+        )
+    return [part for part in ("train", "test") if (folder / part).is_dir()]

@@ -1,0 +1,308 @@
+"""Samples that live on one device, with an index that stays theirs: a split, and a data set of three.
+
+A split yields its own batches; nothing here trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from numbers import Integral
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.identity import tensors_hash
+from kdlib.recipe import Views
+from kdlib.seeding import check_seed
+
+__all__ = ["Data", "Samples", "Split"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Samples:
+    """What a network reads: a :class:`Split` in any order, a ``Text`` from left to right.
+
+    Training, scores and teachers ask for what stands here and never which of the two it is; each of
+    them adds ``steps``, ``batches``, ``parts`` and ``beginning``.
+
+    Attributes:
+        inputs: ``(N, ...)``.
+        labels: ``(N,)`` int64, or None.
+        index: ``(N,)`` int64: which samples these are. Every selection keeps it, so that a table of
+            logits by index fits whatever the order.
+
+    Raises:
+        TypeError: a tensor has the wrong dtype.
+        ValueError: the split is empty, lengths differ, or a label or an index is negative.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    index: Tensor
+
+    # Whether a network's answer to a sample depends on that sample alone, so that it can be looked up.
+    stands_alone = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Tensor):
+            raise TypeError(f"inputs must be a tensor, got {type(self.inputs).__name__}")
+        if len(self.inputs) == 0:
+            raise ValueError("inputs must hold at least one sample, got an empty split")
+        for name in ("labels", "index"):
+            values = getattr(self, name)
+            if values is None and name == "labels":
+                continue
+            if not isinstance(values, Tensor) or values.dtype != torch.int64:
+                found = values.dtype if isinstance(values, Tensor) else type(values).__name__
+                raise TypeError(f"{name} must be an int64 tensor, got {found}")
+            if values.shape != (len(self.inputs),):
+                raise ValueError(
+                    f"{name} must be one for each of the {len(self.inputs)} inputs, "
+                    f"got shape {tuple(values.shape)}"
+                )
+            if int(values.min()) < 0:
+                raise ValueError(f"{name} must not be negative, got {int(values.min())}")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.device
+
+    @property
+    def labelled(self) -> bool:
+        return self.labels is not None
+
+    def unlabelled(self) -> Samples:
+        """The same samples without their labels."""
+        return replace(self, labels=None)
+
+    def fingerprint(self) -> str:
+        """A hash of the inputs, the labels and the index, computed once while none of them changes."""
+        parts = {"inputs": self.inputs, "labels": self.labels, "index": self.index}
+        state = [(id(x), _version(x)) for x in parts.values() if x is not None]
+        kept = vars(self).get("_fingerprint")  # a frozen dataclass keeps it beside its fields
+        if kept is None or kept[0] != state:
+            kept = state, tensors_hash(parts)[:16]
+            vars(self)["_fingerprint"] = kept
+        return kept[1]
+
+    def begin(self, *models: nn.Module) -> None:
+        """Let recurrent networks forget what they read, and read this from its beginning."""
+        _begin_text(models, carry=not self.stands_alone)
+
+    def reading(self, *models: nn.Module) -> AbstractContextManager[None]:
+        """Inside, recurrent networks read this call after call; a split's rows have no past."""
+        return carrying(models, not self.stands_alone)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Samples):
+    """Samples that mean the same in any order.
+
+    Attributes:
+        inputs: ``(N, ...)``, images ``(N, C, H, W)`` float32.
+        labels: ``(N,)`` int64, or None.
+        index: ``(N,)`` int64: which samples these are; every selection keeps it.
+    """
+
+    def __repr__(self) -> str:
+        kind = "labelled" if self.labelled else "unlabelled"
+        shape = " x ".join(map(str, self.inputs.shape[1:]))
+        return f"Split({len(self):,} {kind} samples of {shape} on {self.device})"
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches an epoch has: the incomplete last one is dropped unless it is all."""
+        return max(1, len(self) // batch_size)
+
+    def batches(
+        self,
+        batch_size: int,
+        order: torch.Generator,
+        augment: Views | None,
+        views: torch.Generator,
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """One epoch in random order: inputs, labels and index of each batch."""
+        # Drawn on the CPU, so that the order is the same on every device.
+        shuffled = torch.randperm(len(self), generator=order).to(
+            self.device, non_blocking=self.device.type == "cuda"
+        )  # (N,)
+        for step in range(self.steps(batch_size)):
+            rows = shuffled[step * batch_size : (step + 1) * batch_size]  # (B,)
+            # index_select copies whole rows, on a CPU several times faster than self.inputs[rows].
+            inputs = self.inputs.index_select(0, rows)  # (B, ...)
+            if augment is not None:
+                inputs = _viewed(inputs, augment, views)
+            labels = None if self.labels is None else self.labels.index_select(0, rows)
+            yield inputs, labels, self.index.index_select(0, rows)
+
+    def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All samples in their order, ``size`` at a time: inputs and labels."""
+        for first in range(0, len(self), size):
+            here = slice(first, first + size)
+            yield self.inputs[here], None if self.labels is None else self.labels[here]
+
+    def joined(self, answers: list[Tensor]) -> Tensor:
+        """A network's answers to the parts, as one row a sample."""
+        return torch.cat(answers)
+
+    def beginning(self, n: int, seed: int) -> Split:
+        """``n`` samples, the classes as equal as can be; see :meth:`Data.limit`."""
+        return self.select(_balanced_order(self, seed)[:n].sort().values.to(self.device))
+
+    def select(self, rows: Tensor) -> Split:
+        """The samples at these rows (or where a mask is true); they keep their index."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Split(self.inputs[rows], labels, self.index[rows])
+
+    def only(self, classes: int | Iterable[int]) -> Split:
+        """The samples of these classes: ``split.only([7, 8])``."""
+        return self.select(self._of(classes))
+
+    def without(self, classes: int | Iterable[int]) -> Split:
+        """The samples of all other classes: ``split.without(3)``."""
+        return self.select(~self._of(classes))
+
+    def _of(self, classes: int | Iterable[int]) -> Tensor:
+        if self.labels is None:
+            raise ValueError("classes cannot be selected: this split has no labels")
+        classes = classes.tolist() if isinstance(classes, Tensor) else classes
+        wanted = [classes] if isinstance(classes, Integral) else list(classes)
+        present = set(self.labels.unique().tolist())
+        for name in wanted:
+            if name not in present:
+                raise ValueError(
+                    f"classes must be labels that occur in the split, got {name!r}; "
+                    f"there are {sorted(present)}"
+                )
+        return torch.isin(self.labels, torch.tensor(wanted, device=self.device))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """A data set in three parts. The test split is never used to choose anything.
+
+    Attributes:
+        train: what networks are trained on.
+        validation: held out of training, for choosing settings; None where nothing is held out.
+        test: for the last word; None where there is none.
+        classes: their names, by label.
+        name: the data set's.
+    """
+
+    train: Samples
+    validation: Samples | None
+    test: Samples | None
+    classes: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            split = getattr(self, part)
+            if self.labelled(part) and int(split.labels.max()) >= len(self.classes):
+                raise ValueError(
+                    f"labels of {part} must be below {len(self.classes)}, the number of classes, "
+                    f"got {int(split.labels.max())}"
+                )
+
+    def __repr__(self) -> str:
+        return (
+            f"Data({self.name}: {_size(self.train)} training, {_size(self.validation)} validation "
+            f"and {_size(self.test)} test samples of {len(self.classes)} classes "
+            f"on {self.train.device})"
+        )
+
+    def labelled(self, part: str) -> bool:
+        """Whether the split of this name is there and has labels."""
+        split = getattr(self, part)
+        return split is not None and split.labelled
+
+    def limit(self, n: int, seed: int = 0) -> Data:
+        """Keep ``n`` training samples, the classes as equal as can be; of a text the first n tokens.
+
+        For one seed a smaller part lies within every larger one.
+
+        Raises:
+            ValueError: n is not from 1 to the number of training samples.
+        """
+        check_seed(seed)
+        if not isinstance(n, Integral) or not 1 <= n <= len(self.train):
+            raise ValueError(
+                f"n must be a whole number from 1 to the {len(self.train):,} training samples, "
+                f"got {n!r}"
+            )
+        return replace(self, train=self.train.beginning(n, seed))
+
+    def fingerprint(self) -> str:
+        """A hash of what training sees: the training and the validation split."""
+        validation = "none" if self.validation is None else self.validation.fingerprint()
+        return f"{self.train.fingerprint()}-{validation}"
+
+
+def _balanced_order(split: Split, seed: int) -> Tensor:
+    """All rows, class after class in turn, so that every beginning is as balanced as can be."""
+    generator = torch.Generator().manual_seed(int(seed))
+    shuffled = torch.randperm(len(split), generator=generator)
+    if split.labels is None:
+        return shuffled
+    labels = split.labels.cpu()[shuffled]
+    turn = torch.empty_like(labels)
+    for label in labels.unique():
+        mine = labels == label
+        turn[mine] = torch.arange(int(mine.sum()))
+    return shuffled[turn.sort(stable=True).indices]
+
+
+def device_or_gpu(device: torch.device | str | None) -> torch.device:
+    """The device asked for, or the GPU if there is one."""
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _size(split: Samples | None) -> str:
+    return "no" if split is None else f"{len(split):,}"
+
+
+def _viewed(images: Tensor, augment: Views, generator: torch.Generator) -> Tensor:
+    views = augment(images, generator)
+    if not isinstance(views, Tensor):
+        raise TypeError(
+            f"augment must return a tensor, got {type(views).__name__} from {augment!r}"
+        )
+    if views.shape != images.shape or views.dtype != images.dtype:
+        raise ValueError(
+            f"augment must keep shape and dtype, {tuple(images.shape)} of {images.dtype}; {augment!r} "
+            f"returned {tuple(views.shape)} of {views.dtype}"
+        )
+    return views
+
+
+@contextmanager
+def carrying(models: Sequence[nn.Module], carry: bool = True) -> Iterator[None]:
+    """Inside, recurrent networks begin anew and go on from call to call, or with ``carry=False`` do not."""
+    _begin_text(models, carry)
+    try:
+        yield
+    finally:
+        _begin_text(models, carry=False)
+
+
+def _begin_text(models: Iterable[nn.Module], carry: bool) -> None:
+    """Recurrent parts forget what they read and, if so wished, go on from call to call."""
+    for model in models:
+        for module in model.modules():
+            if hasattr(module, "begin_text"):
+                module.begin_text(carry=carry)
+
+
+def _version(tensor: Tensor) -> object:
+    """How often a tensor was changed in place; one made in inference mode does not count, and equals none."""
+    return object() if tensor.is_inference() else tensor._version

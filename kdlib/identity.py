@@ -1,0 +1,229 @@
+"""What tells one thing from another: a hash of tensors, of a network's weights, of a function's code.
+
+Equal things give equal texts in another process and on another device; addresses, docstrings and line
+numbers do not count.
+"""
+
+from __future__ import annotations
+
+import dis
+import enum
+import functools
+import hashlib
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of every weight and buffer with its name."""
+    return tensors_hash(model.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor | None]) -> str:
+    """A hash of names, dtypes, shapes and bytes; where the tensors live does not matter."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        if tensor is None:
+            digest.update(f"{name} none;".encode())
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def code_hash(value: Any) -> str:
+    """A short hash of :func:`described`."""
+    return hashlib.sha256(described(value).encode()).hexdigest()[:16]
+
+
+def described(value: Any) -> str:
+    """A text of a value and, where it is the reader's own function or class, of its code.
+
+    Of a function: its instructions with the constants and names in them, nested functions, defaults, closure,
+    and the globals that it reads, the reader's own functions among them in the same way. What comes
+    with Python or was installed goes by its name, so that an upgrade changes nothing.
+
+    Raises:
+        Undescribed: something in it has no text of its own, such as a random generator or an open file.
+
+    >>> described(lambda x: 2 * x) == described(lambda x: 2 * x) != described(lambda x: 3 * x)
+    True
+    """
+    return _Description().of(value)
+
+
+class Undescribed(TypeError):
+    """A value that no text tells from another of its kind."""
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...))
+_OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+_INSTALLED = {"site-packages", "dist-packages"}
+_STANDARD = Path(sysconfig.get_path("stdlib"))
+_KDLIB = Path(__file__).parent
+
+
+class _Description:
+    """One description under way: what it has met is named by a number when it comes again."""
+
+    def __init__(self) -> None:
+        self.met: dict[int, tuple[int, Any]] = {}  # the value too, so that no address is used again
+
+    def of(self, value: Any) -> str:
+        if isinstance(value, enum.Enum):
+            return f"{type(value).__qualname__}.{value.name}"
+        if type(value) in _PLAIN or isinstance(value, _OF_TORCH):
+            return repr(value)
+        if type(value) in (tuple, frozenset):  # equal ones may be one object here and two elsewhere
+            parts = map(self.of, value)
+            return f"({', '.join(parts if isinstance(value, tuple) else sorted(parts))})"
+        if id(value) in self.met:
+            return f"<{self.met[id(value)][0]}>"
+        self.met[id(value)] = len(self.met), value
+        return self._first_met(value)
+
+    def _first_met(self, value: Any) -> str:
+        if isinstance(value, (np.ndarray, np.generic)) and not value.dtype.hasobject:
+            digest = hashlib.sha256(value.tobytes()).hexdigest()
+            return f"array({value.dtype}, {value.shape}, {digest})"
+        if isinstance(value, Tensor):
+            return f"tensor({tensors_hash({'': value})})"
+        if type(value) is list:
+            return f"[{', '.join(map(self.of, value))}]"
+        if type(value) is set:
+            return f"{{{', '.join(sorted(map(self.of, value)))}}}"
+        if type(value) is dict:
+            return f"{{{', '.join(f'{self.of(k)}: {self.of(v)}' for k, v in value.items())}}}"
+        if isinstance(value, functools.partial):
+            return f"partial({self.of((value.func, value.args, value.keywords))})"
+        if isinstance(value, MethodType):
+            return f"method({self.of((value.__func__, value.__self__))})"
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        if isinstance(value, ModuleType):
+            return value.__name__
+        if isinstance(value, nn.Module):
+            kinds = {type(module): None for module in value.modules()}
+            return f"network({value!r}, {weights_hash(value)}, {self.of(tuple(kinds))})"
+        return self._object(value)
+
+    def _object(self, value: Any) -> str:
+        """As pickle would take it apart, so that a state that is not in ``__dict__`` counts."""
+        if callable(value) and hasattr(value, "__qualname__"):  # a function written in C
+            return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception as error:  # whatever its class raises
+            kind = type(value).__name__
+            raise Undescribed(f"a {kind} has no text that tells it from another") from error
+        if isinstance(reduced, str):
+            return f"{type(value).__module__}.{reduced}"
+        parts = [list(part) if hasattr(part, "__next__") else part for part in reduced]
+        return f"object({self.of(tuple(parts))})"
+
+    def _function(self, function: FunctionType) -> str:
+        code = function.__code__
+        if not _is_own(code.co_filename):
+            # A decorator of a library: what it wraps is the reader's.
+            inside = getattr(function, "__wrapped__", None)
+            within = self._closure(function) if inside is None else self.of(inside)
+            return f"{function.__module__}.{function.__qualname__}({within})"
+        names = sorted({name for part in _nested(code) for name in part.co_names})
+        parts = [
+            self._code(code),
+            self.of(function.__defaults__),
+            self.of(function.__kwdefaults__),
+            self._closure(function),
+            *(
+                f"{name}={self._read(function.__globals__[name], names)}"
+                for name in names
+                if name in function.__globals__
+            ),
+        ]
+        return f"function({', '.join(parts)})"
+
+    def _closure(self, function: FunctionType) -> str:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        return ", ".join(f"{name}={self._cell(cell)}" for name, cell in cells)
+
+    def _cell(self, cell: Any) -> str:
+        try:
+            return self.of(cell.cell_contents)
+        except ValueError:  # a name that is given a value later
+            return "empty"
+
+    def _read(self, value: Any, names: list[str]) -> str:
+        """A global; of a module of the reader's own, what the code may take from it."""
+        if not isinstance(value, ModuleType) or not _is_own(getattr(value, "__file__", None)):
+            return self.of(value)
+        taken = (name for name in names if name in vars(value))
+        return f"{value.__name__}({', '.join(f'{n}={self.of(vars(value)[n])}' for n in taken)})"
+
+    def _code(self, code: CodeType) -> str:
+        """The instructions; constants and names by what they are, not by their place in a table."""
+        kind = (
+            code.co_argcount,
+            code.co_posonlyargcount,
+            code.co_kwonlyargcount,
+            code.co_flags & 0x2C,
+        )
+        arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        steps = []
+        for step in dis.get_instructions(code):
+            if step.opcode in dis.hasconst:
+                steps.append((step.opname, self._constant(step.argval)))
+            elif step.opcode in dis.hasname:
+                steps.append((step.opname, step.argval))
+            elif step.opname != "EXTENDED_ARG":
+                steps.append((step.opname, step.arg))
+        return f"code({kind}, {arguments}, {steps})"
+
+    def _constant(self, value: Any) -> str:
+        return self._code(value) if isinstance(value, CodeType) else self.of(value)
+
+    def _class(self, kind: type) -> str:
+        if not _is_own(getattr(sys.modules.get(kind.__module__), "__file__", None)):
+            return f"{kind.__module__}.{kind.__qualname__}"
+        members = {
+            name: _code_of(member)
+            for name, member in sorted(vars(kind).items())
+            if isinstance(_code_of(member), FunctionType)
+            or not (name.startswith(("__", "_abc_")) or inspect.isdatadescriptor(member))
+        }
+        return f"class {kind.__qualname__}({self.of(kind.__bases__)}: {self.of(members)})"
+
+
+def _code_of(member: Any) -> Any:
+    """The function behind a method, a property and the like."""
+    for name in ("__func__", "fget", "func"):
+        member = getattr(member, name, member)
+    return member
+
+
+def _is_own(file: str | None) -> bool:
+    """Whether code is the reader's: neither kdlib's nor installed nor Python's. None is a notebook."""
+    if file is None:
+        return True
+    path = Path(file)
+    if _INSTALLED & {*path.parts} or "<frozen" in file:
+        return False
+    return not path.is_relative_to(_KDLIB) and not path.is_relative_to(_STANDARD)
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)

@@ -1,0 +1,377 @@
+"""What ``fit`` asks of an objective, and the two that are made of others: a sum, and one's own function.
+
+``fit`` calls an objective once a step with what the student made of a batch, and minimises the sum of the
+terms that it returns. There is no more to it: a new one is a class with a ``__call__``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Real
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdlib._checks import required_arguments
+from kdlib.data.splits import Samples
+from kdlib.identity import code_hash, described
+from kdlib.objectives.teachers import Teacher, TeacherLogits
+from kdlib.recipe import Recipe
+
+__all__ = ["Batch", "Loss", "Objective", "Outputs", "Sum", "as_objective"]
+
+Weight = float | Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective sees of one step.
+
+    Attributes:
+        inputs: the views the student sees, ``(N, ...)``; of a text tokens ``(N, L)``.
+        labels: ``(N,)`` int64, of a text ``(N, L)``, or None on an unlabelled split.
+        index: ``(N,)`` int64, which samples these are, whatever the order of the epoch.
+        progress: the share of the training that is done, in [0, 1).
+        generator: a stream keyed by seed and epoch; drawing from it moves nothing else.
+        first: whether it is the first of an epoch, where a text begins again.
+    """
+
+    inputs: Tensor
+    labels: Tensor | None
+    index: Tensor
+    progress: float
+    generator: torch.Generator
+    first: bool = False
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the student made of one batch: one forward pass, shared by all parts of a sum.
+
+    ``student["stage2"]`` is a feature that the objective named among its taps.
+
+    Attributes:
+        logits: ``(N, C)``; None where no part of the objective needs them.
+        features: the student's features by name.
+        model: the student itself, for an objective that runs it again.
+    """
+
+    logits: Tensor | None
+    features: dict[str, Tensor] = field(default_factory=dict)
+    model: nn.Module | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.features:
+            raise KeyError(
+                f"{name!r} must be among the objective's taps, got {list(self.features)}"
+            )
+        return self.features[name]
+
+
+class _DefaultKey:
+    """An objective's ``key`` where it sets none: an attribute of that name takes its place."""
+
+    def __get__(self, objective: Objective | None, kind: type) -> Any:
+        if objective is None:
+            return self
+        public = {n: v for n, v in vars(objective).items() if n[0] != "_" and n != "module"}
+        text = ", ".join(f"{name}={_short(value)}" for name, value in public.items())
+        return f"{kind.__name__}({text}; code={code_hash(kind)})"
+
+
+class Objective:
+    """What a student is trained on. A new one derives from this and writes ``__call__``; all else is there.
+
+    Objectives add and scale: ``SoftTargets(teacher, 4, 0.9) + 0.1 * Mine()``; a weight may be a function
+    of progress in [0, 1]. There is no magic: ``fit`` calls ``prepare`` once and the objective once a step.
+
+    Attributes:
+        taps: the student's features that it needs, by the names of their modules. Empty where the
+            logits are enough; otherwise the forward pass ends at the last of them and there are no
+            logits, unless ``""``, the whole network, is one of the names.
+        module: trained beside the student, on its device and in its checkpoint; None if there is
+            nothing to train.
+        default_rate: the learning rate where the recipe has none; None for the optimizer's own.
+        key: a text that tells this objective from every other, for ``keep`` and checkpoints: by
+            default the class's name and code, and its public attributes.
+
+    >>> import kdlib as kd
+    >>> class Squared(kd.Objective):
+    ...     def __call__(self, student, batch):
+    ...         return {"squared": student.logits.square().mean()}
+    >>> data = kd.data.load("digits", device="cpu").limit(200)
+    >>> objective = kd.CrossEntropy() + 0.01 * Squared()
+    >>> list(kd.fit(kd.models.mlp(20), objective, data, kd.Recipe(epochs=1), progress=False).frame)[3:5]
+    ['hard', 'squared']
+    """
+
+    taps: tuple[str, ...] = ()
+    module: nn.Module | None = None
+    default_rate: float | None = None
+    key = _DefaultKey()
+
+    def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
+        """Called once a fit, also on resume: look a teacher up, refuse what cannot work.
+
+        An objective serves any number of fits, one after the other.
+        """
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar terms, weighted; ``fit`` minimises their sum and logs each."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define __call__(self, student, batch)"
+        )
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """What ``fit`` logs of weights that change while it trains."""
+        return {}
+
+    def __add__(self, other: Objective) -> Sum:
+        return Sum(((1.0, self), (1.0, other))) if _is_objective(other) else NotImplemented
+
+    def __radd__(self, other: Objective) -> Sum:
+        return Sum(((1.0, other), (1.0, self))) if _is_objective(other) else NotImplemented
+
+    def __mul__(self, weight: Weight) -> Sum:
+        return Sum(((weight, self),))
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        try:
+            return self.key
+        except TypeError:  # something in it has no text
+            return f"{type(self).__name__}(...)"
+
+
+class Sum(Objective):
+    """Several objectives, weighted; made by ``+`` and ``*``. Terms of equal name are added.
+
+    Args:
+        parts: pairs of a weight and an objective; a weight is a number, or a function of progress. A
+            sum among them is taken apart.
+
+    Raises:
+        TypeError, ValueError: a weight that is neither, or not finite.
+    """
+
+    def __init__(self, parts: tuple[tuple[Weight, Objective], ...]) -> None:
+        flat: list[tuple[Weight, Objective]] = []
+        for weight, part in parts:
+            if isinstance(weight, Real) and not math.isfinite(weight):
+                raise ValueError(f"weight must be finite, got {weight}")
+            if not isinstance(weight, Real) and not callable(weight):
+                raise TypeError(
+                    f"weight must be a number or a function of progress, got {weight!r}"
+                )
+            inside = part.parts if isinstance(part, Sum) else ((1.0, as_objective(part)),)
+            flat += [(_times(weight, inner), leaf) for inner, leaf in inside]
+        self.parts = tuple(flat)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        parts = [tuple(part.taps) for _, part in self.parts]
+        if not any(parts):
+            return ()
+        names = [name for tapped in parts for name in tapped or ("",)]  # "" for the logits
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def module(self) -> nn.Module | None:
+        modules = [part.module for _, part in self.parts if part.module is not None]
+        return nn.ModuleList(modules) if modules else None
+
+    @property
+    def default_rate(self) -> float | None:
+        """The lowest of its parts', if each of them has one."""
+        rates = [part.default_rate for _, part in self.parts]
+        return None if None in rates else min(rates)
+
+    @property
+    def key(self) -> str:
+        return " + ".join(f"{_weight_text(weight)} * ({part.key})" for weight, part in self.parts)
+
+    def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
+        for _, part in self.parts:
+            part.prepare(student, split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        total: dict[str, Tensor] = {}
+        for weight, part in self.parts:
+            factor = _at(weight, batch.progress)
+            for name, term in checked_terms(part, part(student, batch)).items():
+                total[name] = total.get(name, 0) + factor * term
+        return total
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """Those that are functions of progress, by class: ``weight_SoftTargets`` and so on.
+
+        The second of a class is ``weight_SoftTargets_2``.
+        """
+        found: dict[str, float] = {}
+        for weight, part in self.parts:
+            if callable(weight):
+                name = f"weight_{type(part).__name__}"
+                count = sum(known == name or known.startswith(f"{name}_") for known in found)
+                found[name + (f"_{count + 1}" if count else "")] = float(weight(progress))
+        return found
+
+
+class Loss(Objective):
+    """A function of one's own as an objective: ``kd.Loss(lambda s, t, y: ..., teacher)``.
+
+    How many arguments the function must be given says what it gets. With a teacher, two are the logits
+    of student and teacher, three the labels as well; without one, two are the student's logits and the
+    labels. Arguments with defaults do not count. Logits are ``(N, C)``, labels ``(N,)``; the value is a
+    scalar, as every loss of :mod:`kdlib.losses` gives it.
+
+    Args:
+        function: returns the loss of a batch, a scalar tensor; a module such as ``nn.CrossEntropyLoss()``
+            does, too.
+        teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
+            ``(rows, C)`` by sample index.
+        name: what the loss is called in the history.
+
+    Raises:
+        TypeError: a function of other arguments, or a teacher that is none of these.
+        ValueError: labels are needed and the training split has none.
+
+    >>> import kdlib as kd
+    >>> teacher, student = kd.models.mlp(40, seed=0), kd.models.mlp(20, seed=1)
+    >>> mine = kd.Loss(lambda s, t, y: kd.soft_target_loss(s, t, 4), teacher, name="mine")
+    >>> data = kd.data.load("digits", device="cpu").limit(200)
+    >>> list(kd.fit(student, mine, data, kd.Recipe(epochs=1), progress=False).frame)[3]
+    'mine'
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        teacher: Teacher | None = None,
+        name: str = "loss",
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"function must be a function of logits, got {function!r}")
+        self._needs = required_arguments(function)
+        allowed = (2,) if teacher is None else (2, 3)
+        if self._needs not in allowed:
+            wanted = "(student, labels)" if teacher is None else "(student, teacher[, labels])"
+            raise TypeError(
+                f"function must require the arguments {wanted}, got {_arguments_text(function)}; a "
+                "lambda brings it to that form"
+            )
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"name must be a word for the history, got {name!r}")
+        self.function, self.teacher, self.name = function, teacher, name
+        self.module = function if isinstance(function, nn.Module) else None
+        self._source = None if teacher is None else TeacherLogits(teacher)
+
+    @property
+    def key(self) -> str:
+        teacher = "" if self._source is None else f"teacher={self._source.identity()}, "
+        return f"Loss({teacher}name={self.name!r}, code={code_hash(self.function)})"
+
+    def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
+        if not split.labelled and (self._source is None or self._needs == 3):
+            raise ValueError(f"{self.name} needs labels and the training split has none")
+        if self._source is not None:
+            self._source.prepare(split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        if self._source is None:
+            return {self.name: self.function(student.logits, batch.labels)}
+        given = (student.logits, self._source(batch), batch.labels)[: self._needs]
+        return {self.name: self.function(*given)}
+
+
+def as_objective(value: Any) -> Objective:
+    """An objective as it is; any other object with ``__call__`` gets the defaults that it lacks."""
+    wanted = "objective must be one such as kd.CrossEntropy() or kd.SoftTargets(...)"
+    if isinstance(value, type):
+        raise TypeError(
+            f"{wanted}, got the class {value.__name__}; {value.__name__}(...) makes one"
+        )
+    if _is_function(value):
+        raise TypeError(
+            f"{wanted}, got {value!r}; kd.Loss(function, teacher) makes one of a function"
+        )
+    if not _is_objective(value) or type(value).__call__ is Objective.__call__:
+        raise TypeError(
+            f"{wanted}, or of a class of your own with __call__(self, student, batch), got {value!r} "
+            "without it"
+        )
+    if isinstance(value, Objective):
+        return value
+    kind = type(value)
+    both = type(kind.__name__, (kind, Objective), {"__module__": kind.__module__})
+    whole = object.__new__(both)
+    whole.__dict__ = value.__dict__  # one state: what it notes down is there afterwards
+    return whole
+
+
+def checked_terms(objective: Objective, terms: Any) -> dict[str, Tensor]:
+    """What an objective returned, if ``fit`` can minimise it."""
+    kind = type(objective).__name__
+    if not isinstance(terms, dict):
+        raise TypeError(
+            f'{kind} must return a dict of named terms such as {{"mine": loss}}, got '
+            f"{type(terms).__name__}"
+        )
+    if not terms:
+        raise ValueError(f"{kind} must return at least one term, got an empty dict")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or not term.is_floating_point() or term.ndim > 0:
+            found = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            raise TypeError(
+                f"{kind} must return scalar tensors, got {found} for {name!r}; .mean() makes one of a "
+                "loss by sample"
+            )
+    return terms
+
+
+def _is_objective(value: Any) -> bool:
+    if isinstance(value, Objective):
+        return True
+    return callable(value) and hasattr(value, "__dict__") and not _is_function(value)
+
+
+def _is_function(value: Any) -> bool:
+    kinds = (type, FunctionType, MethodType, BuiltinFunctionType, partial, nn.Module)
+    return isinstance(value, kinds)
+
+
+def _arguments_text(function: Callable) -> str:
+    try:
+        return str(inspect.signature(getattr(function, "forward", function)))
+    except (TypeError, ValueError):
+        return f"{function!r} without a signature"
+
+
+def _short(value: Any) -> str:
+    text = described(value)
+    return text if len(text) <= 60 else code_hash(value)
+
+
+def _at(weight: Weight, progress: float) -> float:
+    return weight(progress) if callable(weight) else weight
+
+
+def _times(outer: Weight, inner: Weight) -> Weight:
+    if not callable(outer) and not callable(inner):
+        return outer * inner
+    if outer == 1 or inner == 1:  # nothing to wrap
+        return inner if outer == 1 else outer
+    return lambda progress: _at(outer, progress) * _at(inner, progress)
+
+
+def _weight_text(weight: Weight) -> str:
+    if not callable(weight):
+        return repr(float(weight))
+    values = [float(weight(progress)) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    return f"{values} by {code_hash(weight)}"

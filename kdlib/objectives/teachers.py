@@ -1,0 +1,278 @@
+"""What a teacher predicts for a batch: looked up by the sample's index, or computed on its views.
+
+Which of the two it is is settled once a fit. Answers are kept by what was asked of whom (the teacher's
+identity, the split's fingerprint), so that two objectives on one teacher share them without being told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from kdlib._checks import wide
+from kdlib.data.splits import Samples
+from kdlib.identity import tensors_hash, weights_hash
+from kdlib.networks import as_float, frozen_copy, logits
+from kdlib.recipe import Recipe
+from kdlib.taps import reach, taps
+
+Teacher = nn.Module | Sequence[nn.Module] | Tensor
+
+_TABLE_BYTES = 2**30  # of features; what needs more is computed anew in every step
+
+
+class Asked(Protocol):
+    """What of a batch a teacher is asked with."""
+
+    inputs: Tensor
+    index: Tensor
+    first: bool
+
+
+class LookedUp:
+    """Answers that were computed once, ``(N, ...)`` each, by the sample's index."""
+
+    def __init__(self, tables: list[Tensor], split: Samples) -> None:
+        self.tables = tables
+        # Row of a sample; an index that the split lacks points past the last row, an error.
+        self.row = torch.full((int(split.index.max()) + 1,), len(split), device=split.device)
+        self.row[split.index] = torch.arange(len(split), device=split.device)
+
+    def __call__(self, batch: Asked) -> list[Tensor]:
+        rows = self.row[batch.index]
+        return [table[rows] for table in self.tables]
+
+
+class Live:
+    """Answers computed on the very views that the student sees, and on a text as it reads it."""
+
+    def __init__(
+        self,
+        networks: list[nn.Module],
+        answer: Callable[[list[nn.Module], Tensor], list[Tensor]],
+        split: Samples,
+    ) -> None:
+        self.networks, self.answer, self.split = networks, answer, split
+        self.last: tuple[Asked, list[Tensor]] | None = None
+
+    def __call__(self, batch: Asked) -> list[Tensor]:
+        # Parts of a sum may share it, and a recurrent network goes on with every call.
+        if self.last is None or self.last[0] is not batch:
+            if batch.first:
+                self.split.begin(*self.networks)
+            with torch.no_grad():
+                self.last = batch, self.answer(self.networks, batch.inputs)
+        return self.last[1]
+
+
+_ANSWERS: WeakValueDictionary[tuple, LookedUp | Live] = WeakValueDictionary()
+
+
+def _shared(key: tuple, make: Callable[[], LookedUp | Live]) -> LookedUp | Live:
+    """The answers under this key, as long as some objective holds them."""
+    found = _ANSWERS.get(key)
+    if found is None:
+        found = _ANSWERS[key] = make()
+    return found
+
+
+def _asked_of(split: Samples, live: bool) -> tuple:
+    """What tells one split from another; where nothing is looked up, the object itself will do."""
+    return (live, id(split) if live else split.fingerprint(), split.device)
+
+
+class TeacherLogits:
+    """One teacher's logits for each batch, ``(N, C)``.
+
+    Args:
+        teacher: a network; a list of networks, of which the average is taken; or a tensor of logits
+            ``(rows, C)`` by sample index.
+        average: of a list: ``"probabilities"``, as the logits T * log of the mean probability at the
+            temperature T, or ``"centred logits"``.
+        temperature: T.
+    """
+
+    def __init__(
+        self, teacher: Teacher, average: str = "probabilities", temperature: float | Tensor = 1.0
+    ) -> None:
+        self.networks = _networks(teacher)
+        self.table = teacher if isinstance(teacher, Tensor) else None
+        self.average, self.temperature = average, temperature
+        self.is_list = isinstance(teacher, Sequence)
+        self.answers: LookedUp | Live | None = None
+
+    def identity(self) -> str:
+        if self.table is not None:
+            return tensors_hash({"logits": self.table})[:16]
+        return "+".join(weights_hash(network)[:16] for network in self.networks)
+
+    def prepare(self, split: Samples, recipe: Recipe) -> None:
+        if self.table is not None:
+            if recipe.augment is not None:
+                raise ValueError(
+                    "teacher must be a network where augment is set: a tensor holds one row of "
+                    f"logits an image, and {recipe.augment} shows another view in every epoch"
+                )
+            self.answers = LookedUp([_rows_for(split, self.table)], split)
+            return
+        live = recipe.augment is not None or not split.stands_alone
+        how = (self.average, float(self.temperature)) if self.is_list else None
+        key = ("logits", how, self.identity(), *_asked_of(split, live))
+        self.answers = _shared(key, lambda: self._live(split) if live else self._looked_up(split))
+
+    def __call__(self, batch: Asked) -> Tensor:
+        return self.answers(batch)[0]
+
+    def _live(self, split: Samples) -> Live:
+        networks = [frozen_copy(network, split.device).float() for network in self.networks]
+        return Live(networks, lambda them, x: [self._combine([n(x) for n in them])], split)
+
+    def _looked_up(self, split: Samples) -> LookedUp:
+        found = [logits(frozen_copy(network, split.device), split) for network in self.networks]
+        return LookedUp([_finite(self._combine(found), split)], split)
+
+    def _combine(self, members: list[Tensor]) -> Tensor:
+        """One network's logits, or a list's average: K of ``(N, C)`` to ``(N, C)``."""
+        if not self.is_list:
+            return members[0]
+        stacked = wide("teacher", torch.stack(members))  # (K, N, C)
+        if self.average == "centred logits":
+            return (stacked - stacked.mean(-1, keepdim=True)).mean(0)
+        log_p = torch.log_softmax(stacked / self.temperature, dim=-1)
+        return self.temperature * (log_p.logsumexp(0) - math.log(len(members)))
+
+
+class TeacherFeatures:
+    """What is made of one teacher's features for each batch, a list of tensors.
+
+    Looked up unless views are random, or a table of them would need more than a gigabyte.
+
+    Args:
+        teacher: one network.
+        names: of its modules.
+        targets: makes the list of the features by name.
+        what: tells these targets from others of the same teacher.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        names: Sequence[str],
+        targets: Callable[[dict[str, Tensor]], list[Tensor]],
+        what: str,
+    ) -> None:
+        if not isinstance(teacher, nn.Module) or isinstance(teacher, nn.ModuleList):
+            raise TypeError(
+                "teacher must be one network: features of several have nothing in common, got "
+                f"{type(teacher).__name__}"
+            )
+        self.teacher, self.names, self.targets, self.what = teacher, names, targets, what
+        self.sample: list[Tensor] = []  # the targets of one image
+        self.answers: LookedUp | Live | None = None
+
+    def identity(self) -> str:
+        """A hash of the weights and of the architecture."""
+        text = f"{weights_hash(self.teacher)} {self.teacher!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def prepare(self, split: Samples, recipe: Recipe) -> None:
+        if not split.stands_alone:
+            raise ValueError(
+                "hints and FSP matrices are of images, and the training split is a text"
+            )
+        network = frozen_copy(self.teacher, split.device).float()
+        with torch.no_grad(), taps(network, self.names) as features:  # the whole way, as a check
+            network(as_float(split.inputs[:1]))
+        self.sample = self.targets(features)
+        self._check(self.sample)
+        size = sum(x.numel() * x.element_size() for x in self.sample) * len(split)
+        live = recipe.augment is not None or size > _TABLE_BYTES
+        key = ("features", self.what, self.identity(), *_asked_of(split, live))
+        self.answers = _shared(
+            key,
+            lambda: (
+                Live([network], lambda them, x: self._of(them[0], x), split)
+                if live
+                else self._looked_up(network, split)
+            ),
+        )
+
+    def __call__(self, batch: Asked) -> list[Tensor]:
+        return self.answers(batch)
+
+    def lowest(self, i: int) -> float:
+        """The lowest number of a target over the training images, the first 1,000 if no table is kept."""
+        if isinstance(self.answers, LookedUp):
+            return self.answers.tables[i].amin().item()
+        network, images = self.answers.networks[0], self.answers.split.inputs[:1000]
+        return self._of_many(network, images)[i].amin().item()
+
+    def _looked_up(self, network: nn.Module, split: Samples) -> LookedUp:
+        tables = self._of_many(network, split.inputs)
+        self._check(tables)
+        return LookedUp(tables, split)
+
+    def _check(self, targets: list[Tensor]) -> None:
+        if not all(target.isfinite().all() for target in targets):
+            raise ValueError(
+                f"teacher must give finite features at {', '.join(self.names)}, got others; is it "
+                "trained?"
+            )
+
+    def _of_many(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
+        parts = [self._of(network, some) for some in inputs.split(250)]
+        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+    @torch.no_grad()
+    def _of(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
+        return self.targets(reach(network, as_float(inputs), self.names))
+
+
+def _networks(teacher: Teacher) -> list[nn.Module]:
+    """The networks of a teacher, none of a tensor."""
+    if isinstance(teacher, nn.ModuleList):
+        raise TypeError("teacher must be a network or a list, got ModuleList; list(...) of it does")
+    if isinstance(teacher, Tensor):
+        if teacher.ndim != 2 or not teacher.is_floating_point():
+            raise TypeError(
+                "teacher, as a tensor, must hold floating-point logits (rows, C) by sample "
+                f"index, got {teacher.dtype} of shape {tuple(teacher.shape)}"
+            )
+        return []
+    if isinstance(teacher, Sequence) and not teacher:
+        raise ValueError("teacher must be at least one network, got an empty list")
+    networks = list(teacher) if isinstance(teacher, Sequence) else [teacher]
+    for network in networks:
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                "teacher must be a network, a list of networks or a tensor of logits by "
+                f"sample index, got {type(network).__name__}"
+            )
+    return networks
+
+
+def _rows_for(split: Samples, table: Tensor) -> Tensor:
+    """The table's rows of the split's samples, ``(N, C)``."""
+    last = int(split.index.max())
+    if last >= len(table):
+        raise ValueError(
+            f"teacher must have a row for every sample index of the training split, up to {last}: "
+            f"got {len(table)} rows"
+        )
+    return _finite(table.detach().to(split.device)[split.index], split)
+
+
+def _finite(rows: Tensor, split: Samples) -> Tensor:
+    finite = rows.isfinite().all(-1)
+    if not finite.all():
+        raise ValueError(
+            f"teacher must give finite logits, got others for {int((~finite).sum())} samples, the first "
+            f"of index {int(split.index[~finite][0])}"
+        )
+    return rows

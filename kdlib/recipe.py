@@ -1,0 +1,161 @@
+"""Everything that shapes a training, as one frozen value. Nothing here trains."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdlib._checks import fraction, positive, real, sizes
+
+__all__ = ["Recipe", "Views", "non_default_fields"]
+
+Views = Callable[[Tensor, torch.Generator], Tensor]  # images (N, C, H, W) to others of that shape
+
+_CHOICES = {
+    "optimizer": ("sgd", "adam", "adamw"),
+    "schedule": ("one_cycle", "step", "constant", "wide_resnet", "plateau"),
+    "precision": ("auto", "float32", "float64", "bfloat16", "float16"),
+    "keep": ("last", "best"),
+}
+_REMEDIES = {
+    "learning_rate": "0.03 is the default of sgd",
+    "max_norm": "None sets no limit",
+    "max_gradient": "None sets no limit",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes a training, its values checked when it is built.
+
+    Attributes:
+        epochs: passes over the training split.
+        iterations: steps instead of epochs, as some papers count; the last epoch may be cut short.
+        batch_size: samples a step; the incomplete last batch is dropped unless it is all there is.
+        optimizer: ``sgd`` (Nesterov momentum), ``adam`` or ``adamw``.
+        learning_rate: its peak. If not given, the objective's ``default_rate`` (0.001 for hints and FSP
+            matrices alone, whose losses are sums over thousands of numbers), else 0.03 for sgd and 0.001 for
+            adam and adamw; :class:`kdlib.History` names the rate that was used. 0.03 under one_cycle is
+            stable for T^2-weighted soft targets at T = 20.
+        momentum: of sgd; of adam and adamw the first beta.
+        schedule: ``one_cycle`` (up for 30 % of the steps, then down to zero, both by a cosine),
+            ``step`` (a tenth after one half and again after three quarters), ``wide_resnet`` (a fifth
+            after 30, 60 and 80 %, as Zagoruyko and Komodakis 2016), ``plateau`` (a quarter after every
+            epoch whose validation loss is not a new lowest) or ``constant``.
+        weight_decay: for all parameters.
+        max_norm: the longest that the incoming weights of a linear layer's or a convolution's unit may
+            be after a step; None for no limit.
+        max_gradient: the longest that the gradient with respect to all weights may be, else it is
+            shortened to that; None for no limit.
+        augment: random views of the training images, such as ``kd.data.shift(2)``, or any function
+            ``(images, generator) -> images`` that draws from that generator and keeps shape and dtype.
+        precision: of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
+            float16 on older GPUs, else float32. The network's weights are turned into float32, or
+            into float64 for ``float64``, and stay so.
+        keep: the weights to end with: those of the ``last`` epoch, or of the ``best`` by validation
+            loss.
+
+    Raises:
+        TypeError, ValueError: an invalid value; the message names a valid one.
+
+    >>> Recipe(schedule="step", learning_rate=1).rate(0.6)
+    0.1
+    """
+
+    epochs: int = 10
+    iterations: int | None = None
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    schedule: str = "one_cycle"
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+    max_gradient: float | None = None
+    augment: Views | None = None
+    precision: str = "auto"
+    keep: str = "last"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        counts = ("epochs", "batch_size") + (() if self.iterations is None else ("iterations",))
+        sizes(**{name: getattr(self, name) for name in counts})
+        numbers = {
+            name: positive(name, getattr(self, name), remedy)
+            for name, remedy in _REMEDIES.items()
+            if getattr(self, name) is not None
+        }
+        numbers["weight_decay"] = real("weight_decay", self.weight_decay)
+        if not 0 <= numbers["weight_decay"] < math.inf:
+            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
+        numbers["momentum"] = fraction("momentum", self.momentum, "0.9 is the default")
+        if numbers["momentum"] == 1:
+            raise ValueError("momentum must be below 1, got 1; 0.9 is the default")
+        if self.augment is not None:
+            _check_views(self.augment)
+        # numpy's numbers become plain ones: a checkpoint holds no others.
+        for name, value in ({name: int(getattr(self, name)) for name in counts} | numbers).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate of the training, where the objective has none of its own."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.03 if self.optimizer == "sgd" else 0.001
+
+    def rate(self, progress: float) -> float:
+        """The learning rate when this share of the training, in [0, 1), is done.
+
+        Of ``plateau`` the peak: what validation makes of it is not known before.
+        """
+        if self.schedule in ("constant", "plateau"):
+            return self.peak_rate
+        if self.schedule == "wide_resnet":
+            return self.peak_rate * 0.2 ** sum(progress >= share for share in (0.3, 0.6, 0.8))
+        if self.schedule == "step":
+            return self.peak_rate * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+        if progress < 0.3:
+            return self.peak_rate * (0.04 + 0.96 * _rise(progress / 0.3))
+        return self.peak_rate * (1 - _rise((progress - 0.3) / 0.7))
+
+    def length(self, steps: int) -> tuple[int, int]:
+        """How many steps and how many epochs a training has, where a whole epoch has ``steps``.
+
+        >>> Recipe(iterations=250).length(100)
+        (250, 3)
+        """
+        total = self.iterations or self.epochs * steps
+        return total, math.ceil(total / steps)
+
+
+def non_default_fields(what: Any) -> dict[str, Any]:
+    """A dataclass's fields that differ from their defaults, so that a new one leaves old texts valid."""
+    values = ((field, getattr(what, field.name)) for field in fields(what))
+    return {field.name: value for field, value in values if value != field.default}
+
+
+def _check_views(augment: Views) -> None:
+    try:
+        inspect.signature(augment).bind("images", "generator")
+    except TypeError as error:  # no function, or one of other arguments
+        raise TypeError(
+            "augment must be kd.data.shift, crop or flip, or a function (images, generator) -> images, "
+            f"got {augment!r} ({error})"
+        ) from error
+    except ValueError:  # written in C, without a signature
+        return
+
+
+def _rise(x: float) -> float:
+    return (1 - math.cos(math.pi * x)) / 2

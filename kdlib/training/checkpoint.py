@@ -1,0 +1,105 @@
+"""A training on disk, and what tells it from another."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from kdlib._files import write_whole
+from kdlib.data.splits import Data
+from kdlib.data.views import Augmentation
+from kdlib.identity import Undescribed, code_hash, weights_hash
+from kdlib.objectives.base import Objective
+from kdlib.recipe import Recipe, non_default_fields
+
+
+class Resumable(Protocol):
+    """What a checkpoint asks of a training under way."""
+
+    def identity(self) -> dict[str, str]: ...
+    def state(self) -> dict: ...
+    def load(self, state: dict) -> None: ...
+
+
+def identity_of(
+    model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+) -> dict[str, str]:
+    """What tells one training from another."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
+    return {
+        "network": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
+        "objective": objective.key,
+        "data": data.fingerprint(),
+        "recipe": recipe_text(recipe),
+        "seed": str(seed),
+    } | ({"frozen": repr(frozen)} if frozen else {})
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The fields that are not their defaults; a reader's own views by their code."""
+    values = non_default_fields(recipe)
+    if recipe.augment is not None and not isinstance(recipe.augment, Augmentation):
+        values["augment"] = f"views of code {code_hash(recipe.augment)}"
+    return repr({name: str(value) for name, value in values.items()})
+
+
+class Checkpoint:
+    """A training on disk: what it is, what it began with, and where it stands."""
+
+    def __init__(self, path: Path, model: nn.Module) -> None:
+        self.path = path
+        self.start = weights_hash(model)
+        self.identity: dict[str, str] = {}
+
+    def write(self, run: Resumable) -> None:
+        state = {"identity": self.identity, "start": self.start} | run.state()
+        write_whole(self.path, lambda part: torch.save(state, part))
+
+    def resume(self, run: Resumable) -> None:
+        try:
+            self.identity = run.identity()
+        except Undescribed as error:
+            raise TypeError(
+                f"checkpoint needs a training that a text tells from another: {error}; give the objective a "
+                "key of its own"
+            ) from error
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint must be a file, and {self.path} is a folder")
+        if not self.path.exists():
+            return
+        state = self._read()
+        for name, value in self.identity.items():
+            if state["identity"].get(name) != value:
+                raise ValueError(
+                    f"checkpoint {self.path} belongs to another training: its {name} is "
+                    f"{state['identity'].get(name)}, here it is {value}; choose another file or "
+                    "delete it"
+                )
+        if self.start != state["start"]:
+            warnings.warn(
+                f"the network's weights are replaced by those of {self.path.name}, which began with "
+                "other ones; if this is another network, choose another checkpoint",
+                stacklevel=3,
+            )
+        self.start = state["start"]
+        run.load(state)
+
+    def _read(self) -> dict:
+        refusal = f"checkpoint {self.path} is damaged or none of fit's; delete it to start anew"
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                if file.testzip() is not None:  # torch.load checks no sums
+                    raise ValueError(refusal)
+            state = torch.load(self.path, weights_only=True, map_location="cpu")
+        except Exception as error:  # a damaged file fails in many ways in there
+            raise ValueError(refusal) from error
+        if not isinstance(state, dict) or "identity" not in state:
+            raise ValueError(refusal)
+        return state

@@ -1,0 +1,325 @@
+"""The training core: ``fit`` and its one loop. It knows objectives, never a particular loss.
+
+What shapes a training is in its Recipe and its seed, and nothing else: order, views, dropout and an
+objective's draws come from streams keyed by (seed, epoch), so that the same seeds give the same
+weights whatever ran before, and a resume needs no generator state.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from kdlib.data.splits import Data, Samples
+from kdlib.objectives.base import Batch, Objective, Outputs, as_objective, checked_terms
+from kdlib.recipe import Recipe
+from kdlib.seeding import check_seed, forked, key, reseed, stream
+from kdlib.taps import reach
+from kdlib.training.bar import bar
+from kdlib.training.checkpoint import Checkpoint, identity_of
+from kdlib.training.scores import evaluate
+from kdlib.training.steps import (
+    Stepper,
+    autocast,
+    limit_norms,
+    mean_terms,
+    not_finite,
+    weights_dtype,
+)
+
+__all__ = ["History", "check_arguments", "fit"]
+
+_VALIDATION = ("validation_loss", "validation_accuracy")
+
+
+@dataclass
+class History:
+    """What happened in a training.
+
+    Attributes:
+        frame: one row an epoch, counted from 1: epoch, step, seconds (training only), the mean of
+            every term, ``weight_SoftTargets`` and the like where a weight is a function of progress
+            (its value at the epoch's last step), validation_loss and validation_accuracy (nan without
+            labelled validation, or where the objective does not train the logits).
+        interrupted: whether it was stopped by hand before its end; the network is then as the
+            last step left it, or with ``keep="best"`` as the best epoch did.
+        learning_rate: the peak rate that was used: the recipe's, the objective's or the optimizer's.
+    """
+
+    frame: pd.DataFrame
+    interrupted: bool = False
+    learning_rate: float | None = None
+
+    def __repr__(self) -> str:
+        ended = "interrupted" if self.interrupted else "finished"
+        rate = "" if self.learning_rate is None else f" at learning_rate {self.learning_rate:g}"
+        return f"History({ended} after {len(self.frame)} epochs{rate})\n{self.frame.tail(3)}"
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    data: Data,
+    recipe: Recipe = Recipe(),
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    on_epoch: Callable[[dict], None] | None = None,
+) -> History:
+    """Train ``model`` in place on ``data.train``, on the data's device; it ends in eval mode.
+
+    Args:
+        model: the student, or a teacher: any network from inputs to logits ``(N, C)``.
+        objective: what it is trained on: one of kdlib's, a :class:`kdlib.Loss`, or any object with
+            ``__call__(student, batch)``.
+        data: its test split is not looked at.
+        recipe: how it is trained.
+        seed: of the order, the views, the dropout and the objective's draws.
+        progress: show a bar that leaves nothing behind.
+        checkpoint: a file, written whole after every epoch; if it is there, training goes on from
+            it to the very weights that it would have reached in one go (bit for bit on a CPU).
+        on_epoch: called with each epoch's row after the checkpoint is written.
+
+    Returns:
+        The history, earlier rows included after a resume. Ctrl-C ends training early and is noted
+        there.
+
+    Warns:
+        UserWarning: the checkpoint's weights replace others than those it began with.
+
+    Raises:
+        TypeError: an argument of another kind.
+        ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
+            another training, or whatever the objective refuses.
+        FloatingPointError: the loss or the weights stopped being finite.
+
+    >>> import kdlib as kd
+    >>> data = kd.data.load("digits", device="cpu")
+    >>> student = kd.models.mlp(30)
+    >>> history = kd.fit(student, kd.CrossEntropy(), data, kd.Recipe(epochs=2), progress=False)
+    >>> list(history.frame["epoch"]), history.interrupted
+    ([1, 2], False)
+    """
+    objective = as_objective(objective)
+    check_arguments(model, objective, data, recipe, seed)
+    if recipe.learning_rate is None and objective.default_rate is not None:
+        recipe = replace(recipe, learning_rate=objective.default_rate)
+    device = data.train.device
+    with forked(), torch.enable_grad(), autocast(device, None):
+        reseed(key(seed, 0, "prepare"))
+        model.to(device, weights_dtype(recipe))
+        saved = None if checkpoint is None else Checkpoint(Path(checkpoint), model)
+        objective.prepare(model, data.train, recipe)
+        run = _Run(model, objective, data, recipe, seed)
+        if saved is not None:
+            saved.resume(run)
+        interrupted = False
+        try:
+            with bar(run.epochs, len(run.rows), progress) as advance:
+                for epoch in range(len(run.rows) + 1, run.epochs + 1):
+                    row = run.epoch(epoch)
+                    if saved is not None:
+                        saved.write(run)
+                    advance(row)
+                    if on_epoch is not None:
+                        on_epoch(dict(row))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            model.eval()
+        run.finish()
+    columns = None if run.rows else ["epoch", "step", "seconds", *_VALIDATION]
+    return History(pd.DataFrame(run.rows, columns=columns), interrupted, recipe.peak_rate)
+
+
+def check_arguments(
+    model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+) -> None:
+    """Refuse what cannot be trained, before anything is."""
+    for name, value, kind in (
+        ("model", model, nn.Module),
+        ("data", data, Data),
+        ("recipe", recipe, Recipe),
+    ):
+        if not isinstance(value, kind):
+            remedy = _remedy(value) if name == "data" else ""
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{remedy}")
+    check_seed(seed)
+    watched = {
+        'keep="best"': recipe.keep == "best",
+        'schedule="plateau"': recipe.schedule == "plateau",
+    }
+    for name, wanted in watched.items():
+        if wanted and not data.labelled("validation"):
+            raise ValueError(
+                f"{name} needs a labelled validation split; load the data with validation=... or take "
+                'keep="last" and another schedule'
+            )
+        if wanted and not _asks_for_logits(objective):
+            raise ValueError(
+                f"{name} needs an objective that trains the logits, and this one ends at "
+                f'{list(objective.taps)}; take keep="last" and another schedule'
+            )
+
+
+def _remedy(data: object) -> str:
+    """How data of another library become a Data."""
+    if isinstance(data, DataLoader):
+        return "; kd.data.from_dataset(loader.dataset) makes one of what it reads"
+    if isinstance(data, Dataset):
+        return "; kd.data.from_dataset(dataset) makes one"
+    if isinstance(data, (Tensor, np.ndarray, tuple, list)):
+        return "; kd.data.from_arrays(inputs, labels) makes one"
+    if isinstance(data, Samples):
+        return "; a Data has a training split and others beside it: data, not data.train"
+    return '; kd.data.load("mnist") makes one, and so do kd.data.from_arrays, from_folder and from_dataset'
+
+
+class _Run:
+    """One training under way: its weights, its optimizer and its rows."""
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+    ) -> None:
+        self.model, self.objective, self.data = model, objective, data
+        self.recipe, self.seed = recipe, seed
+        self.device = data.train.device
+        module = objective.module
+        if module is not None:
+            module.to(self.device, weights_dtype(recipe))
+        self.trained = nn.ModuleList([model] if module is None else [model, module])
+        self.stepper = Stepper(self.trained, recipe, self.device)
+        self.steps = data.train.steps(recipe.batch_size)
+        self.total, self.epochs = recipe.length(self.steps)
+        self.rows: list[dict] = []
+        self.best: dict[str, Tensor] | None = None
+
+    def epoch(self, epoch: int) -> dict:
+        started = time.perf_counter()
+        factor = self._rate_factor()
+        self.trained.train()
+        reseed(key(self.seed, epoch, "dropout"))
+        with self.data.train.reading(self.model):
+            terms = mean_terms(self._batches(epoch), lambda batch: self._step(batch, factor))
+        means = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))  # waits
+        step = min(epoch * self.steps, self.total)
+        row = {"epoch": epoch, "step": step, "seconds": time.perf_counter() - started}
+        row |= means | self.objective.weights((step - 1) / self.total) | self._validation()
+        self._check_finite(row, means)
+        self._note_best(row)
+        self.rows.append(row)
+        return row
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        first = (epoch - 1) * self.steps
+        draws = stream(self.seed, epoch, "objective", self.device)
+        batches = self.data.train.batches(
+            self.recipe.batch_size,
+            order=stream(self.seed, epoch, "order"),
+            augment=self.recipe.augment,
+            views=stream(self.seed, epoch, "views", self.device),
+        )
+        for step, samples in zip(range(first, self.total), batches, strict=False):
+            yield Batch(*samples, step / self.total, draws, first=step == first)
+
+    def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
+        rate = factor * self.recipe.rate(batch.progress)
+        terms = self.stepper.step(
+            rate, lambda: self._outputs(batch.inputs), lambda student: self._terms(student, batch)
+        )
+        if self.recipe.max_norm is not None:
+            limit_norms(self.model, self.recipe.max_norm)
+        return terms
+
+    def _outputs(self, inputs: Tensor) -> Outputs:
+        if inputs.is_floating_point():
+            inputs = inputs.to(weights_dtype(self.recipe))
+        names = tuple(self.objective.taps)
+        if not names:
+            return Outputs(self.model(inputs), model=self.model)
+        features = reach(self.model, inputs, names)
+        return Outputs(features.get(""), features, self.model)
+
+    def _terms(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        if student.logits is not None:
+            self._check_classes(student.logits, batch)
+        return checked_terms(self.objective, self.objective(student, batch))
+
+    def _rate_factor(self) -> float:
+        """What ``plateau`` makes of the rate: a quarter for every epoch that was not a new lowest."""
+        if self.recipe.schedule != "plateau":
+            return 1.0
+        losses = [row["validation_loss"] for row in self.rows]
+        lowest = accumulate(losses, min)  # up to each epoch; compared with the next
+        return 0.25 ** sum(loss >= low for loss, low in zip(losses[1:], lowest, strict=False))
+
+    def _check_classes(self, logits: Tensor, batch: Batch) -> None:
+        classes = len(self.data.classes)
+        if logits.ndim < 2 or (batch.labels is not None and logits.shape[-1] < classes):
+            raise ValueError(
+                f"model must give logits (N, {classes}), one for each class of the data, "
+                f"got shape {tuple(logits.shape)}"
+            )
+
+    def _validation(self) -> dict:
+        if not (self.data.labelled("validation") and _asks_for_logits(self.objective)):
+            return dict.fromkeys(_VALIDATION, math.nan)
+        scores = evaluate(self.model, self.data.validation)
+        return dict(zip(_VALIDATION, (scores.loss, scores.accuracy), strict=True))
+
+    def _check_finite(self, row: dict, terms: dict[str, float]) -> None:
+        if self.data.labelled("validation") and _asks_for_logits(self.objective):
+            terms = terms | {"validation_loss": row["validation_loss"]}
+        whole = [weights.isfinite().all() for weights in self.trained.parameters()]
+        if all(math.isfinite(value) for value in terms.values()) and torch.stack(whole).all():
+            return
+        found = ", ".join(f"{name} = {value}" for name, value in terms.items())
+        rate = self.recipe.peak_rate
+        raise not_finite("the loss or the weights", row["epoch"], rate, found)
+
+    def _note_best(self, row: dict) -> None:
+        if self.recipe.keep != "best":
+            return
+        if row["validation_loss"] < min(
+            (r["validation_loss"] for r in self.rows), default=math.inf
+        ):
+            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+
+    def finish(self) -> None:
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+
+    def identity(self) -> dict[str, str]:
+        return identity_of(self.model, self.objective, self.data, self.recipe, self.seed)
+
+    def state(self) -> dict:
+        return {
+            "weights": self.trained.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
+            "rows": self.rows,
+            "best": self.best,
+        }
+
+    def load(self, state: dict) -> None:
+        self.trained.load_state_dict(state["weights"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        if self.stepper.scaler.is_enabled() and state["scaler"]:
+            self.stepper.scaler.load_state_dict(state["scaler"])
+        self.rows, self.best = state["rows"], state["best"]
+
+
+def _asks_for_logits(objective: Objective) -> bool:
+    return not objective.taps or "" in objective.taps

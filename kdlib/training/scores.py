@@ -1,0 +1,164 @@
+"""How good networks are on a split, and how much a student answers as its teacher does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdlib._checks import wide
+from kdlib.data.splits import Samples
+from kdlib.losses import cross_entropy
+from kdlib.networks import answers, evaluating
+
+__all__ = ["Fidelity", "Scores", "evaluate", "fidelity"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a network is on a split.
+
+    Attributes:
+        errors: how many samples it gets wrong.
+        accuracy: the share it gets right, in [0, 1].
+        loss: mean cross entropy with the labels, in nats, at T = 1.
+        ece: expected calibration error in [0, 1]: the mean distance of confidence and accuracy
+            over 15 equal bins of confidence, weighted by the samples in them.
+    """
+
+    errors: int
+    accuracy: float
+    loss: float
+    ece: float
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(loss)``: the number of equally likely classes that would be as hard to guess."""
+        return math.exp(self.loss)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How much a student answers as its teacher does.
+
+    Attributes:
+        agreement: the share of samples for which both name the same class, in [0, 1].
+        divergence: the mean of KL(teacher || student) at T = 1, in nats.
+    """
+
+    agreement: float
+    divergence: float
+
+
+def evaluate(model: nn.Module | Sequence[nn.Module], split: Samples) -> Scores:
+    """Score a network, or several by the mean of their probabilities, at T = 1 in eval mode.
+
+    Every module's mode is put back. A text is read whole, from left to right, as one row.
+
+    Raises:
+        TypeError: ``split`` is not a split, or an entry is not an nn.Module.
+        ValueError: it has no labels, or there is no model.
+
+    >>> import kdlib as kd
+    >>> scores = kd.evaluate(kd.models.mlp(30), kd.data.load("digits", device="cpu").test)
+    >>> scores.errors == round((1 - scores.accuracy) * 360)
+    True
+    """
+    _check_split(split)
+    if not split.labelled:
+        raise ValueError("split must have labels to be scored against, and it has none")
+    columns = []
+    for (log_p,), labels in _log_probabilities([_members("model", model)], split):
+        confidence, predicted = log_p.exp().max(-1)  # (N,)
+        columns.append(
+            (cross_entropy(log_p, labels, reduction="none"), confidence, predicted == labels)
+        )
+    losses, confidence, right = _whole(columns)
+    errors = int((~right).sum())
+    return Scores(
+        errors=errors,
+        accuracy=1 - errors / len(split),
+        loss=losses.mean().item(),
+        ece=_calibration_error(confidence, right),
+    )
+
+
+def fidelity(
+    student: nn.Module | Sequence[nn.Module],
+    teacher: nn.Module | Sequence[nn.Module],
+    split: Samples,
+) -> Fidelity:
+    """How much a student answers as its teacher does, right or wrong, at T = 1 in eval mode.
+
+    Several networks answer by the mean of their probabilities. Needs no labels; every module's mode is
+    put back. Source: Stanton et al. 2021, section 3.
+
+    Raises:
+        TypeError: ``split`` is not a split, or an entry is not an nn.Module.
+        ValueError: there is no network.
+
+    >>> import kdlib as kd
+    >>> same, test = kd.models.mlp(30), kd.data.load("digits", device="cpu").test
+    >>> kd.fidelity(same, same, test)
+    Fidelity(agreement=1.0, divergence=0.0)
+    """
+    _check_split(split)
+    groups = [_members("student", student), _members("teacher", teacher)]
+    columns = []
+    for (log_q, log_p), _ in _log_probabilities(groups, split):
+        divergence = (log_p.exp() * (log_p - log_q)).sum(-1)  # (N,)
+        columns.append((log_q.argmax(-1) == log_p.argmax(-1), divergence))
+    agree, divergence = _whole(columns)
+    return Fidelity(int(agree.sum()) / len(split), divergence.mean().item())
+
+
+def _check_split(split: Samples) -> None:
+    if not isinstance(split, Samples):
+        raise TypeError(
+            f"split must be a Split such as data.test or data.validation, got {type(split).__name__}"
+        )
+
+
+def _members(name: str, model: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    """A network, or several, as a list."""
+    alone = isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList)
+    models = [model] if alone or not isinstance(model, Iterable) else list(model)
+    if not models:
+        raise ValueError(f"{name} must be a network or a list of at least one, got an empty list")
+    for member in models:
+        if not isinstance(member, nn.Module):
+            raise TypeError(f"{name} must be a network or a list of networks, got {member!r}")
+    return models
+
+
+def _log_probabilities(
+    groups: Sequence[Sequence[nn.Module]], split: Samples
+) -> Iterator[tuple[list[Tensor], Tensor | None]]:
+    """A part of the split at a time: each group's mean probability as logs ``(N, C)``, and the labels."""
+    everyone = [model for group in groups for model in group]
+    with evaluating(*everyone), split.reading(*everyone):
+        for inputs, labels in split.parts(1000):
+            # Once each, however often one is named: a recurrent network goes on with every call.
+            found = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
+            log_p = [_mean([found[model] for model in group]).to(inputs.device) for group in groups]
+            yield log_p, None if labels is None else labels.flatten()
+
+
+def _mean(logits: Sequence[Tensor]) -> Tensor:
+    """Log probabilities of one network, or of an ensemble's mean: K of ``(..., C)`` to ``(N, C)``."""
+    members = [wide("logits", z).log_softmax(-1) for z in logits]
+    return (torch.stack(members).logsumexp(0) - math.log(len(members))).flatten(0, -2)
+
+
+def _whole(columns: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.cat(column).cpu() for column in zip(*columns, strict=True)]
+
+
+def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    place = (confidence * bins).long().clamp(0, bins - 1)  # nan falls into some bin and stays nan
+    gap = torch.zeros(bins, dtype=torch.float64)
+    gap.index_add_(0, place, right.double() - confidence.double())
+    return gap.abs().sum().item() / len(right)

@@ -1,0 +1,153 @@
+"""What one step of a training is made of: the optimizer, the precision, the limits, the check of its end.
+
+``fit`` and ``fit_cohort`` take the same steps; neither knows a particular loss.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.objectives.base import Batch, Outputs
+from kdlib.recipe import Recipe
+
+__all__ = ["Stepper", "autocast", "autocast_dtype", "mean_terms", "not_finite", "weights_dtype"]
+
+
+class Stepper:
+    """Trains the parameters of one module, a step at a time.
+
+    Args:
+        trained: the module; a student, with its regressors, or a stack of students.
+        recipe: optimizer, precision and the limit of the gradient.
+        device: where it trains.
+    """
+
+    def __init__(self, trained: nn.Module, recipe: Recipe, device: torch.device) -> None:
+        self.trained, self.recipe, self.device = trained, recipe, device
+        self.optimizer = _optimizer(recipe, trained.parameters(), device)
+        self.products = autocast_dtype(recipe.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.products == torch.float16)
+
+    def step(
+        self,
+        rate: float,
+        forward: Callable[[], Outputs],
+        terms_of: Callable[[Outputs], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """One step down the sum of all terms; returns them, a number each or one a student."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.products):
+            student = forward()
+        terms = terms_of(
+            student
+        )  # outside: losses are computed in float32 whatever the products are
+        total = sum(terms.values()).sum()
+        if not total.requires_grad:
+            raise ValueError(
+                f"the objective's terms ({', '.join(terms)}) must depend on the student, and none does; is "
+                "there a detach() or a no_grad() on the way?"
+            )
+        self.scaler.scale(total).backward()
+        if self.recipe.max_gradient is not None:
+            self.scaler.unscale_(self.optimizer)  # the limit is of the gradient as it is
+            nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.max_gradient)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {name: term.detach() for name, term in terms.items()}
+
+
+def mean_terms(
+    batches: Iterable[Batch], step: Callable[[Batch], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Take a step with each batch; the mean of every term, left on the device."""
+    sums: dict[str, Tensor] = {}
+    count = 0
+    for batch in batches:
+        count += 1
+        for name, term in step(batch).items():
+            sums[name] = sums.get(name, 0) + term
+    return {name: total / count for name, total in sums.items()}
+
+
+def not_finite(what: str, epoch: int, rate: float, found: str = "") -> FloatingPointError:
+    """What to raise where a training has diverged."""
+    return FloatingPointError(
+        f"{what} stopped being finite in epoch {epoch}{found and f' ({found})'}; learning_rate {rate} may "
+        "be too high: a tenth of it is a good next try"
+    )
+
+
+@torch.no_grad()
+def limit_norms(model: nn.Module, max_norm: float) -> None:
+    """Shorten every trained unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.grad is not None:
+            module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=max_norm))
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of the matrix products, or None where they stay as the weights are.
+
+    ``auto`` is bfloat16 where the hardware multiplies it natively (emulated it is slower than
+    float32), float16 on GPUs that have only that, else float32.
+    """
+    if precision == "float16" and device.type != "cuda":
+        raise ValueError(f'precision "float16" needs a CUDA GPU, got {device.type}; try "auto"')
+    if precision == "float64" and device.type == "mps":
+        raise ValueError('precision "float64" needs a CPU or a CUDA GPU, got mps; try "auto"')
+    if precision in ("bfloat16", "float16"):
+        return getattr(torch, precision)
+    if precision != "auto":
+        return None
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return torch.bfloat16 if major >= 8 else torch.float16 if major == 7 else None
+    if device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16
+    return None
+
+
+def _cpu_has_bfloat16() -> bool:
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if allowed not in ("", "ALL", "DEFAULT") and not any(
+        name in allowed for name in ("BF16", "FP16", "AMX", "AVX10")
+    ):
+        return False
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.Optimizer:
+    shared = {
+        "lr": recipe.peak_rate,
+        "weight_decay": recipe.weight_decay,
+        # One pass over the weights; and fused, a float16 scaler need not wait for the GPU.
+        "fused": device.type in ("cuda", "cpu") or None,
+    }
+    if recipe.optimizer == "sgd":
+        momentum = recipe.momentum
+        return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **shared)
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, betas=(recipe.momentum, 0.999), **shared)
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None):
+    """Matrix products in dtype; None leaves them as the weights are, whatever the caller set."""
+    if dtype is None and device.type == "mps":
+        return nullcontext()  # older torch knows no autocast there
+    # Cast weights are cached until the outermost autocast ends, which would hide every step but one.
+    return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
+
+
+def weights_dtype(recipe: Recipe) -> torch.dtype:
+    return torch.float64 if recipe.precision == "float64" else torch.float32

@@ -1,0 +1,294 @@
+"""kdlib/class_subsets/omitted.py: the oracle raises the biases by every number of a fine grid, in numpy's float64."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+
+from kdlib.class_subsets.omitted import bias_by_errors, bias_by_mass
+
+many_cases = settings(deadline=None, max_examples=100, derandomize=True)
+
+
+def raised(z, classes, b):
+    """Logits with a bias, (N, C); with several, (B, N, C)."""
+    chosen = np.isin(np.arange(z.shape[1]), classes)
+    return z.double().numpy() + np.asarray(b, dtype=float)[..., None, None] * chosen
+
+
+def errors_of(z, y, classes, b):
+    return (raised(z, classes, b).argmax(-1) != y.numpy()).sum(-1)
+
+
+def mass_of(z, classes, b):
+    return softmax(raised(z, classes, b), axis=-1)[:, classes].sum(1).mean()
+
+
+def student(seed, classes, scale=1.5, n=100, dtype=torch.float64):
+    """Logits of ten classes of which some are held to be rarer than they are, and the labels."""
+    draws = np.random.default_rng(seed)
+    y = draws.integers(0, 10, n)
+    z = draws.normal(0, scale, (n, 10))
+    z[np.arange(n), y] += 2 * scale
+    z[:, classes] -= 2.5 * scale
+    return torch.tensor(z, dtype=dtype), torch.tensor(y)
+
+
+SOME = [[3], [7, 8], [0, 1, 2, 3, 4, 5, 6, 9]]
+
+
+# By errors
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("classes", SOME)
+def test_no_bias_of_a_fine_grid_makes_fewer_errors(classes, seed):
+    z, y = student(seed, classes)
+    found = errors_of(z, y, classes, bias_by_errors(z, y, classes))
+    assert found == errors_of(z, y, classes, np.linspace(-15, 15, 3_001)).min()
+    assert found < errors_of(z, y, classes, 0)
+
+
+@st.composite
+def whole_numbers(draw):
+    """Few examples, many equal margins."""
+    n, count = draw(st.integers(2, 6)), draw(st.integers(2, 4))
+    row = st.lists(st.integers(-3, 3), min_size=count, max_size=count)
+    z = draw(st.lists(row, min_size=n, max_size=n))
+    chosen = draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=count - 1, unique=True))
+    others = [k for k in range(count) if k not in chosen]
+    y = [draw(st.sampled_from(chosen)), draw(st.sampled_from(others))]
+    y += draw(st.lists(st.integers(0, count - 1), min_size=n - 2, max_size=n - 2))
+    return torch.tensor(z).double(), torch.tensor(y), chosen
+
+
+@many_cases
+@given(whole_numbers())
+def test_no_bias_makes_fewer_errors_however_few_the_examples_and_equal_their_margins(case):
+    z, y, classes = case
+    between = np.arange(-8, 8) + 0.5  # every margin is a whole number, where a tie is nobody's
+    found = errors_of(z, y, classes, bias_by_errors(z, y, classes))
+    assert found == errors_of(z, y, classes, between).min()
+
+
+@many_cases
+@given(st.sets(st.integers(-20, 20), min_size=2, max_size=9), st.data())
+def test_of_the_best_intervals_the_middle_of_the_widest_is_taken(margins, data):
+    margins = sorted(margins)
+    labels = [1, *(data.draw(st.integers(0, 1)) for _ in margins[1:-1]), 0]  # best is not far out
+    z, y = torch.tensor([[m, 0.0] for m in margins]), torch.tensor(labels)
+    grid = np.arange(margins[0], margins[-1], 0.5) + 0.25
+    errors = errors_of(z, y, [1], grid)
+    runs, start = [], None
+    for place, best in enumerate([*(errors == errors.min()), False]):
+        if best and start is None:
+            start = place
+        if not best and start is not None:
+            runs.append((start, place))
+            start = None
+    widest = max(end - start for start, end in runs)
+    middles = [(grid[a] + grid[b - 1]) / 2 for a, b in runs if b - a == widest]
+    assert bias_by_errors(z, y, 1) in middles
+
+
+def test_the_widest_of_two_best_intervals_by_hand():
+    # An error fewer where b passes 0, one more at 1, one fewer at 2, one more at 5.
+    z = torch.tensor([[5.0, 0.0], [0.0, 0.0], [2.0, 0.0], [1.0, 0.0]])
+    y = torch.tensor([0, 1, 1, 0])
+    assert errors_of(z, y, [1], [-1, 0.5, 1.5, 3.5, 6]).tolist() == [2, 1, 2, 1, 2]
+    assert bias_by_errors(z, y, 1) == 3.5
+
+
+def test_where_the_best_has_no_end_it_is_a_number_of_that_side():
+    z = torch.tensor([[3.0, 0.0], [3.0, 0.0], [8.0, 0.0], [9.0, 0.0]])
+    for labels, side in (([0, 0, 0, 1], (-math.inf, 3)), ([0, 1, 1, 1], (9, math.inf))):
+        found = bias_by_errors(z, torch.tensor(labels), 1)
+        assert math.isfinite(found)
+        assert side[0] < found < side[1]
+
+
+def test_only_the_best_of_several_classes_tells_where_an_example_changes_sides():
+    # Class 2 is the better of the two throughout: margins 4 and 6, whatever class 1 has.
+    z = torch.tensor([[4.0, -50.0, 0.0], [6.0, -1.0, 0.0]])
+    assert bias_by_errors(z, torch.tensor([2, 0]), [1, 2]) == 5.0
+    # Nor is an example of class 1 put right by class 2.
+    assert bias_by_errors(z, torch.tensor([1, 0]), [1, 2]) < 6
+
+
+def thousands(seed):
+    """Logits of about +-1000 for four classes, and labels."""
+    draws = np.random.default_rng(seed)
+    z = draws.choice([-1000, 1000], (60, 4)) + draws.normal(0, 3, (60, 4))
+    return torch.tensor(z), torch.tensor(draws.integers(0, 4, 60))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_errors_are_the_fewest_at_logits_of_a_thousand(seed):
+    z, y = thousands(seed)
+    exact = z.numpy()
+    margins = np.unique(exact[:, :2].max(1) - exact[:, 2:].max(1))
+    assert margins[0] < -1990 and margins[-1] > 1990
+    between = [-3000, *((margins[1:] + margins[:-1]) / 2), 3000]
+    found = errors_of(z, y, [2, 3], bias_by_errors(z, y, [2, 3]))
+    assert found == errors_of(z, y, [2, 3], between).min()
+
+
+# By mass
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.1, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("classes", SOME)
+def test_the_mean_probability_of_the_classes_becomes_their_share(classes, share):
+    z, _ = student(5, classes)
+    found = mass_of(z, classes, bias_by_mass(z, classes, share))
+    assert found == pytest.approx(share, rel=1e-6, abs=0)
+
+
+def test_a_share_that_the_classes_have_needs_no_bias():
+    z, _ = student(0, [3])
+    assert bias_by_mass(z, 3, mass_of(z, [3], 0)) == pytest.approx(0, abs=1e-9)
+    assert bias_by_mass(z, 3, mass_of(z, [3], -1.25)) == pytest.approx(-1.25, abs=1e-9)
+
+
+@pytest.mark.parametrize("classes", SOME)
+def test_a_larger_share_takes_a_larger_bias(classes):
+    z, _ = student(1, classes)
+    biases = [bias_by_mass(z, classes, share) for share in np.linspace(0.01, 0.99, 30)]
+    assert (np.diff(biases) > 0).all()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.97])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mass_is_the_share_at_logits_of_a_thousand(seed, share):
+    z, _ = thousands(seed)
+    assert abs(mass_of(z, [2, 3], bias_by_mass(z, [2, 3], share)) - share) < 1e-6
+
+
+# Of both
+
+
+@pytest.fixture(params=["errors", "mass"])
+def bias(request):
+    """Either function, its other arguments given."""
+    _, y = student(2, [7, 8])
+    if request.param == "errors":
+        return lambda z, classes, y=y: bias_by_errors(z, y, classes)
+    return lambda z, classes: bias_by_mass(z, classes, 0.2)
+
+
+def test_classes_may_be_one_or_several_in_any_order(bias):
+    z, _ = student(2, [7, 8])
+    assert bias(z, 7) == bias(z, [7]) == bias(z, np.int64(7)) != bias(z, 8)
+    assert bias(z, [7, 8]) == bias(z, (8, 7)) == bias(z, iter([8, 7, 8])) != bias(z, [3, 7])
+
+
+def test_logits_are_compared_within_a_row_and_left_as_they_are(bias):
+    z, _ = student(2, [7, 8])
+    before = z.clone()
+    moved = z + torch.linspace(-9, 9, len(z)).double()[:, None]
+    assert bias(moved, [7, 8]) == pytest.approx(bias(z, [7, 8]), abs=1e-9)
+    assert torch.equal(z, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_narrow_logits_are_taken_as_the_numbers_they_are(bias, dtype):
+    z, _ = student(2, [7, 8], dtype=dtype)
+    found = bias(z, [7, 8])
+    assert isinstance(found, float)
+    assert found == bias(z.double(), [7, 8])
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (10, "classes must be class numbers from 0 to 9, got 10"),
+        (-1, "classes must be class numbers from 0 to 9, got -1"),
+        ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
+        ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
+        ("3", "classes must be class numbers from 0 to 9, got '3'"),
+        ([], "classes must be some of the 10, not all, each once, got []"),
+        (
+            range(10),
+            "classes must be some of the 10, not all, each once, got [0, 1, 2, 3, 4, 5, 6, 7",
+        ),
+    ],
+)
+def test_what_are_no_classes_or_none_or_all_is_refused(bias, classes, message):
+    z, _ = student(2, [7, 8])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        bias(z, classes)
+
+
+def test_logits_of_another_kind_are_refused(bias):
+    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor.*int64"):
+        bias(torch.zeros(100, 10, dtype=torch.int64), 3)
+    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor.*got ndarray"):
+        bias(np.zeros((100, 10)), 3)
+
+
+@pytest.mark.parametrize("shape", [(10,), (5, 3, 10)])
+def test_logits_of_another_shape_are_refused(shape):
+    message = re.escape(f"logits must be (N, C), got shape {shape}")
+    with pytest.raises(ValueError, match=message):
+        bias_by_mass(torch.zeros(shape), 3, 0.1)
+    with pytest.raises(ValueError, match=message):
+        bias_by_errors(torch.zeros(shape), torch.zeros(shape[:-1]).long(), 3)
+    with pytest.raises(ValueError, match=r"logits must be .* got shape \(0, 10\)"):
+        bias_by_mass(torch.zeros(0, 10), 3, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (torch.zeros(4), TypeError, "labels must be an int64 tensor of class numbers.*float32"),
+        ([0, 1, 0, 1], TypeError, "labels must be an int64 tensor of class numbers, got list"),
+        (torch.zeros(3).long(), ValueError, r"labels must have .*\(4,\).* got shape \(3,\)"),
+        (torch.tensor([0, 0, 2, 0]), ValueError, "of classes and of others, got none of 1"),
+        (torch.tensor([1, 1, 1, 1]), ValueError, "of classes and of others, got only of 1"),
+    ],
+)
+def test_labels_of_another_kind_or_of_one_side_alone_are_refused(labels, error, message):
+    with pytest.raises(error, match=message):
+        bias_by_errors(torch.zeros(4, 3), labels, 1)
+
+
+def test_labels_of_one_side_alone_are_refused_with_the_classes_names():
+    with pytest.raises(ValueError, match="got none of 0, 2"):
+        bias_by_errors(torch.zeros(4, 3), torch.ones(4).long(), [2, 0])
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 10, math.nan])
+def test_a_share_must_lie_between_zero_and_one(share):
+    with pytest.raises(ValueError, match=f"share must be between 0 and 1, got {share}"):
+        bias_by_mass(torch.zeros(2, 3), 1, share)
+
+
+def test_a_share_must_be_a_number():
+    with pytest.raises(TypeError, match="share must be a number, got '10 %'"):
+        bias_by_mass(torch.zeros(2, 3), 1, "10 %")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_mass_of_logits_that_are_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match="logits must be finite"):
+        bias_by_mass(torch.tensor([[0.0, bad], [0.0, 1.0]]), 1, 0.5)
+
+
+def test_logits_that_are_not_finite_and_labels_of_no_class_are_refused():
+    z = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="labels must be class numbers from 0 to 2, got 7"):
+        bias_by_errors(z, torch.tensor([0, 7]), 1)
+    with pytest.raises(ValueError, match="logits must be finite"):
+        bias_by_errors(z.log(), torch.tensor([0, 1]), 1)
+
+
+def test_a_share_however_small_is_found_and_classes_that_are_none_are_refused():
+    z = torch.zeros(2, 3, dtype=torch.float64)
+    assert bias_by_mass(z, 1, 1e-30) == pytest.approx(math.log(2e-30), rel=1e-6)
+    with pytest.raises(TypeError, match="classes must be class numbers, got 1.5"):
+        bias_by_mass(z, 1.5, 0.1)

@@ -1,0 +1,499 @@
+"""kdlib/class_subsets/specialists.py: eq. 5 of the paper from its definition, Bayes' rule, and what is trained on."""
+
+import math
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from torch import nn
+
+import kdlib as kd
+from kdlib.class_subsets.specialists import (
+    clusters,
+    combine,
+    dustbin_correction,
+    specialist_data,
+    specialist_of,
+)
+from kdlib.identity import weights_hash
+
+NONE_OF_TEN = [
+    ([], "classes must be some of the 10, not all, each once, got []"),
+    (range(10), "classes must be some of the 10, not all, each once, got [0, 1, 2, 3"),
+    ([3, 5, 3], "classes must be some of the 10, not all, each once, got [3, 5, 3]"),
+    ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
+    ([-1], "classes must be class numbers from 0 to 9, got -1"),
+    ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
+]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def drawn(*shape, seed=0, scale=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+
+
+# Putting them together
+
+
+def called(p_g, specialists):
+    """Those for the generalist's best class, for one image."""
+    return [(classes, p_m) for classes, p_m in specialists if int(p_g.argmax()) in classes]
+
+
+def disagreement(log_q, p_g, specialists):
+    """Eq. 5 for one image: KL(p_g || q) + sum of KL(p_m || q), the dustbin against q's sum."""
+    total = (p_g * (p_g.log() - log_q)).sum()
+    for classes, p_m in called(p_g, specialists):
+        others = [k for k in range(len(p_g)) if k not in classes]
+        log_q_m = torch.cat([log_q[classes], log_q[others].logsumexp(0)[None]])
+        total = total + (p_m * (p_m.log() - log_q_m)).sum()
+    return total
+
+
+def descended(p_g, specialists):
+    """The q of least disagreement, by descent on its logits from equal ones."""
+    z = torch.zeros_like(p_g, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [z],
+        max_iter=500,
+        tolerance_grad=1e-11,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        loss = disagreement(z.log_softmax(0), p_g, specialists)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return z.detach().log_softmax(0)
+
+
+OVERLAPPING = [[0, 1, 2], [2, 3], [5, 2, 0, 4], [1, 5]]
+
+
+def committee(n=12, seed=0, scale=2.0, groups=OVERLAPPING, count=6):
+    """Logits of a generalist and of specialists, and what each specialist is for."""
+    z = drawn(n, count, seed=seed, scale=scale)
+    z[torch.arange(n), torch.arange(n) % count] += 3 * scale  # every class is some image's best
+    said = [
+        (classes, drawn(n, len(classes) + 1, seed=seed + 100 + place, scale=scale))
+        for place, classes in enumerate(groups)
+    ]
+    return z, said
+
+
+def of_image(specialists, row):
+    return [(classes, z[row].double().softmax(-1)) for classes, z in specialists]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("groups", [[[0, 1]], [[0, 1, 2], [3, 4]], OVERLAPPING])
+def test_no_probabilities_agree_better_by_gradient_descent(groups, seed):
+    z, said = committee(seed=seed, groups=groups)
+    q = combine(z, said)
+    assert q.dtype == torch.float64
+    at_work = set()
+    for row, p_g in enumerate(z.softmax(-1)):
+        them = of_image(said, row)
+        at_work.add(len(called(p_g, them)))
+        best = descended(p_g, them)
+        torch.testing.assert_close(q[row], best.exp(), rtol=0, atol=1e-6)
+        least = disagreement(best, p_g, them).item()
+        assert disagreement(q[row].log(), p_g, them).item() <= least + 1e-10
+    assert max(at_work) == (3 if groups is OVERLAPPING else 1)
+
+
+def test_one_specialist_moves_its_classes_halfway_and_leaves_the_others_proportions():
+    z, said = committee(groups=[[4, 1, 3]])
+    (classes, special), others = said[0], [0, 2, 5]
+    p_g, p_m = softmax(z.numpy(), 1), softmax(special.numpy(), 1)
+    rows = np.isin(p_g.argmax(1), classes)
+    assert 0 < rows.sum() < len(z)
+    expected = p_g.copy()
+    expected[np.ix_(rows, classes)] = (p_g[rows][:, classes] + p_m[rows, :3]) / 2
+    outside = p_g[rows][:, others]
+    mass = (outside.sum(1) + p_m[rows, 3]) / 2
+    expected[np.ix_(rows, others)] = outside / outside.sum(1, keepdims=True) * mass[:, None]
+    np.testing.assert_allclose(combine(z, said).numpy(), expected, rtol=0, atol=1e-12)
+    assert abs(expected - p_g)[rows].max(1).min() > 0.01
+
+
+def test_where_no_specialist_is_called_the_generalist_is_alone():
+    z, said = committee(groups=[[0, 1], [1, 5]])
+    p_g = torch.from_numpy(softmax(z.numpy(), 1))
+    alone = [row for row in range(len(z)) if int(z[row].argmax()) in (2, 3, 4)]
+    assert 0 < len(alone) < len(z)
+    torch.testing.assert_close(combine(z, said)[alone], p_g[alone], rtol=0, atol=1e-12)
+    torch.testing.assert_close(combine(z, []), p_g, rtol=0, atol=1e-12)
+
+
+def test_a_specialist_is_called_where_its_class_is_the_generalists_best_and_nowhere_else():
+    z = torch.tensor([[2.0, 1.9, 0.0, 0.0], [1.9, 2.0, 0.0, 0.0], [0.0, 1.0, 1.1, 0.0]])
+    sure = torch.tensor([[0.0, 9.0, 0.0]]).expand(3, 3)
+    q = combine(z, [([0, 3], sure)])
+    moved = (q - z.double().softmax(-1)).abs().max(-1).values > 0.1
+    assert moved.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_rows_are_probabilities(scale):
+    q = combine(*committee(n=60, scale=scale))
+    torch.testing.assert_close(q.sum(-1), torch.ones(60, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (q > 0).all()
+
+
+def test_an_images_answer_does_not_depend_on_the_others():
+    z, said = committee(n=30)
+    together = combine(z, said)
+    rows = torch.tensor([17, 3, 3, 28])
+    part = combine(z[rows], [(classes, logits[rows]) for classes, logits in said])
+    torch.testing.assert_close(part, together[rows], rtol=0, atol=1e-8)
+    for row in (0, 11):
+        alone = combine(z[row, None], [(classes, logits[row, None]) for classes, logits in said])
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-8)
+
+
+def test_the_order_of_specialists_and_of_their_classes_does_not_matter():
+    z, said = committee()
+    turned = [
+        (classes[::-1], torch.cat([logits[:, :-1].flip(1), logits[:, -1:]], 1))
+        for classes, logits in reversed(said)
+    ]
+    torch.testing.assert_close(combine(z, turned), combine(z, said), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_logits_of_a_thousand_give_finite_numbers(seed):
+    z, said = committee(n=40, seed=seed)
+    z = 1000 * z.sign()
+    said = [(classes, 1000 * logits.sign()) for classes, logits in said]
+    q = combine(z, said)
+    assert q.isfinite().all()
+    assert (q >= 0).all() and (q <= 1 + 1e-9).all()
+
+
+def test_logits_of_a_thousand_are_heard():
+    z = torch.tensor([[1000.0, 1000.0, -1000.0], [-1000.0, 1000.0, 0.0]])
+    said = [([0, 1], torch.tensor([[1000.0, -1000.0, -1000.0], [1000.0, -1000.0, -1000.0]]))]
+    expected = torch.tensor([[0.75, 0.25, 0], [0.5, 0.5, 0]], dtype=torch.float64)
+    torch.testing.assert_close(combine(z, said), expected)
+
+
+def test_logits_are_left_as_they_are():
+    z, said = committee()
+    before = z.clone(), [logits.clone() for _, logits in said]
+    combine(z, said)
+    assert torch.equal(z, before[0])
+    assert all(torch.equal(a, b) for (_, a), b in zip(said, before[1], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 4), (4, 3), (3,)])
+def test_a_specialists_logits_of_another_shape_are_refused(shape):
+    message = re.escape(
+        "a specialist's logits must be (5, 3): an image a row, its classes and the dustbin, "
+        f"got {shape}"
+    )
+    with pytest.raises(ValueError, match=message):
+        combine(torch.zeros(5, 4), [([0, 1], torch.zeros(shape))])
+
+
+@pytest.mark.parametrize(("classes", "message"), NONE_OF_TEN)
+def test_a_specialist_for_what_are_no_classes_or_none_or_all_is_refused(classes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        combine(torch.zeros(5, 10), [(classes, torch.zeros(5, len(classes) + 1))])
+
+
+def test_what_are_no_logits_is_refused_by_name():
+    with pytest.raises(TypeError, match="generalist must be a floating-point tensor.*int64"):
+        combine(torch.zeros(5, 4, dtype=torch.int64), [])
+    with pytest.raises(TypeError, match="specialist must be a floating-point tensor.*int64"):
+        combine(torch.zeros(5, 4), [([0], torch.zeros(5, 2, dtype=torch.int64))])
+
+
+# The dustbin's prior
+
+
+def counted(counts):
+    """Samples of a discrete x and a class c, ``counts[x, c]`` of each."""
+    x, c = (np.repeat(places, counts.ravel()) for places in np.indices(counts.shape).reshape(2, -1))
+    return kd.data.from_arrays(x.astype(np.float32)[:, None], c, device="cpu")
+
+
+def posterior(data, classes):
+    """The share of each class among the samples of each x, (X, C)."""
+    x, c = data.train.inputs[:, 0].long().numpy(), data.train.labels.numpy()
+    counts = np.zeros((x.max() + 1, classes))
+    np.add.at(counts, (x, c), 1)
+    return counts / counts.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("one_in", [1, 2, 8])
+def test_a_posterior_under_the_changed_prior_becomes_that_under_the_natural_one(one_in):
+    # Others in multiples of 8, so that one in `one_in` of each kind is left.
+    counts = np.array([[8, 5, 40, 3], [24, 2, 8, 9], [80, 1, 16, 6]])
+    data, mine = counted(counts), [3, 1]
+    thinned = counts.copy()
+    thinned[:, [0, 2]] //= one_in
+    part = counted(thinned)
+    places = torch.tensor([2, 1, 2, 0])
+    special = replace(
+        part,
+        train=replace(part.train, labels=places[part.train.labels]),
+        classes=("3", "1", "dustbin"),
+    )
+    z = np.log(posterior(special, 3))
+    z[:, 2] += dustbin_correction(data, special)
+    natural = posterior(data, 4)
+    expected = np.column_stack([natural[:, mine], natural[:, [0, 2]].sum(1)])
+    np.testing.assert_allclose(softmax(z, 1), expected, rtol=1e-9)
+    assert (dustbin_correction(data, special) == 0) == (one_in == 1)
+
+
+@pytest.mark.parametrize("classes", [[3], [1, 4, 7], list(range(8))])
+def test_the_correction_is_bayes_rule_for_the_data_of_a_specialist(digits, classes):
+    mine = np.isin(digits.train.labels.numpy(), classes)
+    natural = mine.mean()
+    seen = mine.sum() / (mine.sum() + min(mine.sum(), (~mine).sum()))
+    expected = np.log(seen / (1 - seen)) - np.log(natural / (1 - natural))
+    found = dustbin_correction(digits, specialist_data(digits, classes))
+    assert found == pytest.approx(expected, abs=1e-12)
+    if seen == 0.5:
+        assert found == pytest.approx(math.log((1 - natural) / natural))
+        assert found > 0  # the dustbin is commoner than it seemed
+
+
+# What a specialist is trained on
+
+
+def test_half_of_a_specialists_examples_are_of_its_classes_and_all_of_them(digits):
+    special = specialist_data(digits, [8, 3])
+    labels, train = digits.train.labels.numpy(), digits.train
+    mine = set(train.index[np.isin(labels, [3, 8])].tolist())
+    found = special.train.index.tolist()
+    assert len(set(found)) == len(found) == len(special.train) == 2 * len(mine)
+    assert mine < set(found)
+    dustbin = special.train.index[special.train.labels == 2]
+    assert not mine & set(dustbin.tolist())
+    assert len(dustbin) == len(mine)
+    others = set(labels[np.isin(train.index.numpy(), dustbin.numpy())])
+    assert others == {0, 1, 2, 4, 5, 6, 7, 9}
+
+
+@pytest.mark.parametrize("classes", [[8, 3], [0], [9, 2, 5, 1]])
+def test_labels_are_places_in_the_classes_and_images_keep_their_index(digits, classes):
+    special = specialist_data(digits, iter(classes))
+    expected = {label: len(classes) for label in range(10)} | {k: i for i, k in enumerate(classes)}
+    for name in ("train", "validation", "test"):
+        whole, part = getattr(digits, name), getattr(special, name)
+        place = {index: row for row, index in enumerate(whole.index.tolist())}
+        rows = [place[index] for index in part.index.tolist()]
+        assert torch.equal(part.inputs, whole.inputs[rows])
+        labels = whole.labels[rows].tolist()
+        assert part.labels.tolist() == [expected[label] for label in labels]
+        if name != "train":
+            assert rows == list(range(len(whole)))
+    assert special.classes == (*map(str, classes), "dustbin")
+    assert special.name == digits.name
+
+
+def test_where_others_are_fewer_all_of_them_are_taken(digits):
+    special = specialist_data(digits, range(8))
+    assert sorted(special.train.index.tolist()) == sorted(digits.train.index.tolist())
+    assert (special.train.labels == 8).sum() == (digits.train.labels >= 8).sum()
+
+
+def test_a_seed_gives_the_others_and_another_gives_other_ones(digits):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, again, other = (specialist_data(digits, [8, 3], seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert first.fingerprint() == specialist_data(digits, [8, 3]).fingerprint()
+
+    def dustbin(data):
+        return set(data.train.index[data.train.labels == 2].tolist())
+
+    assert 0 < len(dustbin(first) & dustbin(other)) < len(dustbin(first))
+
+
+def test_data_without_validation_or_with_an_unlabelled_test_split_will_do(digits):
+    special = specialist_data(replace(digits, validation=None), [8, 3])
+    assert special.validation is None
+    unlabelled = replace(digits, test=digits.test.unlabelled())
+    special = specialist_data(unlabelled, [8, 3])
+    assert special.test.labels is None
+    assert len(special.test) == len(digits.test)
+
+
+def test_the_data_are_left_as_they_are(digits):
+    before = digits.fingerprint(), digits.test.fingerprint()
+    specialist_data(digits, [8, 3])
+    assert (digits.fingerprint(), digits.test.fingerprint()) == before
+
+
+@pytest.mark.parametrize(("classes", "message"), NONE_OF_TEN)
+def test_data_for_what_are_no_classes_or_none_or_all_are_refused(digits, classes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        specialist_data(digits, classes)
+
+
+# What a specialist starts from
+
+
+def generalist(last=None):
+    """Not as it was built, so that no weight is small by chance."""
+    model = kd.models.mlp(12, dropout=0.3, seed=3)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(4)
+    return model if last is None else nn.Sequential(*model[:-1], last)
+
+
+@pytest.mark.parametrize("classes", [[3], [7, 2, 8], [9, 8, 7, 6, 5, 4, 3, 2, 1]])
+@pytest.mark.parametrize(
+    "build", [generalist, lambda: kd.models.resnet(8, channels=1)], ids=["mlp", "resnet"]
+)
+def test_a_specialist_begins_with_the_generalists_logits_for_its_classes(digits, build, classes):
+    model = build()
+    images = digits.test.inputs[:20]
+    z = kd.logits(model, images)
+    found = kd.logits(specialist_of(model, classes), images)
+    others = [k for k in range(10) if k not in classes]
+    dustbin = z[:, others].double().mean(1) + math.log(len(others))
+    assert found.shape == (20, len(classes) + 1)
+    torch.testing.assert_close(found[:, :-1], z[:, classes], rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found[:, -1].double(), dustbin, rtol=1e-5, atol=1e-4)
+
+
+def test_a_dustbin_of_classes_that_are_alike_has_their_probability(digits):
+    model, others = generalist(), [0, 1, 3, 4, 5, 6, 9]
+    with torch.no_grad():
+        for weights in (model[-1].weight, model[-1].bias):
+            weights[others] = weights[0].clone()
+    p = kd.logits(model, digits.test).double().softmax(-1)
+    found = kd.logits(specialist_of(model, [7, 2, 8]), digits.test).double().softmax(-1)
+    torch.testing.assert_close(found[:, :-1], p[:, [7, 2, 8]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[:, -1], p[:, others].sum(-1), rtol=0, atol=1e-5)
+
+
+def test_a_last_layer_without_biases_will_do(digits):
+    with kd.seeded(0):
+        model = generalist(nn.Linear(12, 10, bias=False))
+    specialist = specialist_of(model, [7, 2])
+    z, found = kd.logits(model, digits.test), kd.logits(specialist, digits.test)
+    assert specialist[-1].bias is None
+    torch.testing.assert_close(found[:, :-1], z[:, [7, 2]], rtol=1e-5, atol=1e-5)
+
+
+def test_the_generalist_stays_as_it_was_whatever_is_done_to_the_specialist(digits):
+    model = generalist().train()
+    before = weights_hash(model), [m.training for m in model.modules()], repr(model)
+    specialist = specialist_of(model, [7, 2])
+    own = {weights.untyped_storage().data_ptr() for weights in model.state_dict().values()}
+    theirs = {weights.untyped_storage().data_ptr() for weights in specialist.state_dict().values()}
+    assert not own & theirs
+    special = specialist_data(digits.limit(100), [7, 2])
+    start = weights_hash(specialist)
+    kd.fit(specialist, kd.CrossEntropy(), special, kd.Recipe(epochs=1), progress=False)
+    assert weights_hash(specialist) != start
+    assert (weights_hash(model), [m.training for m in model.modules()], repr(model)) == before
+    assert all(weights.grad is None for weights in model.parameters())
+
+
+def test_the_callers_generator_is_as_it_was():
+    model = generalist()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = specialist_of(model, [7, 2])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(9)
+    assert weights_hash(specialist_of(model, [7, 2])) == weights_hash(first)
+
+
+def test_a_specialist_is_of_the_generalists_dtype():
+    assert specialist_of(generalist().double(), [7])[-1].weight.dtype == torch.float64
+
+
+def test_a_network_that_does_not_end_in_a_linear_layer_is_refused():
+    with pytest.raises(TypeError, match="generalist must end in a Linear layer, got Softmax"):
+        specialist_of(nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(-1)), [1])
+
+
+@pytest.mark.parametrize(("classes", "message"), NONE_OF_TEN)
+def test_a_specialist_of_what_are_no_classes_or_none_or_all_is_refused(classes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        specialist_of(generalist(), classes)
+
+
+# Which classes belong together
+
+PLANTED = [[0, 5, 7], [1, 4], [2, 3, 6]]
+
+
+def confused(groups=PLANTED, n=600, seed=0):
+    """Predictions that spread over the group of the image's class, and little elsewhere."""
+    draws = np.random.default_rng(seed)
+    z = draws.normal(0, 1, (n, sum(map(len, groups))))
+    for row, group in enumerate(draws.integers(0, len(groups), n)):
+        z[row, groups[group]] += 4
+    return torch.tensor(softmax(z, 1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_planted_groups_that_are_confused_are_found(seed, dtype):
+    assert clusters(confused(seed=seed).to(dtype), 3, seed) == PLANTED
+
+
+def test_groups_are_of_what_is_named_together_not_of_what_is_equally_common():
+    groups = [[0, 3], [1, 2]]
+    p = confused(groups)
+    counts = np.array([4, 1, 4, 1])  # 0 and 2 are common, and so are 1 and 3 rare
+    weighted = torch.tensor(softmax(np.log(p.numpy()) + 0.2 * counts, 1))
+    assert clusters(weighted, 2) == groups
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8])
+def test_every_class_is_in_one_cluster_and_clusters_go_by_their_lowest(count):
+    found = clusters(confused(), count)
+    assert len(found) == count
+    assert sorted(k for group in found for k in group) == list(range(8))
+    assert all(a[0] < b[0] for a, b in pairwise(found))
+    assert all(group == sorted(group) for group in found)
+    assert all(isinstance(k, int) for group in found for k in group)
+
+
+def test_the_same_seed_gives_the_same_clusters_whatever_was_drawn_before():
+    p = torch.tensor(softmax(np.random.default_rng(1).normal(0, 2, (50, 12)), 1))
+    found = []
+    for noise in (3, 9):
+        np.random.seed(noise)
+        before = np.random.get_state()[1].copy()
+        found.append(clusters(p.clone().requires_grad_(), 4, seed=3))
+        assert (np.random.get_state()[1] == before).all()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (2, 5, 5)])
+def test_probabilities_of_another_shape_are_refused(shape):
+    message = re.escape(f"probabilities must be (N, C) with N > 1, got shape {shape}")
+    with pytest.raises(ValueError, match=message):
+        clusters(torch.full(shape, 0.2), 2)
+
+
+@pytest.mark.parametrize("count", [0, -1, 9, 2.5, "2"])
+def test_a_number_of_clusters_that_cannot_be_is_refused(count):
+    with pytest.raises(
+        ValueError, match=f"count must be a whole number from 1 to 8, got {count!r}"
+    ):
+        clusters(confused(), count)

@@ -1,0 +1,531 @@
+"""kdlib/text.py: tokens in their order, each followed by what is to be predicted there."""
+
+import hashlib
+import math
+import platform
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import kdlib as kd
+from kdlib.data.text import Text, from_texts, ngram_loss, ptb, sample, topics
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def scribble(n, seed=0, letters="aabbbcd "):
+    return "".join(random.Random(seed).choices(letters, k=n))
+
+
+def some(n=500, **options):
+    return from_texts(scribble(n), scribble(90, 1), scribble(80, 2), device="cpu", **options)
+
+
+def text_of(n, unroll=3):
+    """Tokens that are their own places, so that each batch shows where it comes from."""
+    place = torch.arange(n)
+    return Text(place + 100, place + 101, place, unroll)
+
+
+def epoch(text, batch_size, augment=None):
+    order, views = torch.Generator(), torch.Generator()
+    return list(text.batches(batch_size, order, augment, views))
+
+
+# Tokens
+
+
+def test_characters_are_numbered_in_the_order_of_their_first_appearance():
+    data = from_texts("hello", "hole", device="cpu")
+    assert data.classes == ("h", "e", "l", "o")
+    assert data.train.inputs.tolist() == [0, 1, 2, 2]
+    assert data.train.labels.tolist() == [1, 2, 2, 3]
+    assert data.train.index.tolist() == [0, 1, 2, 3]
+    assert data.validation.inputs.tolist() == [0, 3, 2]
+    assert data.validation.labels.tolist() == [3, 2, 1]
+    assert data.test is None
+    assert from_texts("hello", device="cpu").validation is None
+
+
+def test_words_are_what_white_space_separates_and_each_line_ends():
+    data = from_texts(" to be \n or  not\n", "be to\n", words=True, device="cpu")
+    assert data.classes == ("to", "be", "<eos>", "or", "not")
+    assert [*data.train.inputs.tolist(), data.train.labels[-1].item()] == [0, 1, 2, 3, 4, 2]
+    assert [*data.validation.inputs.tolist(), data.validation.labels[-1].item()] == [1, 0, 2]
+
+
+def test_what_the_training_text_lacks_is_unknown_and_shares_the_texts_own_unknown():
+    data = from_texts("abab", "axyb", device="cpu")
+    assert data.classes == ("a", "b", "<unk>")
+    assert data.validation.inputs.tolist() == [0, 2, 2]
+    assert from_texts("abab", "ba", device="cpu").classes == ("a", "b")
+    own = from_texts("one <unk> two\n", "three two\n", words=True, device="cpu")
+    assert own.classes == ("one", "<unk>", "two", "<eos>")
+    assert own.validation.inputs.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind", "message"),
+    [
+        (("ab", 3), TypeError, "validation must be a text, got int"),
+        ((["a", "b"],), TypeError, "train must be a text, got list"),
+        (("a",), ValueError, "train must have at least two tokens, got 1"),
+        (("ab", "ab", ""), ValueError, "test must have at least two tokens, got 0"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_name(texts, kind, message):
+    with pytest.raises(kind, match=message):
+        from_texts(*texts, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "unroll", "kind", "message"),
+    [
+        (torch.zeros(4), 3, TypeError, r"inputs of a text must be \(N,\) int64, got torch.float32"),
+        (torch.zeros(4, 2).long(), 3, TypeError, r"int64 of shape \(4, 2\)"),
+        (torch.zeros(4).long(), 0, ValueError, "unroll must be a whole number of at least 1"),
+        (torch.zeros(0).long(), 3, ValueError, "at least one sample"),
+    ],
+)
+def test_a_text_is_whole_numbers_in_one_row(inputs, unroll, kind, message):
+    rows = torch.arange(len(inputs))
+    with pytest.raises(kind, match=message):
+        Text(inputs, rows, rows, unroll)
+
+
+# Batches
+
+
+def test_a_batch_is_rows_of_the_text_side_by_side_and_batch_follows_batch():
+    batches = epoch(text_of(26), 2)  # 13 tokens a row, of which 12 are four times three
+    assert [batch[2].tolist() for batch in batches] == [
+        [[0, 1, 2], [13, 14, 15]],
+        [[3, 4, 5], [16, 17, 18]],
+        [[6, 7, 8], [19, 20, 21]],
+        [[9, 10, 11], [22, 23, 24]],
+    ]
+    for inputs, labels, index in batches:
+        assert torch.equal(inputs, index + 100)
+        assert torch.equal(labels, index + 101)
+    assert text_of(26).steps(2) == 4
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch_size", "shapes"),
+    [
+        (24, 2, [(2, 3)] * 4),
+        (23, 2, [(2, 3)] * 3),
+        (5, 2, [(2, 2)]),  # all there is
+        (2, 2, [(2, 1)]),
+        (3, 1, [(1, 3)]),
+    ],
+)
+def test_the_last_incomplete_batch_of_a_text_is_dropped_unless_it_is_all(
+    tokens, batch_size, shapes
+):
+    text = text_of(tokens)
+    assert [tuple(inputs.shape) for inputs, _, _ in epoch(text, batch_size)] == shapes
+    assert text.steps(batch_size) == len(shapes)
+
+
+def test_every_epoch_of_a_text_is_the_same_and_draws_nothing():
+    text, order, views = text_of(20), torch.Generator(), torch.Generator()
+    before = order.get_state(), views.get_state()
+    first, second = (list(text.batches(4, order, None, views)) for _ in range(2))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    assert torch.equal(order.get_state(), before[0])
+    assert torch.equal(views.get_state(), before[1])
+
+
+def test_an_unlabelled_text_is_still_a_text_and_yields_no_labels():
+    text = text_of(20).unlabelled()
+    assert isinstance(text, Text) and text.unroll == 3
+    assert {labels for _, labels, _ in epoch(text, 2)} == {None}
+    assert {labels for _, labels in text.parts(7)} == {None}
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 1000])
+def test_parts_are_the_whole_text_as_one_row(size):
+    parts = list(text_of(20).parts(size))
+    assert torch.cat([inputs for inputs, _ in parts], 1).tolist() == [list(range(100, 120))]
+    assert torch.cat([labels for _, labels in parts], 1).tolist() == [list(range(101, 121))]
+    assert max(inputs.shape[1] for inputs, _ in parts) == min(size, 20)
+
+
+def test_a_text_has_no_views_and_no_rows_to_choose():
+    with pytest.raises(ValueError, match=r"augment must be None for a text, got shift\(1\)"):
+        epoch(text_of(20), 2, kd.data.shift(1))
+    assert not isinstance(text_of(20), kd.data.Split)
+    assert not any(hasattr(text_of(20), name) for name in ("select", "only", "without"))
+
+
+def test_a_batch_of_more_rows_than_tokens_is_refused():
+    assert len(epoch(text_of(20), 20)) == 1
+    for ask in (lambda: epoch(text_of(20), 21), lambda: text_of(20).steps(21)):
+        with pytest.raises(ValueError, match="batch_size must be at most the 20 tokens .*got 21"):
+            ask()
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_limit_keeps_the_first_tokens_of_a_text_whatever_the_seed(seed):
+    data = some(unroll=6)
+    part = data.limit(60, seed=seed)
+    assert torch.equal(part.train.inputs, data.train.inputs[:60])
+    assert torch.equal(part.train.labels, data.train.labels[:60])
+    assert torch.equal(part.train.index, torch.arange(60))
+    assert part.train.unroll == 6
+    assert part.validation is data.validation
+    bare = replace(data, train=data.train.unlabelled()).limit(60).train
+    assert bare.labels is None and len(bare) == 60
+
+
+def test_a_texts_fingerprint_sees_its_tokens_and_how_they_are_read():
+    found = {some().fingerprint(), some(unroll=6).fingerprint(), some(501).fingerprint()}
+    assert len(found) == 3
+    assert some().fingerprint() == some().fingerprint()
+
+
+def test_a_text_says_what_it_holds():
+    assert repr(text_of(1234)) == "Text(1,234 tokens, read 3 at a time, on cpu)"
+
+
+# The texts
+
+
+def decoded(data):
+    """The three parts as lists of tokens."""
+    parts = []
+    for split in (data.train, data.validation, data.test):
+        places = [*split.inputs.tolist(), split.labels[-1].item()]
+        parts.append([data.classes[place] for place in places])
+    return parts
+
+
+def test_topics_are_pythons_help_texts_each_once_cut_in_18_1_and_1_of_20():
+    from pydoc_data.topics import topics as found
+
+    texts = []
+    for name in sorted(found):
+        if found[name].strip() not in texts:
+            texts.append(found[name].strip())
+    whole = "\n\n".join(texts)
+    parts = decoded(topics(device="cpu"))
+    known = set(parts[0])
+    assert [token for part in parts for token in part] == [
+        letter if letter in known else "<unk>" for letter in whole
+    ]
+    for part, share in zip(parts, (0.9, 0.05, 0.05), strict=True):
+        assert len(part) == pytest.approx(share * len(whole), abs=2)
+
+
+def test_the_name_of_topics_tells_python_and_the_text_apart(monkeypatch):
+    first, second = topics(device="cpu"), topics(device="cpu", unroll=7)
+    assert first.name == second.name
+    assert f"python {platform.python_version()}" in first.name
+    assert (first.train.unroll, second.train.unroll) == (100, 7)
+    assert first.fingerprint() == topics(device="cpu").fingerprint()
+    found = {"b": "\ntwo" * 40, "a": "one" * 40, "c": "two" + "\ntwo" * 39 + "\n"}
+    monkeypatch.setattr("pydoc_data.topics.topics", found)
+    whole = "one" * 40 + "\n\n" + "two" + "\ntwo" * 39  # b and c are one text
+    sha256 = hashlib.sha256(whole.encode()).hexdigest()
+    assert topics(device="cpu").name.endswith(f"sha256 {sha256[:12]}")
+    assert sum(len(part) for part in decoded(topics(device="cpu"))) == len(whole)
+
+
+PENN = {"train": " no it was n't <unk> \n N years \n", "valid": " no years \n", "test": " it N \n"}
+
+
+def penn(root, form):
+    folder = root / "ptb"
+    folder.mkdir(parents=True)
+    for part, text in PENN.items():
+        (folder / form.format(part)).write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("form", ["{}.txt", "ptb.{}.txt"])
+@pytest.mark.parametrize("how", ["root", "KDLIB_DATA"])
+def test_the_penn_treebank_is_read_under_both_names_from_both_places(
+    tmp_path, monkeypatch, form, how
+):
+    root = penn(tmp_path, form)
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "elsewhere" if how == "root" else root))
+    data = ptb(root if how == "root" else None, device="cpu", unroll=4)
+    assert (data.name, data.train.unroll) == ("ptb", 4)
+    assert data.classes == ("no", "it", "was", "n't", "<unk>", "<eos>", "N", "years")
+    assert decoded(data) == [
+        ["no", "it", "was", "n't", "<unk>", "<eos>", "N", "years", "<eos>"],
+        ["no", "years", "<eos>"],
+        ["it", "N", "<eos>"],
+    ]
+
+
+def test_a_missing_penn_treebank_is_said_with_the_folder_and_where_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("KDLIB_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="ptb must hold train.txt or ptb.train.txt"):
+        ptb()
+    root = penn(tmp_path, "{}.txt")
+    (root / "ptb" / "valid.txt").unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        ptb(root)
+    for remedy in (str(root / "ptb"), "ptb.valid.txt", "simple-examples.tgz", "KDLIB_DATA"):
+        assert remedy in str(caught.value)
+
+
+@pytest.mark.real_data
+def test_the_real_penn_treebank_has_the_tokens_that_everybody_counts(real_data):
+    if not (real_data / "ptb").is_dir():
+        pytest.skip("needs the Penn Treebank: a folder ptb under KDLIB_DATA")
+    data = ptb(real_data, device="cpu")
+    # The first token is no label, the last no input.
+    counts = [len(split) + 1 for split in (data.train, data.validation, data.test)]
+    assert counts == [929_589, 73_760, 82_430]
+    assert len(data.classes) == 10_000
+    assert {"<unk>", "<eos>", "N"} < set(data.classes)
+
+
+# Counts of n tokens
+
+STRENGTHS = [0.5, 1, 2, 4, 8, 16, 32, 64]
+
+
+def tokens_of(split):
+    return [*split.inputs.tolist(), split.labels[-1].item()]
+
+
+def ngram_oracle(data, order, split, K):
+    """Token by token, from the formula: every count a walk over the training text."""
+    train, new = tokens_of(data.train), tokens_of(split)
+    grams = [Counter(zip(*(train[i:] for i in range(n)), strict=False)) for n in range(order + 1)]
+
+    def p(context, token):
+        n = len(context) + 1
+        followed = sum(count for gram, count in grams[n].items() if gram[:-1] == context)
+        shorter = p(context[1:], token) if context else 1 / len(data.classes)
+        return (grams[n][(*context, token)] + K * shorter) / (followed + K)
+
+    losses = []
+    for place in range(1, len(new)):
+        context = tuple(new[max(0, place - order + 1) : place])
+        losses.append(-math.log(p(context, new[place])))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_ngram_loss_is_its_formula_with_the_strength_chosen_on_validation(order):
+    data = from_texts(scribble(300), scribble(60, 1), scribble(50, 2) + "??", device="cpu")
+    on_validation = {K: ngram_oracle(data, order, data.validation, K) for K in STRENGTHS}
+    K = min(on_validation, key=on_validation.get)
+    assert ngram_loss(data, order) == pytest.approx(ngram_oracle(data, order, data.test, K))
+    of_another = ngram_oracle(data, order, data.train.beginning(40, 0), K)
+    assert ngram_loss(data, order, data.train.beginning(40, 0)) == pytest.approx(of_another)
+    bare = replace(data, validation=None)
+    assert ngram_loss(bare, order) == pytest.approx(ngram_oracle(data, order, data.test, 4))
+
+
+@pytest.mark.parametrize("order", [1, 3, 5, 6])
+@pytest.mark.parametrize(
+    "texts", [("abab", "aba", "ab"), ("ab", "ba", "abab"), ("aab", None, "ba")]
+)
+def test_ngram_loss_is_its_formula_for_texts_shorter_than_the_order(texts, order):
+    data = from_texts(*texts, device="cpu")
+    held_out = data.validation
+    of = {K: ngram_oracle(data, order, held_out, K) for K in STRENGTHS} if held_out else {4: 0}
+    K = min(of, key=of.get)
+    assert ngram_loss(data, order) == pytest.approx(ngram_oracle(data, order, data.test, K))
+
+
+def test_what_has_no_tokens_to_count_or_to_predict_is_refused_by_name():
+    data = from_texts("abab", "abab", device="cpu")
+    with pytest.raises(TypeError, match=r"split must be a labelled text .*, got None"):
+        ngram_loss(data, 1)
+    with pytest.raises(TypeError, match="split must be a labelled text"):
+        ngram_loss(data, 1, data.train.unlabelled())
+    for part in ("train", "validation"):
+        blank = replace(data, **{part: data.train.unlabelled()})
+        with pytest.raises(TypeError, match=f"data.{part} must be a labelled text"):
+            ngram_loss(blank, 1, data.train)
+
+
+def test_the_strength_is_what_suits_the_validation_text():
+    chosen = set()
+    for validation in ("ab" * 30, scribble(60, letters="ab")):
+        data = from_texts("ab" * 50 + "ba", validation, scribble(50, 3, "ab"), device="cpu")
+        losses = [ngram_oracle(data, 3, data.validation, K) for K in STRENGTHS]
+        K = STRENGTHS[losses.index(min(losses))]
+        assert ngram_loss(data, 3) == pytest.approx(ngram_oracle(data, 3, data.test, K))
+        chosen.add(K)
+    assert chosen == {0.5, 64}
+
+
+def test_equally_frequent_tokens_are_as_hard_as_one_of_so_many():
+    data = from_texts("abcd" * 25, test="abcdabdc", device="cpu")
+    assert ngram_loss(data, 1) == pytest.approx(math.log(4))
+    assert ngram_loss(data, 2) < 0.8 * math.log(4)
+
+
+def test_behind_a_context_that_never_occurred_the_shorter_one_decides():
+    data = from_texts(scribble(200, letters="aab"), test="zzzzz", device="cpu")
+    unknown = 4 / 3 / (200 + 4)  # of the three classes none, and K of the uniform
+    for order in (1, 2, 3):
+        assert ngram_loss(data, order) == pytest.approx(-math.log(unknown))
+
+
+@pytest.mark.parametrize("context", ["ab", "d?", "??"])
+def test_the_probabilities_of_all_tokens_sum_to_one(context):
+    data = from_texts(scribble(300), scribble(60, 1), "a??", device="cpu")
+    place = {token: i for i, token in enumerate(data.classes)}
+    first, second = (place.get(letter, place["<unk>"]) for letter in context)
+
+    def surprise(*tokens):
+        whole = torch.tensor(tokens)
+        split = Text(whole[:-1], whole[1:], torch.arange(len(whole) - 1))
+        return ngram_loss(data, 3, split) * len(split)
+
+    before = surprise(first, second)
+    found = [math.exp(before - surprise(first, second, last)) for last in place.values()]
+    assert sum(found) == pytest.approx(1)
+    assert min(found) > 0
+
+
+@pytest.mark.parametrize("order", [0, -1, 1.5, True])
+def test_an_order_below_one_is_refused(order):
+    with pytest.raises(
+        ValueError, match=f"order must be a whole number of at least 1, got {order}"
+    ):
+        ngram_loss(some(), order)
+
+
+def test_an_order_whose_contexts_cannot_be_numbered_is_refused():
+    data = from_texts(scribble(300), test=scribble(50, 1), device="cpu")
+    assert len(data.classes) == 5
+    ngram_loss(data, 27)
+    with pytest.raises(ValueError, match="order must be smaller for 5 tokens, got 28"):
+        ngram_loss(data, 28)
+
+
+# Samples
+
+
+class Chain(nn.Module):
+    """The next token depends on the last one alone, by a table of logits."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self, tokens):
+        return self.table[tokens]
+
+
+def chain():
+    table = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.5, -1.0], [-1.0, 1.0, 1.5]])
+    return Chain(table), from_texts("abcba", device="cpu")
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_tokens_are_as_frequent_as_the_softmax_at_the_temperature_says(temperature):
+    model, data = chain()
+    letters = "a" + sample(model, data, 6000, temperature, prompt="a", seed=3)
+    for i, before in enumerate("abc"):
+        follow = [b for a, b in pairwise(letters) if a == before]
+        weights = [math.exp(z / temperature) for z in model.table[i].tolist()]
+        for letter, weight in zip("abc", weights, strict=True):
+            p = weight / sum(weights)
+            spread = math.sqrt(p * (1 - p) / len(follow))
+            assert follow.count(letter) / len(follow) == pytest.approx(p, abs=4 * spread)
+
+
+def test_near_temperature_zero_the_likeliest_token_is_taken_with_all_that_was_read_in_mind():
+    data = some()
+    model = kd.models.lstm(len(data.classes), 12, seed=4)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights *= 6  # far apart, and what was read long ago counts
+    read = [data.classes.index(letter) for letter in "abd c"]
+    with torch.no_grad():
+        for _ in range(40):
+            whole = model(torch.tensor([read]))[0, -1]
+            read.append(int(whole.argmax()))
+    expected = "".join(data.classes[i] for i in read[5:])
+    assert len(set(expected)) > 1
+    assert sample(model, data, 40, 1e-6, prompt="abd c") == expected
+    assert sample(model, data, 40, 1e-6, prompt="d") != expected
+
+
+def test_one_seed_is_one_text_and_another_another():
+    model, data = chain()
+    first = sample(model, data, 50, prompt="a", seed=1)
+    assert first == sample(model, data, 50, prompt="a", seed=1)
+    assert first != sample(model, data, 50, prompt="a", seed=2)
+    assert len(first) == 50
+    assert first[:20] == sample(model, data, 20, prompt="a", seed=1)
+
+
+def test_a_sample_of_words_is_joined_by_spaces_and_ends_its_lines():
+    data = from_texts("to be\nor not\n", words=True, device="cpu")
+    after = torch.tensor([[1], [2], [3], [4], [2]])  # to be <eos> or not <eos>
+    model = Chain(torch.zeros(5, 5).scatter(1, after, 100.0))
+    assert sample(model, data, 5, prompt="to") == "be \n or not \n"
+    assert sample(model, data, 2, prompt="be\n") == "or not"
+    assert sample(model, data, 2) == "or not"  # after a line's end
+
+
+@pytest.mark.parametrize(("prompt", "unknown"), [("", []), ("aYbX", ["Y", "X"]), ("\n", ["\n"])])
+def test_a_prompt_that_is_empty_or_unknown_is_refused(prompt, unknown):
+    model, data = chain()
+    message = f"prompt must be some of the text's tokens, got {prompt!r}, unknown of it: {unknown}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sample(model, data, 5, prompt=prompt)
+
+
+def test_a_sample_is_drawn_where_the_network_is_wherever_the_text_may_be():
+    model, data = chain()
+    elsewhere = SimpleNamespace(classes=data.classes)  # no tensor of the text is looked at
+    assert sample(model, elsewhere, 9, prompt="a") == sample(model, data, 9, prompt="a")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"temperature": 0}, ValueError, "temperature must be positive"),
+        ({"temperature": -1.0}, ValueError, "temperature must be positive"),
+        ({"length": 0}, ValueError, "length must be a whole number of at least 1, got 0"),
+        ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
+    ],
+)
+def test_a_sample_that_cannot_be_drawn_is_refused_by_name(change, kind, message):
+    model, data = chain()
+    with pytest.raises(kind, match=message):
+        sample(model, data, **({"length": 5, "prompt": "a"} | change))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_sampling_leaves_the_callers_generator_and_the_networks_mode_and_state_alone(mode):
+    data = some()
+    model = kd.models.lstm(len(data.classes), 6, dropout=0.5).train(mode)
+    tokens = torch.tensor([[0, 1, 2]])
+    with kd.seeded(1):
+        before = model(tokens)
+    model.lstm.eval()
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(1)
+    first = sample(model, data, 30, prompt="a")
+    found = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(found, torch.rand(3))
+    assert [module.training for module in model.modules()] == modes
+    assert first == sample(model, data, 30, prompt="a")  # no dropout
+    model.lstm.train(mode)
+    with kd.seeded(1):
+        assert torch.equal(model(tokens), before)
+    with pytest.raises(ValueError, match="temperature"):
+        sample(model, data, 5, 0.0, prompt="a")
+    assert [module.training for module in model.modules()] == [mode] * len(modes)

@@ -1,0 +1,607 @@
+"""Every mistake of the catalogue: one check that its right twin passes and that catches the wrong one."""
+
+import copy
+import inspect
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, TensorDataset
+
+import kdlib as kd
+from kdlib.course.museum.mistakes import MISTAKES
+from kdlib.data import Split
+
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
+
+CHECKS = {}
+
+
+def catches(*names):
+    """The check below belongs to these mistakes."""
+
+    def note(check):
+        CHECKS.update(dict.fromkeys(names, check))
+        return check
+
+    return note
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_the_right_twin_passes_its_check(mistake):
+    CHECKS[mistake.name](mistake.right)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_the_same_check_catches_the_wrong_twin(mistake):
+    with pytest.raises(AssertionError):
+        CHECKS[mistake.name](mistake.wrong)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_the_wrong_twin_is_called_exactly_as_the_right_one(mistake):
+    right, wrong = (
+        [(p.name, p.kind, p.default) for p in inspect.signature(twin).parameters.values()]
+        for twin in (mistake.right, mistake.wrong)
+    )
+    assert right == wrong
+
+
+def test_every_mistake_has_a_check_and_every_check_a_mistake():
+    assert set(CHECKS) == {mistake.name for mistake in MISTAKES}
+
+
+def test_names_are_unique_and_in_snake_case():
+    names = [mistake.name for mistake in MISTAKES]
+    assert len(set(names)) == len(names)
+    assert all(name == name.lower() and name.isidentifier() for name in names)
+
+
+def test_every_mistake_has_a_symptom_and_a_source():
+    for mistake in MISTAKES:
+        assert mistake.symptom.endswith(".")
+        assert mistake.source.startswith("seen in public code") or " issue" in mistake.source
+
+
+@catches("kl_averaged_over_classes")
+def the_classes_are_summed(loss):
+    for classes in (3, 100):
+        student, teacher = logits(classes), logits(classes, seed=1)
+        assert float(loss(student, teacher, 4.0)) == pytest.approx(by_hand(student, teacher, 4))
+    twice = loss(torch.cat([student, student], -1), torch.cat([teacher, teacher], -1), 4.0)
+    assert float(twice) == pytest.approx(float(loss(student, teacher, 4.0)))
+
+
+@catches("t_squared_forgotten")
+def temperature_leaves_the_size_of_the_gradient(loss):
+    student, teacher = 0.1 * logits(), 0.1 * logits(seed=1)
+    sizes = [float(gradient(loss, student, teacher, T).norm()) for T in (4.0, 8.0, 16.0)]
+    assert max(sizes) < 1.2 * min(sizes)
+
+
+@catches("t_squared_on_one_path")
+def the_loss_is_continuous_in_alpha(loss):
+    arguments = logits(), logits(seed=1), torch.arange(6), 4.0
+    for end, beside in ((0, 1e-9), (1, 1 - 1e-9)):
+        assert float(loss(*arguments, end)) == pytest.approx(float(loss(*arguments, beside)))
+
+
+@catches("mse_of_probabilities")
+def the_gradient_is_t_times_the_difference_of_the_soft_targets(loss):
+    student, teacher = logits(), logits(seed=1)
+    for T in (1.0, 4.0, 20.0):
+        expected = T * (softmax(student, T) - softmax(teacher, T)) / len(student)
+        np.testing.assert_allclose(gradient(loss, student, teacher, T), expected, atol=1e-9)
+
+
+@catches("thresholded_targets")
+def the_targets_are_the_teachers_probabilities(targets):
+    for T in (1.0, 20.0):
+        np.testing.assert_allclose(targets(logits(), T), softmax(logits(), T), atol=1e-6)
+
+
+@catches("temperature_on_one_side", "probabilities_as_kl_input", "log_probabilities_as_kl_target")
+def it_is_zero_where_the_logits_agree_and_only_there(loss):
+    for T in (2.0, 4.0, 20.0):
+        assert abs(float(loss(logits(), logits(), T))) < 1e-9
+        assert float(gradient(loss, logits(), logits(), T).abs().max()) < 1e-9
+        assert float(loss(logits(), logits(seed=1), T)) > 0.01
+
+
+@catches("teacher_trained_at_temperature")
+def a_higher_temperature_gives_softer_targets(loss):
+    labels = torch.tensor([0] * 8 + [1, 2])
+    softness = {}
+    for T in (1.0, 8.0):
+        teacher = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        minimise(lambda z, T=T: loss(z.expand(10, 3), labels, T), teacher)  # to 0.8, 0.1, 0.1
+        p = softmax(teacher.detach(), T)
+        softness[T] = -(p * np.log(p)).sum()
+    assert softness[1.0] == pytest.approx(0.639, abs=0.01)
+    assert softness[8.0] > 1.05  # log 3 = 1.099 is the most there can be
+
+
+@catches("softmax_before_cross_entropy")
+def it_is_the_cross_entropy_of_the_logits(loss):
+    student, labels = logits(), torch.arange(6)
+    expected = -np.log(softmax(student, 1))[range(6), range(6)].mean()
+    assert float(loss(student, labels)) == pytest.approx(expected)
+    assert float(loss(torch.eye(10)[:6] * 50, labels)) < 1e-6
+
+
+@catches("both_sides_are_the_teacher")
+def the_soft_term_moves_the_student(loss):
+    rest = logits(seed=1), torch.arange(6), 4.0
+    assert float(gradient(loss, logits(), *rest, 1.0).norm()) > 0.1
+
+
+@catches("alpha_reversed")
+def alpha_weighs_the_teacher_and_the_rest_the_labels(loss):
+    student, labels, others = logits(), torch.arange(6), torch.arange(6) + 1
+    teachers = [logits(seed=1), logits(seed=2)]
+    assert loss(student, teachers[0], labels, 4.0, 1.0) == loss(
+        student, teachers[0], others, 4.0, 1.0
+    )
+    assert loss(student, teachers[0], labels, 4.0, 0.0) == loss(
+        student, teachers[1], labels, 4.0, 0.0
+    )
+
+
+@catches("teacher_in_train_mode")
+def asking_a_teacher_twice_gives_one_answer_and_changes_nothing(ask):
+    teacher, before = network_and_state()
+    first, second = ask(teacher, images(8)), ask(teacher, images(8))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first[:1], ask(teacher, images(8)[:1]))
+    assert_unchanged(teacher, before)
+
+
+@catches("shape_probe_in_train_mode")
+def asking_for_a_shape_changes_no_buffer(shape_of):
+    features = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2), nn.BatchNorm2d(3))
+    before = copy.deepcopy(features.state_dict())
+    assert shape_of(features, (1, 9, 7)) == (3, 4, 3)
+    assert_unchanged(features, before)
+
+
+@catches("evaluated_in_train_mode")
+def scoring_is_repeatable_and_changes_nothing(count):
+    model, before = network_and_state()
+    labels = torch.arange(40) % 5
+    found = copy.deepcopy(model).eval()(images(40)).argmax(-1)
+    expected = sum(int(a) != int(b) for a, b in zip(found, labels, strict=True))
+    assert count(model, images(40), labels) == expected
+    assert_unchanged(model, before)
+
+
+@catches("roles_swapped")
+def only_the_student_moves(step):
+    student, teacher = kd.models.mlp(4, 1, inputs=64), kd.models.mlp(32, 1, inputs=64)
+    before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
+    assert math.isfinite(step(student, teacher, images(8), torch.arange(8)))
+    assert_unchanged(teacher, before[1])
+    assert all(not torch.equal(w, before[0][name]) for name, w in student.state_dict().items())
+
+
+@catches("frozen_by_its_evaluation")
+def every_epoch_trains_in_train_mode(train):
+    model, _ = network_and_state()
+    assert train(model, images(20), torch.arange(20) % 5, 3) == [True, True, True]
+    assert int(model[1].num_batches_tracked) == 3
+
+
+@catches("targets_by_position")
+def cached_targets_follow_the_sample(batches):
+    assert_targets_of_their_inputs(lambda teacher, split: batches(teacher, split, seed=0))
+
+
+@catches("cached_despite_augmentation")
+def targets_belong_to_the_view(batches):
+    assert_targets_of_their_inputs(
+        lambda teacher, split: batches(teacher, split, kd.data.shift(2), seed=0)
+    )
+
+
+@catches("regressor_not_in_the_optimizer")
+def the_regressor_learns_too(step):
+    guided, regressor, before = *guided_and_regressor(), guided_and_regressor()
+    assert step(guided, regressor, maps(8, 1), maps(8, 5, size=6)) > 0
+    for module, start in zip((guided, regressor), before, strict=True):
+        assert not torch.equal(module.weight, start.weight)
+
+
+@catches("no_regressor")
+def a_thin_student_learns_from_a_wide_hint(step):
+    guided, regressor = guided_and_regressor()
+    inputs, hint = maps(8, 1), maps(8, 5, size=6)
+    assert error_of(lambda: [step(guided, regressor, inputs, hint) for _ in range(5)]) is None
+    later = step(guided, regressor, inputs, hint)
+    assert later < step(*guided_and_regressor(), inputs, hint)
+
+
+@catches("regressor_on_the_teachers_side")
+def a_student_that_sees_nothing_matches_no_hint(reached):
+    with kd.seeded(0):
+        sees, blind, teacher = nn.Linear(6, 3), nn.Threshold(math.inf, 0.0), nn.Linear(6, 4)
+    inputs = maps(50, 6).mean((2, 3))
+    spread = (
+        teacher(inputs).var(0, correction=0).sum().item() / 2
+    )  # left to who knows the mean only
+    assert reached(nn.Sequential(sees, blind), teacher, inputs, 300) > 0.99 * spread
+
+
+@catches("hint_trains_the_teacher")
+def the_hint_is_a_constant(loss):
+    guided, hint = (maps(3, 2, seed=seed).requires_grad_() for seed in (0, 1))
+    loss(guided, hint).backward()
+    torch.testing.assert_close(guided.grad, (guided - hint).detach() / 3)
+    assert hint.grad is None
+
+
+@catches("stacked_matrices")
+def pairs_of_layers_may_have_other_widths(loss):
+    student, teacher = pairs_of_maps(0), pairs_of_maps(1)
+    assert error_of(lambda: loss(student, teacher)) is None
+    one_by_one = sum(loss([s], [t]) for s, t in zip(student, teacher, strict=True))
+    torch.testing.assert_close(loss(student, teacher), one_by_one)
+
+
+@catches("column_norms_not_squared", "distance_of_the_whole_batch")
+def half_the_error_is_a_quarter_of_the_loss(loss):
+    (first, second), error = pairs_of_maps(0)[0], pairs_of_maps(1)[0][0]
+    whole, half = (loss([(first + e, second)], [(first, second)]) for e in (error, error / 2))
+    torch.testing.assert_close(half, whole / 4)
+
+
+@catches("batch_divided_twice")
+def every_image_twice_leaves_the_loss(loss):
+    student, teacher = pairs_of_maps(0), pairs_of_maps(1)
+    doubled = [
+        [tuple(torch.cat([x, x]) for x in pair) for pair in side] for side in (student, teacher)
+    ]
+    torch.testing.assert_close(loss(*doubled), loss(student, teacher))
+
+
+@catches("adapters_dropped_afterwards")
+def it_is_zero_where_the_students_own_maps_are_the_teachers(loss):
+    assert loss(pairs_of_maps(0), pairs_of_maps(0)) == 0
+    assert loss(pairs_of_maps(0), pairs_of_maps(1)) > 0.01
+
+
+@catches("average_pool")
+def the_larger_map_gives_its_maxima(matrix):
+    large = torch.tensor([[1.0, 2, 0, 0], [3, 4, 0, 5], [0, 0, 1, 1], [0, -8, 1, 1]])[None, None]
+    small = torch.tensor([[1.0, 10], [100, 1000]])[None, None]
+    assert matrix(large, small).item() == (4 + 50 + 0 + 1000) / 4
+    assert matrix(small, large).item() == (4 + 50 + 0 + 1000) / 4
+
+
+@catches("broadcast_product")
+def no_tensor_is_larger_than_what_comes_in_or_goes_out(matrix):
+    first, second = maps(2, 16, size=8), maps(2, 32, size=8)
+    with LargestTensor() as watch:
+        found = matrix(first, second)
+    torch.testing.assert_close(found, torch.einsum("nihw,njhw->nij", first, second) / 64)
+    assert watch.numbers <= max(first.numel(), second.numel(), found.numel())
+
+
+@catches("weights_without_effect")
+def a_weight_weighs_its_pair(loss):
+    student, teacher = ([logits(7, seed)[None], logits(5, seed)[None]] for seed in (0, 1))
+    alone = [float(loss(student, teacher, weights)) for weights in ((1, 0), (0, 1))]
+    assert float(loss(student, teacher, (2, 50))) == pytest.approx(2 * alone[0] + 50 * alone[1])
+
+
+@catches("logged_but_not_added")
+def what_is_minimised_is_the_sum_of_what_is_logged(build):
+    total, terms = build(logits(), logits(seed=1), torch.arange(6), torch.tensor(0.7))
+    assert set(terms) == {"fsp", "labels", "soft"}
+    assert float(total) == pytest.approx(sum(map(float, terms.values())))
+
+
+@catches("hints_trained_jointly", "classifier_decays")
+def the_first_stage_leaves_what_lies_above(stage):
+    teacher, ends = small_resnet(0), ("stem", "stage1")
+    data = kd.data.load("digits", device="cpu").limit(100)
+    for features in (
+        kd.Hint(teacher, hint="stage1", guided="stage1"),
+        kd.FSP(teacher, pairs=[(ends, ends)]),
+    ):
+        student, before = small_resnet(1), small_resnet(1).state_dict()
+        stage(student, features, data, kd.Recipe(iterations=2, batch_size=32, weight_decay=0.01))
+        after = student.state_dict()
+        moved = {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+        assert moved == {"stem", "stage1"}
+
+
+@catches("momentum_kept")
+def the_second_stage_feels_nothing_of_the_first(train):
+    def steep(model):
+        return model.weight.square().sum()
+
+    def level(model):
+        return 0 * model.weight.sum()
+
+    once, twice = (guided_and_regressor()[0] for _ in range(2))
+    train(once, [steep], 2)
+    train(twice, [steep, level], 2)
+    assert torch.equal(once.weight, twice.weight)
+
+
+@catches("epochs_the_baseline_does_not_get")
+def both_are_trained_as_long(students):
+    data = kd.data.load("digits", device="cpu").limit(64)
+    features = kd.Hint(small_resnet(0), hint="stem", guided="stem")
+    for epochs in ((1, 2), (2, 1)):
+        steps = [
+            int(student.stem[1].num_batches_tracked)
+            for student in students(lambda: small_resnet(1), features, data, epochs)
+        ]
+        assert steps[0] == steps[1] > 0
+
+
+@catches("taught_by_itself")
+def a_generation_comes_closer_to_its_teacher(generation):
+    student, teacher = small_mlp(1), small_mlp(0)
+    data = kd.data.load("digits", device="cpu").limit(64)
+    before = kd.fidelity(student, teacher, data.train).divergence
+    taught = generation(student, teacher, data, kd.Recipe(epochs=20, batch_size=32))
+    assert kd.fidelity(taught, teacher, data.train).divergence < before / 2
+
+
+@catches("teacher_and_student_are_one")
+def the_teacher_has_the_best_weights_and_the_student_the_initial_ones(hand_on):
+    best, initial = small_mlp(0).state_dict(), small_mlp(1).state_dict()
+    teacher, student = hand_on(small_mlp(2), best, initial)
+    assert_unchanged(teacher, best)
+    assert_unchanged(student, initial)
+
+
+@catches("every_generation_begins_alike")
+def no_two_generations_begin_alike(generations):
+    data = kd.data.load("digits", device="cpu").limit(32)
+    nets = generations(small_mlp, data, kd.Recipe(iterations=1, learning_rate=1e-6), 2)
+    first, *others = (net[1].weight.detach() for net in nets)  # about as they were born
+    assert len(others) == 2
+    torch.testing.assert_close(first, small_mlp(0)[1].weight, atol=1e-4, rtol=0)
+    for a, b in ((first, others[0]), (first, others[1]), (others[0], others[1])):
+        assert float((a - b).abs().mean()) > 0.01
+
+
+@catches("teacher_chosen_by_test")
+def a_poisoned_test_split_does_not_choose_the_teacher(choose):
+    candidates = [says(3.0, 0.0), says(0.0, 3.0)]
+    for best in (0, 1):
+        labels = torch.full((4,), best)
+        validation, test = (
+            Split(torch.zeros(4, 1), y, torch.arange(4)) for y in (labels, 1 - labels)
+        )
+        data = kd.data.Data(validation, validation, test, ("a", "b"), "constant")
+        assert choose(candidates, data) is candidates[best]
+
+
+@catches("confidence_not_as_shares", "shares_averaged_again")
+def cwtm_is_a_mean_of_the_examples_losses(loss):
+    student, labels = logits(), torch.arange(6)
+    own = -np.log(softmax(student, 1))[range(6), range(6)]
+    surest = softmax(logits(seed=1), 1).max(-1)
+    expected = (surest * own).sum() / surest.sum()
+    assert float(loss(student, logits(seed=1), labels)) == pytest.approx(expected)
+    twice = [torch.cat([x, x]) for x in (student, logits(seed=1), labels)]
+    assert float(loss(*twice)) == pytest.approx(expected)
+
+
+@catches("gradient_of_another_function")
+def the_gradient_is_that_of_the_value(loss):
+    teacher, labels = logits(seed=1), torch.arange(6)
+    for factor in (1, 3):
+        assert torch.autograd.gradcheck(
+            lambda z, factor=factor: factor * loss(z, teacher, labels),
+            logits().requires_grad_(),
+            raise_exception=False,
+        )
+
+
+@catches("samples_permuted", "largest_added_to_all")
+def each_row_keeps_its_entries_and_its_largest_in_place(permute):
+    teacher = logits()
+    found = permute(teacher, torch.Generator().manual_seed(0))
+    assert torch.equal(found.sort(-1).values, teacher.sort(-1).values)
+    assert torch.equal(found.argmax(-1), teacher.argmax(-1))
+    assert (found != teacher).any(-1).all()
+
+
+@catches("permuted_in_place")
+def the_teachers_own_logits_stay(permute):
+    teacher = logits()
+    found = permute(teacher, torch.Generator().manual_seed(0))
+    assert not torch.equal(found, teacher)
+    assert torch.equal(teacher, logits())
+
+
+@catches("label_kept_in_place")
+def the_teachers_class_stays_also_where_it_is_wrong(permute):
+    teacher = logits()
+    for labels in (teacher.argmax(-1), teacher.argmin(-1)):
+        found = permute(teacher, labels, torch.Generator().manual_seed(0))
+        assert torch.equal(found.sort(-1).values, teacher.sort(-1).values)
+        assert torch.equal(found.argmax(-1), teacher.argmax(-1))
+
+
+@catches("raw_logits_as_targets")
+def a_constant_added_to_the_logits_changes_nothing(loss):
+    values = [
+        float(loss(logits() + a, logits(seed=1) + b, torch.Generator().manual_seed(0)))
+        for a, b in ((0, 0), (5, 0), (0, 5), (0, -5))
+    ]
+    assert values == pytest.approx([values[0]] * 4)
+    assert values[0] > 0
+
+
+@catches("logits_averaged")
+def a_sure_network_has_one_vote(accuracy):
+    nets = [says(20.0, 0.0, 0.0), says(0.0, 3.0, 0.0), says(0.0, 3.0, 0.0)]
+    # Of class 1: two thirds of 20 / 22, more than half.
+    assert accuracy(nets, [(torch.zeros(4, 1), torch.ones(4, dtype=torch.int64))]) == 1
+
+
+@catches("divided_by_batches")
+def copies_of_a_network_are_as_good_as_it_however_images_are_batched(accuracy):
+    inputs, labels = torch.eye(4).repeat(3, 1), torch.tensor([0, 1, 2, 0] * 3)
+    for size in (1, 4, 5, 12):
+        loader = list(zip(inputs.split(size), labels.split(size), strict=True))
+        for copies in (1, 3):
+            assert accuracy([nn.Identity()] * copies, loader) == pytest.approx(0.75)
+
+
+@catches("outputs_by_batch")
+def a_loader_that_shuffles_gives_the_same_accuracy(accuracy):
+    images = TensorDataset(torch.eye(10).repeat(6, 1), torch.arange(10).repeat(6))
+    shuffled = DataLoader(images, 8, shuffle=True, generator=torch.Generator().manual_seed(0))
+    assert accuracy([nn.Identity(), nn.Identity()], shuffled) == 1
+
+
+@catches("as_the_folder_gives_them")
+def generations_come_in_the_order_of_their_numbers(order):
+    files = [Path("ban") / f"generation_{g}.pt" for g in (10, 2, 0, 1)]
+    assert order(files) == [files[2], files[3], files[1], files[0]]
+
+
+@catches("chosen_by_test")
+def the_test_scores_do_not_choose(choose):
+    validation = [30, 20, 10, 15]
+    assert choose(validation, [33, 22, 14, 12]) == (3, 14)
+    assert choose(validation, [1, 1, 99, 1]) == (3, 99)
+
+
+@catches("best_never_updated")
+def a_worse_epoch_does_not_overwrite_a_better_one(kept):
+    assert kept([0.5, 0.9, 0.7, 0.8]) == 2
+    assert kept([0.5, 0.7, 0.9]) == 3
+
+
+def assert_targets_of_their_inputs(batches):
+    """Each batch's targets are what the teacher says when shown its inputs."""
+    teacher, _ = network_and_state()
+    everything = Split(images(60), torch.arange(60) % 5, torch.arange(60))
+    split = everything.select(torch.arange(59, 10, -1))  # rows and index differ
+    pairs = batches(teacher, split)
+    assert len(pairs) == 3
+    teacher.eval()
+    for inputs, targets in pairs:
+        torch.testing.assert_close(targets, teacher(inputs).detach())
+
+
+def assert_unchanged(model, before):
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def network_and_state():
+    """A small network with BatchNorm and dropout, as it is born: in train mode."""
+    with kd.seeded(0):
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(144, 5)
+        )
+    return network, copy.deepcopy(network.state_dict())
+
+
+def guided_and_regressor():
+    """From one channel to a thin layer of 3, and from there to a hint of 5."""
+    with kd.seeded(0):
+        return nn.Conv2d(1, 3, 3), nn.Conv2d(3, 5, 1)
+
+
+def small_resnet(seed):
+    return kd.models.resnet(8, width=2, channels=1, seed=seed)
+
+
+def small_mlp(seed):
+    return kd.models.mlp(8, 1, seed=seed)
+
+
+def says(*logits):
+    """A network that gives these logits for inputs of zeros."""
+    net = nn.Linear(1, len(logits))
+    nn.init.zeros_(net.weight)
+    net.bias.data.copy_(torch.tensor(logits))
+    return net
+
+
+def maps(n, channels, size=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, channels, size, size, generator=generator)
+
+
+def pairs_of_maps(seed):
+    """Two pairs of layers, of other widths and sizes."""
+    draws = [maps(3, 2, 4, seed), maps(3, 4, 4, seed + 10), maps(3, 8, 2, seed + 20)]
+    return [(draws[0], draws[1]), (draws[1], draws[2])]
+
+
+class LargestTensor(TorchDispatchMode):
+    """How many numbers the largest tensor has that was made inside."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, torch.Tensor):
+                self.numbers = max(self.numbers, made.numel())
+        return result
+
+
+def error_of(work):
+    try:
+        work()
+    except (ValueError, RuntimeError) as error:
+        return error
+
+
+def images(n):
+    return 3 * torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(n)) + 1
+
+
+def logits(classes=10, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(6, classes, generator=generator, dtype=torch.float64)
+
+
+def gradient(loss, student, *rest):
+    student = student.clone().requires_grad_()
+    return torch.autograd.grad(loss(student, *rest), student)[0]
+
+
+def minimise(loss, z):
+    optimizer = torch.optim.LBFGS([z], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(z)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+
+
+def softmax(z, T):
+    e = np.exp(z.double().numpy() / T)
+    return e / e.sum(-1, keepdims=True)
+
+
+def by_hand(student, teacher, T):
+    """T^2 times the mean over rows of the sum over classes of p log(p / q)."""
+    q, p = softmax(student, T), softmax(teacher, T)
+    return (
+        T**2
+        * sum(
+            p[n, c] * math.log(p[n, c] / q[n, c]) for n in range(len(p)) for c in range(p.shape[1])
+        )
+        / len(p)
+    )
