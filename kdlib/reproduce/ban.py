@@ -1,21 +1,21 @@
-"""Furlanello et al. 2018: networks born again, and what of it is due to what.
+"""Furlanello et al. 2018: networks born again, and controls for what makes them better.
 
 Two protocols. ``paper``, for a GPU: ``wide``, WRN-28-2 on CIFAR-100, and ``wide, 10 classes``, on CIFAR-10, by
 the recipe of Wide ResNets (all images, flips and crops, 200 epochs, a dropout of 0.3); each
 network is stored, so that a protocol that was stopped goes on. ``short``, for two processor cores, on
-Fashion-MNIST without moved images: ``wide``, a WRN-10-1 on 5,000 images; ``clean``, perceptrons of 2 x 400 on
+Fashion-MNIST without augmentation: ``wide``, a WRN-10-1 on 5,000 images; ``clean``, perceptrons of 2 x 400 on
 20,000 images; ``wrong``, the same where 40 % of the labels were drawn at random (validation and test keep
 theirs); ``families``, a DenseNet-BC-10-16 and residual networks in its shape. All nets of an experiment
 have the same recipe, its peak rate set beforehand: 0.1 as Wide ResNets have it, 0.05 for perceptrons.
 Temperatures are 1 throughout.
 
 Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each), whether a permutation
-is kept (here each image has a new one in every step), the seeds.
+is kept (here each image has a new one in every step), and the seeds.
 
 Ways: ``labels``, generation 0; ``BAN-1``, taught by it, ``BAN-2`` by ``BAN-1`` and so on; ``BAN+L``, ``CWTM``
 and ``DKPP``, taught by generation 0, too. Controls: ``labels 1``, ``labels 2``, ``labels 3``, which begin as the
 generations do and see the images in their order; ``smoothed``, labels smoothed by 0.1; ``argmax``, the
-class that generation 0 says instead of the label. ``Ens*k`` is the mean probability of generations 1 to k,
+class that generation 0 predicts instead of the label. ``Ens*k`` is the mean probability of generations 1 to k,
 ``independent*k`` of ``labels 1`` to ``labels k``. Generation g of lineage s has the seed 100 s + g, for its
 weights and its order.
 
@@ -25,7 +25,7 @@ the dense teacher's first convolution and last layer, frozen), ``dense: BAN of w
 
 Metrics: ``test_errors``, ``test_loss``; of students ``agreement`` and ``divergence`` from their teacher on
 the test images; of ``labels`` in ``wrong`` and ``clean`` also ``right_on_training``, the share of training images
-of which it says the right class, and ``right_where_wrong``, of those whose label is another.
+whose true class it predicts, and ``right_where_wrong``, that share where the label is another class.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ from kdlib.models import densenet, mlp, residual_student, share_ends, wide_resne
 from kdlib.networks import logits
 from kdlib.objectives import CWTM, DKPP, CrossEntropy, Objective, SoftTargets
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting, unwatched
-from kdlib.reproduce._stages import scores
-from kdlib.training import Recipe, changed, evaluate, keep
+from kdlib.recipe import Recipe, non_default_fields
+from kdlib.reproduce.settings import Published, Row, Setting, unwatched
+from kdlib.reproduce.stages import scores
+from kdlib.training import evaluate, keep
 
 VERSION = 1
 GENERATIONS = 3
@@ -138,7 +139,14 @@ def _settings(size: Size) -> Iterator[Setting]:
 
 
 def _setting(size: Size, name: str, run) -> Setting:
-    what = (size.data, size.network, size.images, size.wrong, size.lineages, changed(size.recipe))
+    what = (
+        size.data,
+        size.network,
+        size.images,
+        size.wrong,
+        size.lineages,
+        non_default_fields(size.recipe),
+    )
     recipe = f"version {VERSION}, {size.experiment}, {name}, {what}, {FAMILIES.get(name, '')}"
     return Setting(size.experiment, name, size.name, recipe, run)
 
@@ -171,7 +179,7 @@ def _data(size: Size) -> Data:
 
 
 def _mislabelled(data: Data, share: float) -> Data:
-    """That share of the training labels drawn at random, some of them the right ones."""
+    """Data with that share of the training labels drawn at random, some of them right by chance."""
     if not share:
         return data
     generator = torch.Generator().manual_seed(0)
@@ -214,13 +222,13 @@ def _together(size: Size, ways: list[str]) -> Iterator[Row]:
 
 
 def _before(way: str) -> str:
-    """Whose student it is."""
+    """The way of its teacher."""
     generation = int(way[-1]) if way.startswith("BAN-") else 1
     return f"BAN-{generation - 1}" if generation > 1 else "labels"
 
 
 def _seed(way: str, lineage: int) -> int:
-    """100 s + g; all students of generation 0 begin as generation 1 does."""
+    """The seed 100 s + g; all students of generation 0 begin as generation 1 does."""
     generation = 0 if way == "labels" else int(way[-1]) if way[-1].isdigit() else 1
     return 100 * lineage + generation
 

@@ -1,25 +1,25 @@
 """Furlanello et al. 2018, table 6: language models born again.
 
 LSTMs with tied weights, as teachers and as students of their own size, on the words of the Penn Treebank
-(``ptb``, which needs a copy of one's own: see :func:`kdlib.text.ptb`) and on the characters of Python's help
+(``ptb``, which needs a copy of one's own: see :func:`kdlib.data.text.ptb`) and on the characters of Python's help
 texts (``topics``). Two protocols: ``paper``, for a GPU: 2 layers of 1500 units, a dropout of 0.65, 40 epochs
-of plain SGD at a rate of 1 that is quartered when validation gets no better, 32 rows read 35 words at a
+of plain SGD at a rate of 1 that is quartered when validation does not improve, 32 rows read 35 words at a
 time; and ``short`` for two processor cores: 2 layers of 200 units and a dropout of 0.2 for words, 1 layer of
 200 and a dropout of 0.1 for characters, a few epochs of Adam under one cycle. All nets of one text have
 the same number of steps.
 
 Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each) and whether gradients
 are clipped (here to 5, as Zaremba et al. 2014 do for their medium net). The peak rate for words in
-``short``, 0.004, was better on validation than 0.01, for a net of labels; the one for characters, 0.005,
-was not chosen.
+``short``, 0.004, was better on validation than 0.01, for a net trained on labels; the one for characters,
+0.005, was not chosen.
 
 Ways: ``labels``, which are the teachers, too; ``BAN+L``, teacher and labels; ``BAN``, the teacher alone.
-The student of seed s begins as the net of labels of seed s does, and its teacher is the net of labels of
+The student of seed s begins as the ``labels`` net of seed s does, and its teacher is the ``labels`` net of
 the next seed. ``two of labels``: the mean probability of nets s and s + 1; ``BAN+L and its teacher``
 likewise.
 
 Experiments: ``ptb``, ``topics``. Metrics: ``test_perplexity`` and ``validation_perplexity``, of words or of
-characters, over the whole text; of ``N tokens`` counts of N-grams (:func:`kdlib.text.ngram_loss`).
+characters, over the whole text; of ``N tokens`` counts of N-grams (:func:`kdlib.data.text.ngram_loss`).
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib._teachers import TeacherLogits
 from kdlib.data import Data, Split
+from kdlib.data.text import from_texts, ngram_loss, ptb, topics
 from kdlib.models import lstm
 from kdlib.objectives import Batch, CrossEntropy, Objective, Outputs
+from kdlib.objectives.teachers import TeacherLogits
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting, unwatched
-from kdlib.text import from_texts, ngram_loss, ptb, topics
-from kdlib.training import Recipe, changed, evaluate, keep
+from kdlib.recipe import Recipe, non_default_fields
+from kdlib.reproduce.settings import Published, Row, Setting, unwatched
+from kdlib.training import evaluate, keep
 
 VERSION = 1
 WAYS = {"labels": 0.0, "BAN+L": 0.5, "BAN": 1.0}  # the teacher's weight
@@ -122,19 +123,16 @@ def _settings(size: Size) -> Iterator[Setting]:
 
 def _setting(size: Size, name: str, run) -> Setting:
     shape = (size.width, size.layers, size.dropout, size.unroll, len(size.seeds))
-    recipe = f"version {VERSION}, {size.text}, {name}, {shape}, {changed(size.recipe)}, {WAYS}"
+    recipe = f"version {VERSION}, {size.text}, {name}, {shape}, {non_default_fields(size.recipe)}, {WAYS}"
     return Setting(size.text, name, size.name, recipe, run)
 
 
 # Perplexities on validation and test, Table 6: the LSTM of "52M" parameters.
-PAPER = tuple(
-    Published(*line)
-    for line in (
-        ("teacher, validation", 75.11, "ptb", "labels", "validation_perplexity"),
-        ("BAN+L, validation", 71.19, "ptb", "BAN+L", "validation_perplexity"),
-        ("teacher, test", 71.87, "ptb", "labels", "test_perplexity"),
-        ("BAN+L, test", 68.56, "ptb", "BAN+L", "test_perplexity"),
-    )
+PAPER = (
+    Published("teacher, validation", 75.11, "ptb", "labels", "validation_perplexity"),
+    Published("BAN+L, validation", 71.19, "ptb", "BAN+L", "validation_perplexity"),
+    Published("teacher, test", 71.87, "ptb", "labels", "test_perplexity"),
+    Published("BAN+L, test", 68.56, "ptb", "BAN+L", "test_perplexity"),
 )
 
 
@@ -184,7 +182,7 @@ def _objective(size: Size, way: str, seed: int) -> Objective:
     return Blend(_net(size, "labels", _next(size, seed)), WAYS[way])
 
 
-class Blend:
+class Blend(Objective):
     """The cross entropy with ``alpha * p + (1 - alpha) * y``, p the teacher's probabilities at T = 1.
 
     ``SoftTargets(teacher, 1, alpha)`` but for the value, which is alpha times the entropy of p higher, and
@@ -192,16 +190,13 @@ class Blend:
     one sum, 12 times faster where each of 700 rows has 10,000 words (forward and backward, one thread).
     """
 
-    taps: tuple[str, ...] = ()
-    module: nn.Module | None = None
-
     def __init__(self, teacher: nn.Module, alpha: float) -> None:
         self.alpha = alpha
-        self._source = TeacherLogits(teacher, lambda members: members)
+        self._source = TeacherLogits(teacher)
 
     @property
     def key(self) -> str:
-        return f"Blend(teacher={self._source.hash()}, alpha={self.alpha})"
+        return f"Blend(teacher={self._source.identity()}, alpha={self.alpha})"
 
     def prepare(self, student: nn.Module, split: Split, recipe: Recipe) -> None:
         self._source.prepare(split, recipe)

@@ -18,8 +18,8 @@ Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``lamb
 at tau = 3, lambda from 4 to 1; ``hint``; two of them with `` then ``; ``+`` for both at once, the hint
 with a weight of 0.001.
 
-Experiments: ``teachers``; ``mnist``, the paper's Table 4 and the four ways that it says failed;
-``layers``, which layer teaches which, with three students each; ``depth``, plain networks of 30 ReLU
+Experiments: ``teachers``; ``mnist``, the paper's Table 4 and the four ways that it reports as failed;
+``layers``, which layer guides which, with three students each; ``depth``, plain networks of 30 ReLU
 units a layer (no batch norm), with a teacher of 2 x 800 whose first layer guides the middle one.
 
 Metrics: ``test_errors``, ``test_loss``; ``agreement`` and ``divergence`` from the teacher on the test
@@ -34,21 +34,13 @@ from functools import cache, partial
 
 from torch import nn
 
-from kdlib.models import fitnets_student, fitnets_teacher, mlp
+from kdlib.models import Maxout, fitnets_student, fitnets_teacher, mlp
 from kdlib.objectives import CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting, unwatched
-from kdlib.reproduce._stages import (
-    TRIAL_SEED,
-    chosen,
-    images,
-    objective_of,
-    scores,
-    some_images,
-    stages,
-    taught,
-)
-from kdlib.training import Recipe, changed, evaluate, keep
+from kdlib.recipe import Recipe, non_default_fields
+from kdlib.reproduce.settings import TRIAL_SEED, Published, Row, Setting, chosen, unwatched
+from kdlib.reproduce.stages import images, objective_of, scores, some_images, stages, taught
+from kdlib.training import evaluate, keep
 
 VERSION = 1
 PLAIN = "2 x 800"
@@ -102,13 +94,13 @@ def _settings(size: Size) -> Iterator[Setting]:
         for name, line in lines.items():
             students = size.students[:3] if experiment == "layers" else size.students
             run = partial(_measure, size, line, students)
-            what = f"{changed(line)}, {_rates(size, line)}, {students}"
+            what = f"{non_default_fields(line)}, {_rates(size, line)}, {students}"
             yield _setting(size, experiment, name, what, run)
 
 
 def _setting(size: Size, experiment: str, name: str, line: str, run) -> Setting:
     fixed = (TEACHER_RATE, SECOND, JOINT, TRIAL_SEED)
-    recipe = f"version {VERSION}, {experiment}, {name}, {changed(size)}, {line}, {fixed}"
+    recipe = f"version {VERSION}, {experiment}, {name}, {non_default_fields(size)}, {line}, {fixed}"
     return Setting(experiment, name, size.name, recipe, run)
 
 
@@ -146,14 +138,11 @@ def _lines() -> dict[str, dict[str, Line]]:
 
 
 # Errors among the 10,000 test images, Table 4.
-PAPER = tuple(
-    Published(*line)
-    for line in (
-        ("teacher", 55, "teachers", "maxout"),
-        ("student of labels", 190, "mnist", "labels"),
-        ("student of soft targets", 65, "mnist", "lambda"),
-        ("student of hints, then of soft targets", 51, "mnist", "hint then lambda"),
-    )
+PAPER = (
+    Published("teacher", 55, "teachers", "maxout"),
+    Published("student of labels", 190, "mnist", "labels"),
+    Published("student of soft targets", 65, "mnist", "lambda"),
+    Published("student of hints, then of soft targets", 51, "mnist", "hint then lambda"),
 )
 
 
@@ -175,7 +164,8 @@ def _teacher_row(size: Size, kind: str, seed: int) -> Iterator[Row]:
 
 
 def _objective(by: str, teacher: nn.Module, line: Line) -> Objective:
-    hint = partial(Hint, teacher, hint=line.hint, guided=line.guided)
+    end = Maxout(2) if line.depth is None else "relu"  # the hint's own
+    hint = partial(Hint, teacher, hint=line.hint, guided=line.guided, activation=end)
     return objective_of(by, teacher, {"hint": hint}, JOINT)
 
 
@@ -204,7 +194,7 @@ def _measure(size: Size, line: Line, students: Sequence[int]) -> Iterator[Row]:
 
 
 def _rates(size: Size, line: Line) -> tuple[float, ...]:
-    """With all images in training there are none to choose a rate on, so the middle one."""
+    """The rates to try; only the middle one where no images are held out to choose on."""
     return line.rates if size.validation else line.rates[1:2]
 
 

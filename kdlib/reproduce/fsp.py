@@ -5,18 +5,18 @@ one size; a pair of layers is the entry of a stage and its end, so that the seco
 max-pooled. Images are cropped and flipped. Two protocols: ``paper``, by its iterations, for a GPU; and
 ``short`` for two processor cores: networks half as wide, a teacher of 14 layers that has seen 45,000
 images, students of 14 or 8 layers that see 5,000, and the other 5,000 to choose learning rates on. All ways
-of one experiment have the same number of steps in all, whether in one stage or in two: students of labels
+of one experiment have the same number of steps in all, whether in one stage or in two: students on labels
 alone get twice what the paper gives them, 42,000 instead of 21,000.
 
 Unknown in the paper: batch size, the weight of the FSP loss, flips, how an ensemble averages (here:
-probabilities), seeds, which layer a section begins with. Here: 128 and, for ``short``, 64 images a step;
+probabilities), seeds, and which layer a section begins with. Here: 128 and, for ``short``, 64 images a step;
 weight 1 for each pair; Nesterov SGD, its rate dropping to a tenth after one half and three quarters as
 in the paper, under one cycle in ``short``. Where several rates are tried for the first stage (or the
 only one), a student of half the steps tries each, and the fewest validation errors decide; a second
 stage has the rate 0.3, in ``paper`` 0.1. In ``faster`` and ``together`` rates are those that ``smaller``
 came to; labels alone have the second stages' 0.3 there, which suits them no less (``labels at 0.3`` in
-``smaller`` is for comparison), but for the copy, which has 0.1. FitNets have the first stage of FSP, of 21,000 steps, not the paper's 35,000. Crops are padded
-by reflection.
+``smaller`` is for comparison), but for the copy, which has 0.1. FitNets have the first stage of FSP, of 21,000 steps, not the paper's
+35,000. Crops are padded by reflection.
 
 Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``fsp``; ``hint``, of the middle
 stage, and ``hints``, of all three; ``lambda``, FitNets' second stage; two of them with `` then ``; ``+`` for
@@ -53,11 +53,11 @@ from kdlib.models import resnet
 from kdlib.networks import logits
 from kdlib.objectives import FSP, CrossEntropy, Hint, Objective
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting, unwatched
-from kdlib.reproduce._stages import (
-    TRIAL_SEED,
+from kdlib.recipe import Recipe, non_default_fields
+from kdlib.reproduce.settings import TRIAL_SEED, Published, Row, Setting, chosen, unwatched
+from kdlib.reproduce.stages import (
     Stage,
-    chosen,
+    fit_to_the_end,
     images,
     objective_of,
     scores,
@@ -66,7 +66,7 @@ from kdlib.reproduce._stages import (
     taught,
 )
 from kdlib.seeding import key
-from kdlib.training import Recipe, changed, evaluate, fidelity, fit, keep
+from kdlib.training import evaluate, fidelity, keep
 
 VERSION = 1
 STAGES = ("stem", "stage1", "stage2", "stage3")
@@ -129,11 +129,11 @@ SHORT = Size(
     students=range(100, 105),
     groups=3,
 )
-PAPER_SIZE = Size(
-    "paper",
+PAPER_SIZE = replace(
+    SHORT,
+    name="paper",
     width=16,
     depth=26,
-    small=8,
     images=None,
     batch_size=128,
     schedule="step",
@@ -144,13 +144,9 @@ PAPER_SIZE = Size(
     steps=42_000,
     small_steps=85_000,
     small_share=21 / 85,
-    few=400,
     animal_steps=64_000,
     few_steps=10_000,
     validation=0,
-    teachers=range(3),
-    students=range(100, 105),
-    groups=3,
 )
 SMOKE = replace(
     SHORT,
@@ -172,7 +168,7 @@ SMOKE = replace(
 
 @dataclass(frozen=True)
 class Line:
-    """A way of teaching, and the rates tried for its first stage."""
+    """A way of teaching, and the rates that are tried for its first stage."""
 
     way: str
     rates: tuple[float, ...]
@@ -212,7 +208,7 @@ def _setting(size: Size, experiment: str, name: str, run, line: Line | None = No
     what = "" if line is None else f"{line.way}, {line.teacher}, {line.start}, {line.shuffled}"
     rates = "" if line is None else _rates(size, line)
     fixed = (PAIRS, JOINT, LABELS_RATE, FSP_RATE, TUNED_RATE, VEHICLES, ANIMALS, TRIAL_SEED)
-    recipe = f"version {VERSION}, {experiment}, {name}, {changed(size)}, {what}, {rates}, {fixed}"
+    recipe = f"version {VERSION}, {experiment}, {name}, {non_default_fields(size)}, {what}, {rates}, {fixed}"
     return Setting(experiment, name, size.name, recipe, run)
 
 
@@ -222,26 +218,24 @@ def _rates(size: Size, line: Line) -> tuple[float, ...]:
 
 def _small_lines() -> dict[str, Line]:
     labels, inside = (0.1, 0.3, 1.0), (3e-4, 1e-3, 3e-3)
-    of_fsp = partial(Line, rates=inside, paper=FSP_RATE)
+    of_fsp = partial(Line, "fsp then labels", inside, FSP_RATE)
     of_hints = partial(Line, rates=inside, paper=1e-4)
     return {
         "labels": Line("labels", labels, 0.1),
         "labels at 0.3": Line("labels", (0.3,), 0.1),
         "soft": Line("soft", labels, 0.1),
-        "fsp then labels": of_fsp("fsp then labels"),
+        "fsp then labels": of_fsp(),
         "hint then labels": of_hints("hint then labels"),
         "hint then lambda": of_hints("hint then lambda"),
         "hint then soft": of_hints("hint then soft"),
         "labels + fsp": Line("labels + fsp", labels, 0.03),
-        "fsp then labels; untrained teacher": of_fsp("fsp then labels", teacher="untrained"),
-        "fsp then labels; teacher of the same images": of_fsp(
-            "fsp then labels", teacher=OF_THE_SAME
-        ),
+        "fsp then labels; untrained teacher": of_fsp(teacher="untrained"),
+        "fsp then labels; teacher of the same images": of_fsp(teacher=OF_THE_SAME),
     }
 
 
 def _same_lines() -> dict[str, Line]:
-    """At the rates that the students of 8 layers came to; labels at the second stages' own."""
+    """Lines at the rates that students of 8 layers came to; labels at the second stages' rate."""
     return {
         "labels": Line("labels", (0.3,), 0.1),
         "labels; copied": Line("labels", (0.1,), 0.1, start="copied"),
@@ -254,7 +248,7 @@ def _same_lines() -> dict[str, Line]:
 
 
 def _group_lines() -> dict[str, Line]:
-    """At these rates, too."""
+    """Lines at these same rates."""
     of_fsp = partial(Line, "fsp then labels", (0.003,), FSP_RATE)
     return {
         "labels": Line("labels", (0.3,), 0.1),
@@ -275,20 +269,17 @@ def _few_lines() -> dict[str, Line]:
 
 
 # Errors among the 10,000 test images; the paper prints accuracies.
-PAPER = tuple(
-    Published(*line)
-    for line in (
-        ("teacher", 809, "teachers", "teacher"),
-        ("8 layers: labels", 1209, "smaller", "labels"),
-        ("8 layers: FitNets", 1143, "smaller", "hint then lambda"),
-        ("8 layers: FSP", 1130, "smaller", "fsp then labels"),
-        ("teacher's layers: labels", 936, "faster", "labels"),
-        ("teacher's layers: its weights copied", 796, "faster", "labels; copied"),
-        ("teacher's layers: FitNets", 828, "faster", "hint then lambda"),
-        ("teacher's layers: FitNets, three hints", 1091, "faster", "hints then lambda"),
-        ("teacher's layers: FSP", 786, "faster", "fsp then labels"),
-        ("teacher's layers: FSP, shuffled", 792, "faster", "fsp then labels; shuffled"),
-    )
+PAPER = (
+    Published("teacher", 809, "teachers", "teacher"),
+    Published("8 layers: labels", 1209, "smaller", "labels"),
+    Published("8 layers: FitNets", 1143, "smaller", "hint then lambda"),
+    Published("8 layers: FSP", 1130, "smaller", "fsp then labels"),
+    Published("teacher's layers: labels", 936, "faster", "labels"),
+    Published("teacher's layers: its weights copied", 796, "faster", "labels; copied"),
+    Published("teacher's layers: FitNets", 828, "faster", "hint then lambda"),
+    Published("teacher's layers: FitNets, three hints", 1091, "faster", "hints then lambda"),
+    Published("teacher's layers: FSP", 786, "faster", "fsp then labels"),
+    Published("teacher's layers: FSP, shuffled", 792, "faster", "fsp then labels; shuffled"),
 )
 
 
@@ -325,7 +316,7 @@ def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _untrained(size: Size, seed: int) -> nn.Module:
-    """New, but for BatchNorm's statistics: without them its features grow from layer to layer."""
+    """A new network with BatchNorm's statistics; without them features grow from layer to layer."""
     network = _network(size, size.depth, seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -375,10 +366,10 @@ def _student(
     return student, taught(student, plan, objective, data, _recipe(size), seed)
 
 
-def _measured(
+def _measure(
     size: Size, line: Line, depth: int, steps: int, data: Data, teacher_of, seeds: Sequence[int]
 ) -> Iterator[Row]:
-    """The rate, and the students of it."""
+    """The rate that is best on validation, and the students trained with it."""
 
     def errors_at(rate: float) -> int:
         teacher = teacher_of(size.teachers[0])
@@ -405,18 +396,16 @@ def _measured(
 
 def _smaller(size: Size, line: Line) -> Iterator[Row]:
     teacher_of = partial(_teacher, size, line.teacher)
-    return _measured(
-        size, line, size.small, size.small_steps, _few(size), teacher_of, size.students
-    )
+    return _measure(size, line, size.small, size.small_steps, _few(size), teacher_of, size.students)
 
 
 def _faster(size: Size, line: Line) -> Iterator[Row]:
     teacher_of = partial(_teacher, size, line.teacher)
-    return _measured(size, line, size.depth, size.steps, _few(size), teacher_of, size.students[:3])
+    return _measure(size, line, size.depth, size.steps, _few(size), teacher_of, size.students[:3])
 
 
 def _together(size: Size, line: Line) -> Iterator[Row]:
-    """Groups of three; in all ways a student has seen as many steps when it is done."""
+    """Groups of three students; every student is trained with the same number of steps."""
     data = _few(size)
     *_, last = plan = stages(
         line.way, size.small_steps, _rates(size, line)[0], size.second, size.small_share
@@ -428,7 +417,7 @@ def _together(size: Size, line: Line) -> Iterator[Row]:
         if len(plan) > 1:
             members = _after_first_stage(size, line, plan[0], group, members, seeds)
         for seed, member in zip(seeds, members, strict=True):
-            # Unlike in the first stage, whose order the members of one first stage have had.
+            # A seed of its own: members that share a first stage have shared its order, too.
             _one_stage(size, member, CrossEntropy(), last, key(seed, 1, "stage"))
             yield Row("test_errors", evaluate(member, data.test).errors, seed, taught_by)
         of_three = partial(Row, student_seed=seeds[0], teacher_seed=taught_by)
@@ -446,7 +435,7 @@ def _after_first_stage(
     members: list[nn.Module],
     seeds: Sequence[int],
 ) -> list[nn.Module]:
-    """Each has one of its own, or all have that of the first."""
+    """The members after a first stage each, or copies of the first member after its first stage."""
     teacher, shared = _teacher(size, line.teacher, group), line.start == "shared"
     for seed, member in zip(seeds, members[:1] if shared else members, strict=False):
         fsp = FSP(teacher, pairs=PAIRS, shuffle_seed=seed if line.shuffled else None)
@@ -458,14 +447,11 @@ def _one_stage(
     size: Size, student: nn.Module, objective: Objective, stage: Stage, seed: int
 ) -> None:
     recipe = _recipe(size, iterations=stage.steps, learning_rate=stage.rate)
-    if fit(
-        student, objective, unwatched(_few(size)), recipe, seed=seed, progress=False
-    ).interrupted:
-        raise KeyboardInterrupt
+    fit_to_the_end(student, objective, unwatched(_few(size)), recipe, seed)
 
 
 def _correlation(members: list[nn.Module], data: Data) -> float:
-    """Of being wrong about an image, the mean of all pairs."""
+    """The correlation between two members' errors on the test images, averaged over all pairs."""
     wrong = [logits(net, data.test).argmax(-1) != data.test.labels for net in members]
     table = np.corrcoef(torch.stack(wrong).double().cpu().numpy())
     return float(table[np.triu_indices(len(members), 1)].mean())
@@ -484,7 +470,7 @@ def _vehicles(size: Size) -> Data:
 
 @cache
 def _transferred(size: Size, seed: int) -> nn.Module:
-    """A teacher of animals, trained on with a few images of vehicles."""
+    """A teacher that has learnt animals, then trained further on a few images of vehicles."""
     data = _data(size)
     animals = replace(data, train=data.train.only(ANIMALS))
     teacher = copy.deepcopy(_kept_teacher(size, animals, size.animal_steps, seed))
@@ -493,9 +479,7 @@ def _transferred(size: Size, seed: int) -> nn.Module:
 
 def _of_vehicles(size: Size, network: nn.Module, rate: float, seed: int) -> nn.Module:
     recipe = _recipe(size, iterations=size.few_steps, learning_rate=rate)
-    data = unwatched(_vehicles(size))
-    if fit(network, CrossEntropy(), data, recipe, seed=seed, progress=False).interrupted:
-        raise KeyboardInterrupt
+    fit_to_the_end(network, CrossEntropy(), unwatched(_vehicles(size)), recipe, seed)
     return network
 
 
@@ -508,6 +492,6 @@ def _transferred_row(size: Size, seed: int) -> Iterator[Row]:
 
 def _elsewhere(size: Size, line: Line) -> Iterator[Row]:
     teacher_of = partial(_transferred, size)
-    return _measured(
+    return _measure(
         size, line, size.small, size.few_steps, _vehicles(size), teacher_of, size.students
     )

@@ -1,15 +1,15 @@
 """Hinton, Vinyals and Dean 2015 on all of MNIST (section 3), and specialists (section 5) on Fashion-MNIST.
 
-Teachers have 2 x 1200 units, dropout, and images moved by up to two pixels; students 2 x 800. They see all
-60,000 training images unless the transfer set is the question; ``left out``, ``few labels`` and
-``specialists`` hold 5,000 out for validation. Five students are taught by three teachers in turn, or by as
-many as ``TEACHER_SEEDS`` says: intervals over students cover the teachers in part. Soft targets weigh 0.9
+Teachers have 2 x 1200 units, dropout, and images shifted by up to two pixels; students 2 x 800. They see
+all 60,000 training images unless the transfer set is the question; ``left out``, ``few labels`` and
+``specialists`` hold 5,000 out for validation. Five students are taught by the teachers in turn, three or as
+many as ``TEACHER_SEEDS`` has: intervals over students cover the teachers in part. Soft targets weigh 0.9
 and the labels 0.1, or stand alone where a transfer set lacks classes or labels.
 
 Unknown in the paper: optimizer, rates, epochs, dropout's share, limit of the weights, distribution of the
 jitter, weight of the labels, T and size of the student where digits are left out, seeds. Here: Nesterov
-SGD under one cycle, batches of 128. Where several rates are tried, a student of a quarter of the steps
-tries each on 55,000 images with a seed of its own, and the fewest errors among the other 5,000 decide; a
+SGD under one cycle, batches of 128. Where several rates are tried, a student with a quarter of the steps
+and a seed kept for that tries each on 55,000 images, and the fewest errors among the other 5,000 decide; a
 single rate is the one that ``students`` came to for that loss (for ``logit matching`` and for other images
 than digits it may not be the best). The weights have no limit: no unit's grow longer than 3.4,
 and arXiv 1207.0580, which the paper follows, allows 3.9.
@@ -25,10 +25,10 @@ nats); ``learning_rate``, the one taken, and ``validation_errors at RATE`` of th
 diverged). In ``left out`` also ``errors on them`` and, with the bias of the missing digits raised by
 what one of three ways finds, ``bias by WAY``, ``test_errors by WAY`` and ``errors on them by WAY``:
 ``validation``, the fewest errors among 5,000 images; ``mass``, their mean probability there, which needs
-no more than their share (that of the same 5,000); ``test``, as in the paper, shown for what that is worth. In ``specialists``, ``test_errors of
-WHAT``, ``validation_errors of WHAT, CLUSTERS at RATE`` of the trials, and what was taken. (Clusters are
-those of softened predictions, T = 4, for validation images; a class alone gets no specialist. Their number
-is the one that is best with specialists, and so are the steps of the controls.)
+their share alone (that of the same 5,000); ``test``, as in the paper, for comparison only. In
+``specialists``, ``test_errors of WHAT``, ``validation_errors of WHAT, CLUSTERS at RATE`` of the trials, and
+what was taken. (Clusters are those of predictions softened at T = 4 on validation images; a class alone
+gets no specialist. Their number is the one that is best with specialists; the controls have as many steps.)
 """
 
 from __future__ import annotations
@@ -51,21 +51,19 @@ from kdlib.class_subsets.specialists import (
     specialist_data,
     specialist_of,
 )
-from kdlib.cohort import fit_cohort
 from kdlib.data import Data, Split, load, shift
 from kdlib.losses import soften
 from kdlib.models import mlp
 from kdlib.networks import logits
 from kdlib.objectives import CrossEntropy, LogitMatching, Objective, SoftTargets
 from kdlib.profiles import pick
-from kdlib.reproduce import Published, Row, Setting, best, tried, unwatched
-from kdlib.training import Recipe, changed, evaluate, fidelity, fit, keep
-
-Networks = nn.Module | Sequence[nn.Module]
+from kdlib.recipe import Recipe, non_default_fields
+from kdlib.reproduce.settings import TRIAL_SEED, Published, Row, Setting, chosen, unwatched
+from kdlib.reproduce.stages import Networks, fit_to_the_end, scores
+from kdlib.training import evaluate, fit_cohort, keep
 
 VERSION = 1
 ALPHA = 0.9
-TRIAL_SEED = 99
 EPOCH = 468  # steps of 128 images among 60,000
 FEW = 1_800  # 3 % of the labels
 TEMPERATURES = (1, 2, 4, 8, 20, 40)
@@ -123,35 +121,31 @@ SPECIALISTS = Teacher(width=300, dropout=0.0, rate=0.1, moved=False, steps=6 * E
 SPECIALIST_STEPS, COUNTS, SPECIALIST_RATES = 2 * EPOCH, (4, 5), (0.01, 0.03)
 CONTROLS = ("trained on", "ensemble")  # all of their steps for the generalist, or for copies of it
 
-
 NO_3S, ONLY_7S_AND_8S = "no 3s; T = 20, alone", "only 7s and 8s; T = 20, alone"
 
 # Section 3: errors among the 10,000 test images.
-PAPER = tuple(
-    Published(*line)
-    for line in (
-        ("teacher, 2 x 1200", 67, "teachers", "teacher"),
-        ("student, 2 x 800, of labels", 146, "students", "labels"),
-        ("student of soft targets, T = 20", 74, "students", "T = 20"),
-        ("no 3s in the transfer set", 206, "left out", NO_3S),
-        ("no 3s: errors on the 3s", 133, "left out", NO_3S, "errors on them"),
-        ("no 3s, bias chosen on test", 109, "left out", NO_3S, "test_errors by test"),
-        (
-            "no 3s, bias chosen on test: errors on the 3s",
-            14,
-            "left out",
-            NO_3S,
-            "errors on them by test",
-        ),
-        ("only 7s and 8s", 4_730, "left out", ONLY_7S_AND_8S),
-        (
-            "only 7s and 8s, biases chosen on test",
-            1_320,
-            "left out",
-            ONLY_7S_AND_8S,
-            "test_errors by test",
-        ),
-    )
+PAPER = (
+    Published("teacher, 2 x 1200", 67, "teachers", "teacher"),
+    Published("student, 2 x 800, of labels", 146, "students", "labels"),
+    Published("student of soft targets, T = 20", 74, "students", "T = 20"),
+    Published("no 3s in the transfer set", 206, "left out", NO_3S),
+    Published("no 3s: errors on the 3s", 133, "left out", NO_3S, "errors on them"),
+    Published("no 3s, bias chosen on test", 109, "left out", NO_3S, "test_errors by test"),
+    Published(
+        "no 3s, bias chosen on test: errors on the 3s",
+        14,
+        "left out",
+        NO_3S,
+        "errors on them by test",
+    ),
+    Published("only 7s and 8s", 4_730, "left out", ONLY_7S_AND_8S),
+    Published(
+        "only 7s and 8s, biases chosen on test",
+        1_320,
+        "left out",
+        ONLY_7S_AND_8S,
+        "test_errors by test",
+    ),
 )
 
 
@@ -161,8 +155,9 @@ def settings() -> list[Setting]:
         for name, line in lines.items():
             teacher = _networks_of(line.teacher)
             for seed in TEACHER_SEEDS[teacher]:  # before the first that it teaches
-                setting = _teacher_setting(teacher, seed)
-                found.setdefault((setting.experiment, setting.setting), setting)
+                key = "teachers", f"{teacher}, seed {seed}"
+                run = partial(_measure_teacher, teacher, seed)
+                found.setdefault(key, _setting(*key, TEACHERS[teacher], run))
             found[experiment, name] = _setting(experiment, name, line, partial(_measure, line))
     ten = _setting("ensemble", ENSEMBLE, TEACHERS[MEMBER], _ensemble)
     specialists = _setting("specialists", "all", SPECIALISTS, _specialists)
@@ -174,7 +169,7 @@ def _lines() -> dict[str, dict[str, Line]]:
     no_3s = {"left_out": (3,), "held_out": True, "steps": 8 * EPOCH}
     only_7_8 = no_3s | {"left_out": (0, 1, 2, 3, 4, 5, 6, 9)}
     few = {"images": "few labels", "held_out": True, "steps": 1_400}
-    narrow = {"network": "2 x 300", "rates": (0.01, 0.03, 0.1)}
+    narrow = {"network": "2 x 300", "rates": (0.01, 0.03, 0.1), "steps": 8 * EPOCH}
     return {
         "students": {
             "labels": Line("labels"),
@@ -185,16 +180,15 @@ def _lines() -> dict[str, dict[str, Line]]:
             "T = 20, twice as long": Line("T = 20", rates=(0.03,), steps=24 * EPOCH),
         },
         "left out": {
-            "no 3s; T = 20, alone": Line(**alone, **no_3s),
+            NO_3S: Line(**alone, **no_3s),
             "no 3s; T = 20": Line("T = 20", rates=(0.03,), **no_3s),
             "no 3s; labels": Line("labels", rates=(0.1,), **no_3s),
-            "only 7s and 8s; T = 20, alone": Line(**alone, **only_7_8),
+            ONLY_7S_AND_8S: Line(**alone, **only_7_8),
         },
         "few labels": {
             "labels, to the end": Line("labels", **few),
-            "labels, stopped early": Line(
-                "labels", keep="best", rates=(0.1,), **few
-            ),  # as to the end
+            # The rate that ``to the end`` came to.
+            "labels, stopped early": Line("labels", keep="best", rates=(0.1,), **few),
             "labels, moved": Line("labels, moved", **few),
             "T = 20": Line("T = 20", **few),
             "T = 20; teacher of the same labels": Line("T = 20", "of few labels", **few),
@@ -204,8 +198,8 @@ def _lines() -> dict[str, dict[str, Line]]:
             for images in ("own half", "other half", "Fashion-MNIST", "noise")
         },
         "ensemble": {
-            "T = 4 of ten": Line("T = 4", ENSEMBLE, **narrow, steps=8 * EPOCH),
-            "T = 4 of one member": Line("T = 4", MEMBER, **narrow, steps=8 * EPOCH),
+            "T = 4 of ten": Line("T = 4", ENSEMBLE, **narrow),
+            "T = 4 of one member": Line("T = 4", MEMBER, **narrow),
         },
         "temperature": {
             f"{way}; {network}": Line(way, network=network, steps=4 * EPOCH, together=True)
@@ -213,21 +207,20 @@ def _lines() -> dict[str, dict[str, Line]]:
             for way in ("labels", *(f"T = {T}" for T in TEMPERATURES))
         },
         "label smoothing": {
-            "T = 4; usual teacher": Line("T = 4", "of six epochs", **narrow, steps=8 * EPOCH),
-            "T = 4; label-smoothed teacher": Line(
-                "T = 4", "label-smoothed", **narrow, steps=8 * EPOCH
-            ),
+            "T = 4; usual teacher": Line("T = 4", "of six epochs", **narrow),
+            "T = 4; label-smoothed teacher": Line("T = 4", "label-smoothed", **narrow),
         },
     }
 
 
 def _setting(experiment: str, name: str, what: Teacher | Line, run: Callable) -> Setting:
-    parts = [f"version {VERSION}, {experiment}, {name}, alpha {ALPHA}", str(changed(what))]
+    parts = [f"version {VERSION}, {experiment}, {name}, alpha {ALPHA}, {non_default_fields(what)}"]
     if isinstance(what, Line):
         parts.append(f"few {FEW}, seeds {SEEDS}, trial {TRIAL_SEED}")
         if not what.way.startswith("labels"):
             networks = _networks_of(what.teacher)
-            parts.append(f"teacher {changed(TEACHERS[networks])}, {TEACHER_SEEDS[networks]}")
+            teacher = non_default_fields(TEACHERS[networks])
+            parts.append(f"teacher {teacher}, {TEACHER_SEEDS[networks]}")
     if what is SPECIALISTS:
         parts.append(f"{SPECIALIST_STEPS}, {COUNTS}, {SPECIALIST_RATES}, {SEEDS}, {TRIAL_SEED}")
     return Setting(experiment, name, pick(smoke="smoke", lesson="paper"), ", ".join(parts), run)
@@ -242,18 +235,10 @@ def _networks_of(teacher: str) -> str:
 
 def _measure(line: Line) -> Iterator[Row]:
     """The rate that is best on validation, and the students trained with it."""
-    line = replace(
-        line,
-        steps=pick(smoke=2, lesson=line.steps),
-        rates=pick(smoke=line.rates[:2], lesson=line.rates),
-    )
-    rate = line.rates[0]
-    if len(line.rates) > 1:
-        trials = tried(line.rates, partial(_trial_errors, line))
-        for each, errors in trials.items():
-            yield Row(f"validation_errors at {each:g}", errors, TRIAL_SEED)
-        rate = best(trials)
-    yield Row("learning_rate", rate)
+    rates = pick(smoke=line.rates[:2], lesson=line.rates)
+    line = replace(line, steps=pick(smoke=2, lesson=line.steps), rates=rates)
+    rate, rows = chosen(rates, partial(_trial_errors, line))
+    yield from rows
     for seed, student, data, seconds in _trained(line, rate, pick(smoke=(0, 1), lesson=SEEDS)):
         teacher, teacher_seed = _teacher_of(line, seed)
         for metric, value in _scores(student, teacher, data, line.left_out):
@@ -261,7 +246,7 @@ def _measure(line: Line) -> Iterator[Row]:
 
 
 def _trial_errors(line: Line, rate: float) -> int:
-    """On validation, after a quarter of the steps."""
+    """Errors on validation after a quarter of the steps."""
     line = replace(line, steps=max(1, line.steps // 4), held_out=True)
     ((_, student, data, _),) = _trained(line, rate, [TRIAL_SEED])
     return evaluate(student, data.validation).errors
@@ -270,36 +255,25 @@ def _trial_errors(line: Line, rate: float) -> int:
 def _trained(
     line: Line, rate: float, seeds: Sequence[int]
 ) -> Iterator[tuple[int, nn.Module, Data, float]]:
-    """Students by seed, with their data and the seconds that each took."""
-    build = partial(mlp, int(line.network.removeprefix("2 x ")))
-    moved = line.way.endswith("moved")
-    recipe = Recipe(
-        iterations=line.steps,
-        learning_rate=rate,
-        augment=shift(2) if moved else None,
-        keep=line.keep,
-    )
+    """For each seed the student, its data and the seconds that it took."""
+
+    def build(seed: int) -> nn.Module:
+        return mlp(int(line.network.removeprefix("2 x ")), seed=seed)
+
+    augment = shift(2) if line.way.endswith("moved") else None
+    recipe = Recipe(iterations=line.steps, learning_rate=rate, augment=augment, keep=line.keep)
     if line.together:
         data, objective = _images(line, seeds[0]), _objective(line, seeds[0])
         started = time.perf_counter()
-        cohort = fit_cohort(
-            lambda seed: build(seed=seed),
-            [objective],
-            unwatched(data),
-            recipe,
-            seeds,
-            progress=False,
-        )
+        cohort = fit_cohort(build, [objective], unwatched(data), recipe, seeds, progress=False)
         seconds = (time.perf_counter() - started) / len(seeds)
         for seed, student in zip(seeds, cohort.models, strict=True):
             yield seed, student, data, seconds
         return
     for seed in seeds:
-        data, objective, student = _images(line, seed), _objective(line, seed), build(seed=seed)
+        data, objective, student = _images(line, seed), _objective(line, seed), build(seed)
         watched = data if line.keep == "best" else unwatched(data)
-        history = fit(student, objective, watched, recipe, seed=seed, progress=False)
-        if history.interrupted:
-            raise KeyboardInterrupt
+        history = fit_to_the_end(student, objective, watched, recipe, seed)
         yield seed, student, data, history.frame["seconds"].sum()
 
 
@@ -309,7 +283,7 @@ def _objective(line: Line, seed: int) -> Objective:
     return _taught(line.way, line.teacher, _teacher_of(line, seed)[1])
 
 
-@cache  # so that trials and students share what the teacher says of each image
+@cache  # so that trials and students share the teacher's logits
 def _taught(way: str, name: str, teacher_seed: int | None) -> Objective:
     teacher = _networks(name, teacher_seed)
     if way == "logit matching":
@@ -321,13 +295,7 @@ def _taught(way: str, name: str, teacher_seed: int | None) -> Objective:
 def _scores(
     student: Networks, teacher: Networks | None, data: Data, left_out: Sequence[int]
 ) -> Iterator[tuple[str, float]]:
-    test = evaluate(student, data.test)
-    yield from (("test_errors", test.errors), ("test_loss", test.loss), ("test_ece", test.ece))
-    if data.validation is not None:
-        yield "validation_errors", evaluate(student, data.validation).errors
-    if teacher is not None:
-        likeness = fidelity(student, teacher, data.test)
-        yield from (("agreement", likeness.agreement), ("divergence", likeness.divergence))
+    yield from scores(student, teacher, data, more=True)
     if left_out:
         yield from _put_right(student, data, left_out)
 
@@ -335,7 +303,7 @@ def _scores(
 def _put_right(
     student: nn.Module, data: Data, left_out: Sequence[int]
 ) -> Iterator[tuple[str, float]]:
-    """With the bias of the missing digits raised, by what each of three ways finds."""
+    """Errors with the bias of the missing digits raised by what each of three ways finds."""
     validation, test = (logits(student, split) for split in (data.validation, data.test))
     of_them = torch.isin(data.test.labels, torch.tensor(left_out, device=test.device))
     share = torch.isin(data.validation.labels.cpu(), torch.tensor(left_out)).double().mean().item()
@@ -377,7 +345,7 @@ def _images(what: Line | Teacher, seed: int) -> Data:
 
 
 def _half(name: str, digits: Split) -> Split:
-    """Half of the digits, or as many other images; only one's own half has labels."""
+    """Half of the digits, or the same number of other images; only ``own half`` has labels."""
     half = len(digits) // 2  # their order depends on a hash of their pixels
     rows = torch.arange(len(digits), device=digits.inputs.device)
     own = digits.select(rows[:half])
@@ -393,7 +361,7 @@ def _half(name: str, digits: Split) -> Split:
 
 
 def _as_pale_as(digits: Tensor, images: Tensor) -> Tensor:
-    """The images with black and white where they are for the digits."""
+    """The images, rescaled so that black and white are those of the digits."""
     low, high = digits.min(), digits.max()
     grey = (images - images.min()) / (images.max() - images.min())
     return low + grey.to(digits) * (high - low)
@@ -402,22 +370,17 @@ def _as_pale_as(digits: Tensor, images: Tensor) -> Tensor:
 # Teachers
 
 
-def _teacher_setting(name: str, seed: int) -> Setting:
-    run = partial(_of_teacher, name, seed)
-    return _setting("teachers", f"{name}, seed {seed}", TEACHERS[name], run)
-
-
-def _of_teacher(name: str, seed: int) -> Iterator[Row]:
+def _measure_teacher(name: str, seed: int) -> Iterator[Row]:
     started = time.perf_counter()
     network = _teacher(name, seed)
     seconds = time.perf_counter() - started
-    for metric, value in _scores(network, None, _load("mnist", False), ()):
+    for metric, value in scores(network, None, _load("mnist", False), more=True):
         yield Row(metric, value, None, seed, seconds)
 
 
 def _ensemble() -> Iterator[Row]:
     members, _ = _teacher_of(Line("T = 4", ENSEMBLE), 0)
-    for metric, value in _scores(members, None, _load("mnist", False), ()):
+    for metric, value in scores(members, None, _load("mnist", False), more=True):
         yield Row(metric, value)
 
 
@@ -464,7 +427,7 @@ Answers = dict[str, Tensor]  # probabilities (N, C) by what gave them
 
 
 def _specialists() -> Iterator[Row]:
-    """How many and at which rates is best on validation; then five generalists with theirs."""
+    """The number of specialists and the rates that are best on validation, then five generalists."""
     data, generalist = _generalist(TRIAL_SEED)
     trials: dict[str, dict[tuple[int, float], int]] = {}
     for count, rate in pick(smoke=[(3, 0.01)], lesson=list(product(COUNTS, SPECIALIST_RATES))):
@@ -498,7 +461,7 @@ def _generalist(seed: int) -> tuple[Data, nn.Module]:
 def _answers(
     generalist: nn.Module, data: Data, split: Split, count: int, rates: dict[str, float], seed: int
 ) -> Answers:
-    """The generalist alone, with specialists, and with as many steps spent otherwise."""
+    """Answers of the generalist alone, with specialists, and with the same steps spent otherwise."""
     recipe = Recipe(iterations=pick(smoke=2, lesson=SPECIALIST_STEPS))
     seen = soften(logits(generalist, data.validation), 4)  # at T = 1 few see more than one class
     groups = [classes for classes in clusters(seen, count) if len(classes) > 1]
@@ -534,5 +497,4 @@ def _wrong(answers: Answers, split: Split) -> dict[str, int]:
 
 
 def _fit(network: nn.Module, data: Data, recipe: Recipe, seed: int) -> None:
-    if fit(network, CrossEntropy(), unwatched(data), recipe, seed=seed, progress=False).interrupted:
-        raise KeyboardInterrupt
+    fit_to_the_end(network, CrossEntropy(), unwatched(data), recipe, seed)

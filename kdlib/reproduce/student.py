@@ -1,14 +1,14 @@
 """The course's own experiments on MNIST: does a student gain, what from, and when not?
 
-Not a paper's protocol. Students have 2 x 800 units (or what the experiment says), see 10,000 images
+This is not a paper's protocol. Students have 2 x 800 units (or what the experiment says), see 10,000 images
 for 15 epochs (1,170 steps of 128) under one-cycle SGD; soft targets weigh 0.9, the labels 0.1. Every
-line tries its learning rates with a seed of their own, takes the one with the fewest errors among the
+line tries its learning rates with a seed kept for that, takes the one with the fewest errors among the
 5,000 validation images, and trains five students with it. There is one teacher of each kind, so that
 intervals cover the students' seeds only.
 
 Experiments: ``teachers``; ``controls``, beside the headline; ``teacher``, its quality; ``images``, the
 size of the transfer set at an equal number of steps; ``all images``, six epochs of all of them;
-``weak teacher``; ``annet``, a blog's two networks, its loss as printed and mended; ``grid 30`` and
+``weak teacher``; ``annet``, a blog's two networks, its loss as printed and ``mended``; ``grid 30`` and
 ``grid 800``, temperature by alpha at two widths, by ``fit_cohort`` (all other lines by ``fit``).
 
 Metrics: ``test_errors``, ``validation_errors`` (counts), ``test_loss`` (nats), ``test_ece``;
@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib.cohort import fit_cohort
 from kdlib.data import Data, Split, load, shift
 from kdlib.losses import soften
 from kdlib.models import anNet, anNet_deep, mlp
@@ -41,15 +40,16 @@ from kdlib.objectives import (
     SoftTargets,
 )
 from kdlib.profiles import pick
-from kdlib.reproduce import Row, Setting, best, tried, unwatched
-from kdlib.training import Recipe, changed, evaluate, fit, keep
+from kdlib.recipe import Recipe, non_default_fields
+from kdlib.reproduce.settings import TRIAL_SEED, Row, Setting, chosen, unwatched
+from kdlib.reproduce.stages import fit_to_the_end, scores
+from kdlib.training import evaluate, fit_cohort, keep
 
 VERSION = 1
 ALPHA = 0.9
-TRIAL_SEED = 99
 TEMPERATURES, ALPHAS = (1, 2, 4, 8, 20), (0, 0.5, 0.9, 1)
 
-Way = tuple[Objective, bool]  # what it is trained on, and whether its images are moved
+Way = tuple[Objective, bool]  # what it is trained on, and whether its images are shifted
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def _line(experiment: str, way: str, student: Student, note: str = "") -> Settin
 
 
 def _student_text(student: Student) -> str:
-    """What differs from the defaults, so that a new field leaves finished lines as they are."""
-    return f"student {changed(student)}"
+    """The fields that differ from their defaults, so that a new one leaves finished lines as they are."""
+    return f"student {non_default_fields(student)}"
 
 
 def _measure(
@@ -128,21 +128,13 @@ def _measure(
         (model,), _ = _trained(student, objective, few, trial, [TRIAL_SEED], together)
         return evaluate(model, few.validation).errors
 
-    trials = tried(student.rates, errors_at)
-    for rate, errors in trials.items():
-        yield Row(f"validation_errors at {rate:g}", errors, TRIAL_SEED)
-    yield Row("learning_rate", best(trials))
+    rate, rows = chosen(student.rates, errors_at)
+    yield from rows
     taught_by = None if isinstance(objective, CrossEntropy) else 0
-    chosen = replace(recipe, learning_rate=best(trials))
-    trained, seconds = _trained(student, objective, few, chosen, student.seeds, together)
+    final = replace(recipe, learning_rate=rate)
+    trained, seconds = _trained(student, objective, few, final, student.seeds, together)
     for seed, model in zip(student.seeds, trained, strict=True):
-        test = evaluate(model, few.test)
-        for metric, value in (
-            ("test_errors", test.errors),
-            ("test_loss", test.loss),
-            ("test_ece", test.ece),
-            ("validation_errors", evaluate(model, few.validation).errors),
-        ):
+        for metric, value in scores(model, None, few, more=True):
             yield Row(metric, value, seed, taught_by, seconds / len(trained))
 
 
@@ -154,7 +146,7 @@ def _trained(
     seeds: Sequence[int],
     together: bool,
 ) -> tuple[list[nn.Module], float]:
-    """A student a seed, and the seconds they took together."""
+    """One student for each seed, and the seconds that all took together."""
     data = unwatched(data)
     build = partial(_build, student.network)
     started = time.perf_counter()
@@ -163,8 +155,7 @@ def _trained(
         return trained, time.perf_counter() - started
     trained = [build(seed) for seed in seeds]
     for seed, model in zip(seeds, trained, strict=True):
-        if fit(model, objective, data, recipe, seed=seed, progress=False).interrupted:
-            raise KeyboardInterrupt
+        fit_to_the_end(model, objective, data, recipe, seed)
     return trained, time.perf_counter() - started
 
 
@@ -195,7 +186,7 @@ def _class_means(few: Data, student: Student) -> Tensor:
 
 
 def _shuffled(few: Data, student: Student, groups: Tensor) -> Tensor:
-    """Each image gets the targets of another one of its group."""
+    """The teacher's logits, each image with those of another image of its group."""
     own, draws = _own(few, student), torch.Generator().manual_seed(0)
     out = own.clone()
     for group in groups.unique():
@@ -254,10 +245,8 @@ WAYS: dict[str, Callable[[Data, Student], Way]] = {
 _OTHERS = {"teacher of the same images": "same images", "untrained teacher": "untrained"}
 
 
-class AsPrinted:
-    """The blog's loss as it stands there: its "student" outputs are the teacher's, averaged over classes."""
-
-    module = None
+class AsPrinted(Objective):
+    """The blog's loss as printed: its "student" logits are the teacher's, and it averages over classes."""
 
     def __init__(self, teacher: nn.Module, temperature: float, alpha: float) -> None:
         self.teacher, self.temperature, self.alpha = teacher, temperature, alpha
@@ -294,7 +283,7 @@ GRID: dict[str, Callable[[Data, Student], Way]] = {
 }
 
 
-# The teachers: built, images, epochs, whether their images are moved.
+# The teachers: network, images, epochs, whether their images are shifted.
 
 TEACHERS: dict[str, tuple[str, int, int, bool]] = {
     "24 epochs": ("dropout 0.2", 55_000, 24, True),
@@ -322,11 +311,8 @@ def _teacher_line(name: str) -> Setting:
         started = time.perf_counter()
         model = _teacher(name)
         seconds = time.perf_counter() - started
-        test = evaluate(model, _data().test)
-        yield Row("test_errors", test.errors, None, 0, seconds)
-        yield Row("test_loss", test.loss, None, 0, seconds)
-        yield Row("test_ece", test.ece, None, 0, seconds)
-        yield Row("validation_errors", evaluate(model, _data().validation).errors, None, 0, seconds)
+        for metric, value in scores(model, None, _data(), more=True):
+            yield Row(metric, value, None, 0, seconds)
 
     protocol = pick(smoke="smoke", lesson="short")
     return Setting("teachers", name, protocol, f"version {VERSION}, {_teacher_text(name)}", measure)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import kdlib as kd
-from kdlib.networks import weights_hash
+from kdlib.identity import weights_hash
 from kdlib.objectives import Outputs
 from kdlib.reproduce import ban, ban_lm
 

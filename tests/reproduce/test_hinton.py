@@ -21,8 +21,9 @@ from kdlib.class_subsets.specialists import (
     specialist_data,
     specialist_of,
 )
-from kdlib.networks import weights_hash
+from kdlib.identity import weights_hash
 from kdlib.reproduce import hinton as protocol
+from kdlib.reproduce import stages
 from kdlib.reproduce.hinton import ALPHA, SEEDS, TEACHER_SEEDS, TEACHERS, TRIAL_SEED, Line, Teacher
 
 TWICE = ", twice as long"
@@ -422,7 +423,7 @@ def fits(monkeypatch):
             )
         return SimpleNamespace(models=models)
 
-    monkeypatch.setattr(protocol, "fit", fit)
+    monkeypatch.setattr(stages, "fit", fit)
     monkeypatch.setattr(protocol, "fit_cohort", fit_cohort)
     return calls
 
@@ -664,7 +665,7 @@ def test_a_rate_that_diverges_is_nan_and_never_taken(monkeypatch, experiment, na
     low, high = shape(experiment, name).rates[:2]
     for bad, good in ((low, high), (high, low)):
         with monkeypatch.context() as patch:
-            patch.setattr(protocol, "fit", diverging(kd.fit, bad))
+            patch.setattr(stages, "fit", diverging(kd.fit, bad))
             patch.setattr(protocol, "fit_cohort", diverging(kd.fit_cohort, bad))
             rows = list(setting.run())
         assert math.isnan(*numbers(rows, f"validation_errors at {bad:g}"))
@@ -676,7 +677,7 @@ def test_a_line_that_is_interrupted_gives_no_more_rows(monkeypatch):
     def interrupted(*arguments, **options):
         return replace(kd.fit(*arguments, **options), interrupted=True)
 
-    monkeypatch.setattr(protocol, "fit", interrupted)
+    monkeypatch.setattr(stages, "fit", interrupted)
     for experiment, name in (("students", "labels"), ("specialists", "all")):
         with pytest.raises(KeyboardInterrupt):
             list(setting_of(experiment, name).run())
@@ -782,7 +783,7 @@ def test_the_controls_have_the_generalists_start_and_as_many_steps(digits, gener
         calls.append((weights_hash(model), len(data.classes), data.test, seed, recipe))
         return kd.fit(model, objective, data, recipe, seed=seed, progress=progress)
 
-    monkeypatch.setattr(protocol, "fit", fit)
+    monkeypatch.setattr(stages, "fit", fit)
     found = protocol._answers(generalist, digits, digits.test, 3, RATES_OF, 5)
     assert weights_hash(generalist) == before
     assert all(test is None for _, _, test, _, _ in calls)
@@ -819,7 +820,7 @@ def test_copies_of_other_generalists_are_trained_with_other_seeds(digits, genera
             seeds.append(seed)
         return kd.History(pd.DataFrame())
 
-    monkeypatch.setattr(protocol, "fit", fit)
+    monkeypatch.setattr(stages, "fit", fit)
     many = len(groups_of(generalist, digits, 3))
     for seed in (*SEEDS, TRIAL_SEED):
         protocol._answers(generalist, digits, digits.test, 3, RATES_OF, seed)

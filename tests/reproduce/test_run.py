@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 
 import pandas as pd
@@ -26,10 +27,13 @@ from kdlib.reproduce import (
     run,
     ship,
     student,
+    tables,
 )
 from kdlib.reproduce import __main__ as command
 
 WHAT = COLUMNS[:4]
+# The functions run and settings hide the modules that they are defined in.
+OF_RUN, OF_SETTINGS = (import_module(f"kdlib.reproduce.{name}") for name in ("run", "settings"))
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def toy(monkeypatch):
 
     toy.settings = settings
     monkeypatch.setitem(sys.modules, "kdlib.reproduce.toy", toy)
-    for module in (reproduce, command):
+    for module in (OF_SETTINGS, command):
         monkeypatch.setattr(module, "PROTOCOLS", (*PROTOCOLS, "toy"))
     return toy
 
@@ -71,7 +75,7 @@ def shipped(tmp_path, monkeypatch):
     """A folder in the place of kdlib/reproduce/results."""
     folder = tmp_path / "shipped"
     folder.mkdir()
-    monkeypatch.setattr(reproduce, "SHIPPED", folder)
+    monkeypatch.setattr(tables, "SHIPPED", folder)
     return folder
 
 
@@ -139,21 +143,21 @@ def test_the_commit_is_that_of_the_library_or_unknown(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(subprocess, "run", git)
-    assert reproduce._commit() == "0123456789ab-dirty"
+    assert OF_RUN._commit() == "0123456789ab-dirty"
     (arguments, cwd), *_ = called
     assert arguments[:2] == ["git", "describe"] and "--dirty" in arguments
-    assert cwd == reproduce.SHIPPED.parent
+    assert cwd == tables.SHIPPED.parent
 
     def no_git(*arguments, **options):
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", no_git)
-    assert reproduce._commit() == "unknown"
+    assert OF_RUN._commit() == "unknown"
 
 
 def test_the_commit_is_that_of_the_start_for_the_code_was_loaded_then(toy, tmp_path, monkeypatch):
     commits = iter(["at the start", "made meanwhile", "and another"])
-    monkeypatch.setattr(reproduce, "_commit", lambda: next(commits))
+    monkeypatch.setattr(OF_RUN, "_commit", lambda: next(commits))
     finish(tmp_path)
     assert table(tmp_path)["commit"].unique().tolist() == ["at the start"]
 
@@ -257,7 +261,7 @@ def test_numbers_and_texts_do_not_change_when_the_table_is_written_again(
     draws = torch.Generator().manual_seed(0)
     values = torch.rand(500, generator=draws, dtype=torch.float64).tolist()
     names = ["007", "1e3", "1.50", "12"]
-    monkeypatch.setattr(reproduce, "_commit", lambda: "001234567890")
+    monkeypatch.setattr(OF_RUN, "_commit", lambda: "001234567890")
     settings = [
         Setting("01", name, "short", name, lambda: [Row("2", value) for value in values])
         for name in names
@@ -375,7 +379,7 @@ def test_results_names_the_tables_there_are(shipped):
 def test_every_shipped_row_is_of_a_setting_of_this_code_and_every_setting_is_shipped(monkeypatch):
     """A table does not outlive its code: who changes a recipe runs it anew."""
     monkeypatch.setenv("KDLIB_PROFILE", "lesson")
-    shipped = sorted(path.stem for path in reproduce.SHIPPED.glob("*.csv"))
+    shipped = sorted(path.stem for path in tables.SHIPPED.glob("*.csv"))
     if not shipped:
         pytest.skip("no table is shipped yet")
     assert set(shipped) <= set(PROTOCOLS)
@@ -606,7 +610,7 @@ def test_measured_gives_one_number_a_seed_in_their_order():
 def test_of_two_protocols_the_papers_own_stands_beside_the_paper(monkeypatch):
     published = reproduce.Published("errors", 5, "a", "x")
     module = SimpleNamespace(PAPER=(published,))
-    monkeypatch.setattr(reproduce, "import_module", lambda name: module)
+    monkeypatch.setattr(tables, "import_module", lambda name: module)
     rows = [("short", 30.0), ("short", 32.0), ("paper", 9.0), ("paper", 11.0)]
     table = pd.DataFrame(rows, columns=["protocol", "value"])
     table = table.assign(experiment="a", setting="x", metric="test_errors")

@@ -13,22 +13,17 @@ from torch.nn import functional as F
 
 import kdlib as kd
 from kdlib.objectives import Outputs
-from kdlib.reproduce import Row, _stages, fitnets, fsp
-from kdlib.reproduce._stages import (
-    TRIAL_SEED,
-    Stage,
-    chosen,
-    fitnets_targets,
-    stages,
-    taught,
-)
+from kdlib.reproduce import Row, fitnets, fsp
+from kdlib.reproduce import stages as shared
+from kdlib.reproduce.settings import TRIAL_SEED, chosen
+from kdlib.reproduce.stages import Stage, fitnets_targets, stages, taught
 from kdlib.seeding import key
 
 PROTOCOLS = {"fitnets": fitnets, "fsp": fsp}
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 CACHES = [
     cached
-    for module in (*PROTOCOLS.values(), _stages)
+    for module in (*PROTOCOLS.values(), shared)
     for cached in vars(module).values()
     if hasattr(cached, "cache_clear") and cached.__module__ == module.__name__
 ]
@@ -39,7 +34,7 @@ def smoke(one_thread):
     """Digits and a few steps, and nothing of it left in memory afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_PROFILE", "smoke")
-        patch.setattr(_stages, "load", partial(kd.data.load, device="cpu"))
+        patch.setattr(shared, "load", partial(kd.data.load, device="cpu"))
         for cached in CACHES:
             cached.cache_clear()
         yield
@@ -64,8 +59,7 @@ def trainings(monkeypatch):
         row = {"step": recipe.iterations, "seconds": 1.0, "validation_accuracy": math.nan}
         return kd.History(pd.DataFrame([row]))
 
-    monkeypatch.setattr("kdlib.reproduce._stages.fit", fit)
-    monkeypatch.setattr(fsp, "fit", fit)
+    monkeypatch.setattr(shared, "fit", fit)
     return seen
 
 
@@ -201,6 +195,24 @@ def test_what_a_way_is_trained_on_is_what_its_name_says(trainings):
     trainings.clear()
     rows_of(fsp, "faster", "hints then lambda")
     assert "('stage1', 'stage2', 'stage3')" in trainings[0][0]
+
+
+@pytest.mark.parametrize(
+    "experiment, name, end",
+    [
+        ("mnist", "hint then lambda", kd.models.Maxout),
+        ("layers", "layer6 from layer3", kd.models.Maxout),
+        ("depth", "8 layers; hint then labels", nn.ReLU),
+    ],
+)
+def test_a_regressor_ends_with_the_non_linearity_of_its_hint(experiment, name, end):
+    line, size = fitnets._lines()[experiment][name], fitnets.SMOKE
+    teacher = fitnets._teacher(size, "maxout" if line.depth is None else fitnets.PLAIN, 0)
+    hint = fitnets._objective("hint", teacher, line)
+    hint.prepare(fitnets._student(line, 0), fitnets._few(size).train, kd.Recipe())
+    of_hint = [type(module) for module in teacher.get_submodule(line.hint).modules()]
+    assert end in of_hint
+    assert type(hint.module[0][-1]) is end
 
 
 def test_shuffled_students_each_have_an_order_of_their_own(trainings):

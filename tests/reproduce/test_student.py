@@ -11,8 +11,9 @@ from scipy.special import entr, softmax
 from torch import nn
 
 import kdlib as kd
-from kdlib.networks import weights_hash
+from kdlib.identity import weights_hash
 from kdlib.objectives import Outputs
+from kdlib.reproduce import stages
 from kdlib.reproduce import student as protocol
 from kdlib.reproduce.student import ANNET_WAYS, GRID, TEACHERS, WAYS, AsPrinted, Student
 
@@ -337,8 +338,9 @@ def test_the_rate_with_the_fewest_errors_on_validation_is_taken(monkeypatch, hel
         of_test = len(split) == len(protocol._data().test)  # where the other rate is better
         return kd.Scores(100 - errors[model.rate] if of_test else errors[model.rate], 0, 0, 0)
 
-    monkeypatch.setattr(protocol, "fit", fit)
-    monkeypatch.setattr(protocol, "evaluate", evaluate)
+    monkeypatch.setattr(stages, "fit", fit)
+    for module in (protocol, stages):  # trials and scores
+        monkeypatch.setattr(module, "evaluate", evaluate)
     rows = list(setting.run())
     best = rates[held_out.index(min(held_out))]  # the lower where both are equal
     assert numbers(rows, "learning_rate") == [best]
@@ -352,7 +354,7 @@ def test_test_and_validation_are_not_looked_at_in_training(monkeypatch):
         seen.append((data.validation, data.test))
         return kd.fit(model, objective, data, *arguments, **options)
 
-    monkeypatch.setattr(protocol, "fit", noted)
+    monkeypatch.setattr(stages, "fit", noted)
     list(line("controls", "labels").run())
     assert seen == [(None, None)] * 4
 
@@ -370,7 +372,7 @@ def test_a_rate_that_diverges_is_not_taken(monkeypatch):
     setting = line("controls", "labels")
     low, high = shape(setting).rates
     for bad, good in ((low, high), (high, low)):
-        monkeypatch.setattr(protocol, "fit", diverging(bad))
+        monkeypatch.setattr(stages, "fit", diverging(bad))
         rows = list(setting.run())
         assert math.isnan(*numbers(rows, f"validation_errors at {bad:g}"))
         assert numbers(rows, "learning_rate") == [good]
@@ -381,7 +383,7 @@ def test_a_line_that_is_interrupted_gives_no_more_rows(monkeypatch):
     def interrupted(*arguments, **options):
         return replace(kd.fit(*arguments, **options), interrupted=True)
 
-    monkeypatch.setattr(protocol, "fit", interrupted)
+    monkeypatch.setattr(stages, "fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(line("controls", "labels").run())
 

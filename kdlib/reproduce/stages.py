@@ -1,4 +1,4 @@
-"""Students taught in one stage or two: what the protocols of FitNets and of FSP share."""
+"""How students are trained, in one stage or two, and scored: what several protocols share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from torch import nn
 
 from kdlib.data import Data, load
 from kdlib.objectives import CrossEntropy, Objective, SoftTargets
-from kdlib.reproduce import Row, best, tried
 from kdlib.seeding import key
-from kdlib.training import Recipe, evaluate, fidelity, fit
+from kdlib.training import History, Recipe, evaluate, fidelity, fit
 
-TRIAL_SEED = 99
+Networks = nn.Module | Sequence[nn.Module]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a student: by what, how long, and its peak learning rate."""
+    """One training of a student: what it is trained on, how long, and its peak learning rate."""
 
     by: str
     steps: int
@@ -29,7 +28,7 @@ class Stage:
 
 @cache
 def images(name: str, size) -> Data:
-    """A data set with so many images held out as the size says; for tests some digits."""
+    """A data set with ``size.validation`` images held out; for tests some digits."""
     if size.name == "smoke":
         return load("digits").limit(size.images)
     return load(name, validation=size.validation)
@@ -37,13 +36,13 @@ def images(name: str, size) -> Data:
 
 @cache
 def some_images(name: str, size) -> Data:
-    """Those of them that students see."""
+    """The part of a data set that students see."""
     data = images(name, size)
     return data if size.images is None else data.limit(size.images)
 
 
 def stages(way: str, steps: int, first: float, second: float, share: float = 0.5) -> list[Stage]:
-    """Of ``"hint then labels"``, where the first has that share of the steps, or of one stage alone."""
+    """The stages of a way: of ``"hint then labels"`` the first has ``share`` of the steps."""
     names = way.split(" then ")
     if len(names) == 1:
         return [Stage(way, steps, first)]
@@ -61,36 +60,46 @@ def taught(
 ) -> pd.DataFrame:
     """Train in place, stage by stage, each with an optimizer, an order and views of its own.
 
-    One history of them all. Validation is looked at if data has one, and never the test split.
+    Returns one history of all stages. It has validation scores if data has a validation split; the
+    test split is never looked at.
     """
     parts, before, data = [], 0, replace(data, test=None)
     for place, stage in enumerate(plan):
         own = replace(recipe, iterations=stage.steps, learning_rate=stage.rate)
         of_stage = seed if place == 0 else key(seed, place, "stage")
-        history = fit(student, objective(stage.by), data, own, seed=of_stage, progress=False)
-        if history.interrupted:
-            raise KeyboardInterrupt
+        history = fit_to_the_end(student, objective(stage.by), data, own, of_stage)
         parts.append(history.frame.assign(step=history.frame["step"] + before))
         before += stage.steps
     return pd.concat(parts)
 
 
-def chosen(rates: Sequence[float], errors_at: Callable[[float], int]) -> tuple[float, list[Row]]:
-    """The rate with the fewest validation errors, and rows that say so; of one rate that one."""
-    rate, rows = rates[0], []
-    if len(rates) > 1:
-        trials = tried(rates, errors_at)
-        rows = [Row(f"validation_errors at {r:g}", e, TRIAL_SEED) for r, e in trials.items()]
-        rate = best(trials)
-    return rate, [*rows, Row("learning_rate", rate)]
+def fit_to_the_end(
+    student: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
+) -> History:
+    """Train in place.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted; nobody measures a network trained in part.
+    """
+    history = fit(student, objective, data, recipe, seed=seed, progress=False)
+    if history.interrupted:
+        raise KeyboardInterrupt
+    return history
 
 
 def scores(
-    student: nn.Module, teacher: nn.Module | None, data: Data
+    student: Networks, teacher: Networks | None, data: Data, *, more: bool = False
 ) -> Iterator[tuple[str, float]]:
-    """Of a trained student on the test images, beside its teacher where it has one."""
+    """A network's errors and loss on the test images, and its fidelity to its teacher if it has one.
+
+    With ``more`` also its calibration error and, where images are held out, its errors on them.
+    """
     test = evaluate(student, data.test)
     yield from (("test_errors", test.errors), ("test_loss", test.loss))
+    if more:
+        yield "test_ece", test.ece
+        if data.validation is not None:
+            yield "validation_errors", evaluate(student, data.validation).errors
     if teacher is not None:
         likeness = fidelity(student, teacher, data.test)
         yield from (("agreement", likeness.agreement), ("divergence", likeness.divergence))
@@ -99,12 +108,12 @@ def scores(
 def objective_of(
     by: str, teacher: nn.Module | None, inside: Mapping[str, Callable[[], Objective]], joint: float
 ) -> Objective:
-    """What a stage's name says: one of ``inside``, or of what all protocols know; ``a + b`` is both.
+    """The objective that a stage names: one of ``inside``, or a common one; ``a + b`` is their sum.
 
     Args:
         by: ``labels``, ``soft`` (T = 4, a tenth of labels), ``lambda``, or a name in ``inside``.
-        teacher: of the soft targets.
-        inside: makes an objective on features, by name.
+        teacher: gives the soft targets.
+        inside: what makes an objective on features, by its name.
         joint: the weight of b in ``a + b``.
     """
     if by in inside:
