@@ -54,7 +54,7 @@ def described(value: Any) -> str:
     with Python or was installed goes by its name, so that an upgrade changes nothing.
 
     Raises:
-        Undescribed: something in it has no text of its own, such as a random generator or an open file.
+        Undescribed: something in it has no text of its own, such as a lock or an open file.
 
     >>> described(lambda x: 2 * x) == described(lambda x: 2 * x) != described(lambda x: 3 * x)
     True
@@ -166,7 +166,7 @@ class _Description:
 
     def _read(self, value: Any, names: list[str]) -> str:
         """A global; of a module of the reader's own, what the code may take from it."""
-        if not isinstance(value, ModuleType) or not _is_own(getattr(value, "__file__", None)):
+        if not isinstance(value, ModuleType) or not _is_own_module(value.__name__):
             return self.of(value)
         taken = (name for name in names if name in vars(value))
         return f"{value.__name__}({', '.join(f'{n}={self.of(vars(value)[n])}' for n in taken)})"
@@ -194,7 +194,7 @@ class _Description:
         return self._code(value) if isinstance(value, CodeType) else self.of(value)
 
     def _class(self, kind: type) -> str:
-        if not _is_own(getattr(sys.modules.get(kind.__module__), "__file__", None)):
+        if not _is_own_module(kind.__module__):
             return f"{kind.__module__}.{kind.__qualname__}"
         members = {
             name: _code_of(member)
@@ -212,10 +212,14 @@ def _code_of(member: Any) -> Any:
     return member
 
 
-def _is_own(file: str | None) -> bool:
-    """Whether code is the reader's: neither kdlib's nor installed nor Python's. None is a notebook."""
-    if file is None:
-        return True
+def _is_own_module(name: str) -> bool:
+    """Of a notebook, or of a file that is the reader's."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return name not in sys.builtin_module_names and (file is None or _is_own(file))
+
+
+def _is_own(file: str) -> bool:
+    """Whether code is the reader's: neither kdlib's nor installed nor Python's."""
     path = Path(file)
     if _INSTALLED & {*path.parts} or "<frozen" in file:
         return False

@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kdlib
 from kdlib.course.grading.child import LARGEST_PICTURE, LONGEST, MOST_PICTURES, read_frame
 from kdlib.course.grading.exercise import Stopped
-from kdlib.course.grading.observe import Seen, packed, received
+from kdlib.course.grading.observe import HOME, Seen, packed, received
 
 NOTHING = {"text": "", "more": 0, "pictures": [], "error": ""}  # of a cell
 LARGEST_MESSAGE = 64 * 2**20
@@ -194,7 +193,7 @@ def _environment(folder: str, limits: Limits) -> dict[str, str]:
         "MPLCONFIGDIR": str(_fonts()),
         "TORCH_HOME": folder,
         "TMPDIR": folder,
-        "PYTHONPATH": str(Path(kdlib.__file__).resolve().parent.parent),
+        "PYTHONPATH": str(HOME.parent),
         "PYTHONDONTWRITEBYTECODE": "1",
         "KDLIB_PROFILE": "smoke",
         "KDLIB_GRADING_MEMORY": str(limits.memory),
