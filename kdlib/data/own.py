@@ -177,11 +177,16 @@ def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     for i in range(len(dataset)):
         sample = dataset[i]
         if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-            raise TypeError(
-                f"{name} must hold pairs (image, label), got {type(sample).__name__} for sample {i}"
-            )
+            found = type(sample).__name__
+            found += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
+            raise TypeError(f"{name} must hold pairs (image, label), got {found} for sample {i}")
         images.append(_channels_last_image(sample[0]))
-        labels.append(int(sample[1]))
+        label = sample[1].item() if isinstance(sample[1], Tensor | np.generic) else sample[1]
+        if not isinstance(label, Integral):
+            raise TypeError(
+                f"{name}: the label of sample {i} must be a whole class number, got {label!r}"
+            )
+        labels.append(int(label))
         if images[i].shape != images[0].shape:
             raise ValueError(
                 f"{name} must hold images of one shape: sample {i} has {images[i].shape}, the first "

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kdlib._checks import required_arguments
+from kdlib._checks import required_arguments, wide
 from kdlib.data.splits import Samples
 from kdlib.identity import code_hash, described
 from kdlib.objectives.teachers import Teacher, TeacherLogits
@@ -57,7 +57,8 @@ class Outputs:
     ``student["stage2"]`` is a feature that the objective named among its taps.
 
     Attributes:
-        logits: ``(N, C)``; None where no part of the objective needs them.
+        logits: ``(N, C)``, of the dtype of the products (bfloat16, say; the losses of
+            :mod:`kdlib.losses` widen them); None where no part of the objective needs them.
         features: the student's features by name.
         model: the student itself, for an objective that runs it again.
     """
@@ -228,7 +229,7 @@ class Loss(Objective):
 
     How many arguments the function must be given says what it gets. With a teacher, two are the logits
     of student and teacher, three the labels as well; without one, two are the student's logits and the
-    labels. Arguments with defaults do not count. Logits are ``(N, C)``, labels ``(N,)``; the value is a
+    labels. Arguments with defaults do not count. Logits are ``(N, C)`` in float32 or wider, labels ``(N,)``; the value is a
     scalar, as every loss of :mod:`kdlib.losses` gives it.
 
     Args:
@@ -284,9 +285,10 @@ class Loss(Objective):
             self._source.prepare(split, recipe)
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        s = wide("student", student.logits)  # in bfloat16 a loss would be 10 % off
         if self._source is None:
-            return {self.name: self.function(student.logits, batch.labels)}
-        given = (student.logits, self._source(batch), batch.labels)[: self._needs]
+            return {self.name: self.function(s, batch.labels)}
+        given = (s, self._source(batch), batch.labels)[: self._needs]
         return {self.name: self.function(*given)}
 
 
