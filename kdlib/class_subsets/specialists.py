@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import some_classes, wide
-from kdlib.data import Data
+from kdlib.data import Data, Split
 from kdlib.seeding import seeded
 
 __all__ = ["clusters", "combine", "dustbin_correction", "specialist_data", "specialist_of"]
@@ -71,13 +71,16 @@ def specialist_data(data: Data, classes: Iterable[int], seed: int = 0) -> Data:
     Validation and test keep all their images.
 
     Raises:
-        ValueError: classes that are none, all, repeated or no class numbers; no labels, or no images
-            of classes or of others.
+        TypeError: the training split is a text.
+        ValueError: no classes, all of them, one twice or something that is not a class number; no
+            labels, or no images of classes or of others.
     """
     classes = some_classes(classes, len(data.classes), once=True)
-    if data.train.labels is None:
+    if not isinstance(data.train, Split):
+        raise TypeError(f"data must have samples to choose from, got {data.train!r}")
+    if not data.train.labelled:
         raise ValueError("data must have labels to train a specialist with, and it has none")
-    mine = torch.isin(data.train.labels, torch.tensor(classes, device=data.train.labels.device))
+    mine = torch.isin(data.train.labels, torch.tensor(classes, device=data.train.device))
     rest = (~mine).nonzero().squeeze(-1)
     if not 0 < len(rest) < len(mine):
         raise ValueError(f"data must have images of classes {classes} and of others to train on")
@@ -88,8 +91,9 @@ def specialist_data(data: Data, classes: Iterable[int], seed: int = 0) -> Data:
     places[classes] = torch.arange(len(classes), device=rest.device)
 
     def of(split):
-        labelled = split is not None and split.labels is not None
-        return replace(split, labels=places[split.labels]) if labelled else split
+        if split is None or not split.labelled:
+            return split
+        return replace(split, labels=places[split.labels])
 
     return replace(
         data,

@@ -52,7 +52,7 @@ class CrossEntropy(Objective):
         """The terms before the mean: logits ``(..., C)`` give ``(...)``."""
         loss = cross_entropy(
             student.logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        )  # (...)
         return {"hard": loss}
 
 

@@ -347,7 +347,7 @@ def _images(what: Line | Teacher, seed: int) -> Data:
 def _half(name: str, digits: Split) -> Split:
     """Half of the digits, or the same number of other images; only ``own half`` has labels."""
     half = len(digits) // 2  # their order depends on a hash of their pixels
-    rows = torch.arange(len(digits), device=digits.inputs.device)
+    rows = torch.arange(len(digits), device=digits.device)
     own = digits.select(rows[:half])
     if name == "own half":
         return own

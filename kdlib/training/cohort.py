@@ -212,7 +212,7 @@ def _stacked(
 
 
 def _train(stack: _Stack, objective: Objective, data: Data, recipe: Recipe) -> Iterator[dict]:
-    """What ``fit`` does, on logits (members, N, C); yields after every epoch."""
+    """What ``fit`` does, on logits (members, N, C), a member a student; yields after every epoch."""
     split = data.train
     objective.prepare(stack.starts[0], split, recipe)
     stepper = Stepper(stack, recipe, split.device)

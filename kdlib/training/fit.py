@@ -86,7 +86,7 @@ def fit(
             ``__call__(student, batch)``.
         data: its test split is not looked at.
         recipe: how it is trained.
-        seed: of the order, the views, the dropout and the objective's draws.
+        seed: for the order, the views, the dropout and the objective's draws.
         progress: show a bar that leaves nothing behind.
         checkpoint: a file, written whole after every epoch; if it is there, training goes on from
             it to the very weights that it would have reached in one go (bit for bit on a CPU).
@@ -97,10 +97,10 @@ def fit(
         there.
 
     Warns:
-        UserWarning: the checkpoint's weights replace others than those it began with.
+        UserWarning: the checkpoint's weights replace weights that it did not begin with.
 
     Raises:
-        TypeError: an argument of another kind.
+        TypeError: an argument of another type; the message says what would do.
         ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
             another training, or whatever the objective refuses.
         FloatingPointError: the loss or the weights stopped being finite.
@@ -118,7 +118,7 @@ def fit(
         recipe = replace(recipe, learning_rate=objective.default_rate)
     device = data.train.device
     with forked(), torch.enable_grad(), autocast(device, None):
-        reseed(key(seed, 0, "prepare"))
+        reseed(key(seed, 0, "prepare"))  # on resume too: a regressor begins with the same weights
         model.to(device, weights_dtype(recipe))
         saved = None if checkpoint is None else Checkpoint(Path(checkpoint), model)
         objective.prepare(model, data.train, recipe)
@@ -147,7 +147,7 @@ def fit(
 def check_arguments(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
 ) -> None:
-    """Refuse what cannot be trained, before anything is."""
+    """Refuse what cannot be trained before any training starts."""
     for name, value, kind in (
         ("model", model, nn.Module),
         ("data", data, Data),
@@ -175,7 +175,7 @@ def check_arguments(
 
 
 def _remedy(data: object) -> str:
-    """How data of another library become a Data."""
+    """How to make a Data of what was given instead."""
     if isinstance(data, DataLoader):
         return "; kd.data.from_dataset(loader.dataset) makes one of what it reads"
     if isinstance(data, Dataset):
@@ -213,7 +213,8 @@ class _Run:
         reseed(key(self.seed, epoch, "dropout"))
         with self.data.train.reading(self.model):
             terms = mean_terms(self._batches(epoch), lambda batch: self._step(batch, factor))
-        means = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))  # waits
+        # One copy for all terms, and the only one of the epoch: until here a GPU runs ahead.
+        means = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         step = min(epoch * self.steps, self.total)
         row = {"epoch": epoch, "step": step, "seconds": time.perf_counter() - started}
         row |= means | self.objective.weights((step - 1) / self.total) | self._validation()
@@ -248,7 +249,8 @@ class _Run:
             inputs = inputs.to(weights_dtype(self.recipe))
         names = tuple(self.objective.taps)
         if not names:
-            return Outputs(self.model(inputs), model=self.model)
+            return Outputs(self.model(inputs), model=self.model)  # (N, C)
+        # Nothing above the highest tap runs: no time, no gradient, no step of a BatchNorm.
         features = reach(self.model, inputs, names)
         return Outputs(features.get(""), features, self.model)
 

@@ -664,7 +664,7 @@ def _at_one_size(first: Tensor, second: Tensor, pool: Callable) -> tuple[Tensor,
 
 
 def _batches(split: Split, seed: int, epoch: int, augment: Augmentation | None = None) -> Iterator:
-    views = stream(seed, epoch, "views", split.inputs.device)
+    views = stream(seed, epoch, "views", split.device)
     return split.batches(16, stream(seed, epoch, "order"), augment, views)
 
 
