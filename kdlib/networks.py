@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-
-from kdlib.data.splits import Samples, Split
 
 
 @contextmanager
@@ -26,7 +25,36 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def logits(model: nn.Module, inputs: Tensor | Samples, batch_size: int = 1000) -> Tensor:
+def begin_text(models: Iterable[nn.Module], carry: bool) -> None:
+    """Recurrent parts forget what they read and, if so wished, go on from call to call."""
+    for model in models:
+        for module in model.modules():
+            if hasattr(module, "begin_text"):
+                module.begin_text(carry=carry)
+
+
+@contextmanager
+def carrying(models: Sequence[nn.Module], carry: bool = True) -> Iterator[None]:
+    """Inside, recurrent networks begin anew and go on from call to call, or with ``carry=False`` do not."""
+    begin_text(models, carry)
+    try:
+        yield
+    finally:
+        begin_text(models, carry=False)
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What can be read in parts: a split, or a text from left to right."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def reading(self, *models: nn.Module) -> AbstractContextManager[None]: ...
+    def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]: ...
+    def joined(self, answers: list[Tensor]) -> Tensor: ...
+
+
+def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) -> Tensor:
     """The network's outputs for many inputs, in eval mode and without gradients.
 
     Args:
@@ -41,14 +69,18 @@ def logits(model: nn.Module, inputs: Tensor | Samples, batch_size: int = 1000) -
     torch.Size([5, 2])
     """
     if isinstance(inputs, Tensor):
-        inputs = Split(inputs, None, torch.arange(len(inputs), device=inputs.device))
-    if not isinstance(inputs, Samples):
+        parts = iter(inputs.split(batch_size))
+        reading, joined = carrying([model], carry=False), torch.cat
+    elif isinstance(inputs, Readable):
+        parts = (part for part, _ in inputs.parts(batch_size))
+        reading, joined = inputs.reading(model), inputs.joined
+    else:
         raise TypeError(
             f"inputs must be a tensor or a split such as data.test, got {type(inputs).__name__}"
         )
-    with evaluating(model), inputs.reading(model):
-        found = [answers(model, part) for part, _ in inputs.parts(batch_size)]
-    return inputs.joined(found).to(inputs.device)
+    with evaluating(model), reading:
+        found = [answers(model, part) for part in parts]
+    return joined(found).to(inputs.device)
 
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ A split yields its own batches; nothing here trains.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.identity import tensors_hash
+from kdlib.networks import begin_text, carrying
 from kdlib.recipe import Views
 from kdlib.seeding import check_seed
 
@@ -92,7 +93,7 @@ class Samples:
 
     def begin(self, *models: nn.Module) -> None:
         """Let recurrent networks forget what they read, and read this from its beginning."""
-        _begin_text(models, carry=not self.stands_alone)
+        begin_text(models, carry=not self.stands_alone)
 
     def reading(self, *models: nn.Module) -> AbstractContextManager[None]:
         """Inside, recurrent networks read this call after call; a split's rows have no past."""
@@ -283,24 +284,6 @@ def _viewed(images: Tensor, augment: Views, generator: torch.Generator) -> Tenso
             f"returned {tuple(views.shape)} of {views.dtype}"
         )
     return views
-
-
-@contextmanager
-def carrying(models: Sequence[nn.Module], carry: bool = True) -> Iterator[None]:
-    """Inside, recurrent networks begin anew and go on from call to call, or with ``carry=False`` do not."""
-    _begin_text(models, carry)
-    try:
-        yield
-    finally:
-        _begin_text(models, carry=False)
-
-
-def _begin_text(models: Iterable[nn.Module], carry: bool) -> None:
-    """Recurrent parts forget what they read and, if so wished, go on from call to call."""
-    for model in models:
-        for module in model.modules():
-            if hasattr(module, "begin_text"):
-                module.begin_text(carry=carry)
 
 
 def _version(tensor: Tensor) -> object:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import sizes
-from kdlib.data.splits import Data, Samples, carrying, device_or_gpu
+from kdlib.data.splits import Data, Samples, device_or_gpu
 from kdlib.losses import soften
-from kdlib.networks import answers, evaluating
+from kdlib.networks import answers, carrying, evaluating
 from kdlib.recipe import Views
 from kdlib.seeding import check_seed
 
