@@ -175,9 +175,11 @@ def hinton_terms(
     temperature: float | Tensor,
     alpha: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of :func:`hinton_loss`, weighted, before the mean: the one place where they are.
+    """The two terms of :func:`hinton_loss`, weighted, before the mean.
 
-    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(labels, softmax(s))``.
+    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(labels, softmax(s))``. Loss and objective both take
+    them from here: nothing else weighs soft against hard, but for protocols that repeat a formula of
+    others (``kdlib.reproduce``).
 
     Source: Hinton, Vinyals, Dean 2015, section 2.
 

@@ -23,8 +23,10 @@ _CHOICES = {
     "precision": ("auto", "float32", "float64", "bfloat16", "float16"),
     "keep": ("last", "best"),
 }
+# 0.03 under one_cycle is stable for soft targets, whose T^2 makes gradients of T * (q - p), at T = 20.
+DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001, "adamw": 0.001}
 _REMEDIES = {
-    "learning_rate": "0.03 is the default of sgd",
+    "learning_rate": f"{DEFAULT_RATES['sgd']} is the default of sgd",
     "max_norm": "None sets no limit",
     "max_gradient": "None sets no limit",
 }
@@ -110,9 +112,7 @@ class Recipe:
     @property
     def peak_rate(self) -> float:
         """The highest learning rate of the training, where the objective has none of its own."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return 0.03 if self.optimizer == "sgd" else 0.001
+        return self.learning_rate or DEFAULT_RATES[self.optimizer]
 
     def rate(self, progress: float) -> float:
         """The learning rate when this share of the training, in [0, 1), is done.

@@ -25,8 +25,8 @@ from kdlib.training.steps import (
     Stepper,
     autocast,
     autocast_dtype,
-    mean_terms,
     not_finite,
+    run_epoch,
     weights_dtype,
 )
 
@@ -229,17 +229,18 @@ def _train(stack: _Stack, objective: Objective, data: Data, recipe: Recipe) -> I
                 None if part[0] is None else torch.stack(part)  # (seeds, N, ...)
                 for part in zip(*samples, strict=True)
             )
-            yield Batch(inputs, stack.each(labels), stack.each(index), step / total, draws)
+            yield Batch(
+                inputs, stack.by_member(labels), stack.by_member(index), step / total, draws
+            )
 
     def step(batch: Batch) -> dict[str, Tensor]:
-        return stepper.step(
-            recipe.rate(batch.progress),
-            lambda: Outputs(stack.logits(batch.inputs.flatten(2))),
-            lambda student: {n: t.mean(-1) for n, t in objective.each(student, batch).items()},
-        )
+        with stepper.forward():
+            student = Outputs(stack.logits(batch.inputs.flatten(2)))  # (members, N, C)
+        terms = {n: t.mean(-1) for n, t in objective.each(student, batch).items()}  # (members,)
+        return stepper.descend(terms, recipe.rate(batch.progress))
 
     for epoch in range(1, epochs + 1):
-        stack.note(mean_terms(batches(epoch), step), epoch, recipe)
+        stack.note(run_epoch(batches(epoch), step), epoch, recipe)
         yield {}
 
 
@@ -266,10 +267,10 @@ class _Stack(nn.Module):
             weight = torch.stack([layer.weight.detach() for layer in layers])
             bias = torch.stack([layer.bias.detach() for layer in layers])[..., None]
             for tensor, into in ((weight, self.weights), (bias, self.biases)):
-                into.append(nn.Parameter(self.each(tensor).to(device, dtype)))
+                into.append(nn.Parameter(self.by_member(tensor).to(device, dtype)))
         self.trained = nn.ParameterList([*self.weights, *self.biases])
 
-    def each(self, values: Tensor | None) -> Tensor | None:
+    def by_member(self, values: Tensor | None) -> Tensor | None:
         """One row a member of one row a seed."""
         return None if values is None else values.repeat_interleave(self.objectives, 0)
 

@@ -33,8 +33,8 @@ from kdlib.training.steps import (
     Stepper,
     autocast,
     limit_norms,
-    mean_terms,
     not_finite,
+    run_epoch,
     weights_dtype,
 )
 
@@ -212,7 +212,7 @@ class _Run:
         self.trained.train()
         reseed(key(self.seed, epoch, "dropout"))
         with self.data.train.reading(self.model):
-            terms = mean_terms(self._batches(epoch), lambda batch: self._step(batch, factor))
+            terms = run_epoch(self._batches(epoch), lambda batch: self._step(batch, factor))
         # One copy for all terms, and the only one of the epoch: until here a GPU runs ahead.
         means = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         step = min(epoch * self.steps, self.total)
@@ -236,10 +236,13 @@ class _Run:
             yield Batch(*samples, step / self.total, draws, first=step == first)
 
     def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
-        rate = factor * self.recipe.rate(batch.progress)
-        terms = self.stepper.step(
-            rate, lambda: self._outputs(batch.inputs), lambda student: self._terms(student, batch)
-        )
+        with self.stepper.forward():
+            student = self._outputs(batch.inputs)
+        if student.logits is not None:
+            self._check_classes(student.logits, batch)
+        # Outside: losses are computed in float32 whatever the products are.
+        terms = checked_terms(self.objective, self.objective(student, batch))
+        terms = self.stepper.descend(terms, factor * self.recipe.rate(batch.progress))
         if self.recipe.max_norm is not None:
             limit_norms(self.model, self.recipe.max_norm)
         return terms
@@ -253,11 +256,6 @@ class _Run:
         # Nothing above the highest tap runs: no time, no gradient, no step of a BatchNorm.
         features = reach(self.model, inputs, names)
         return Outputs(features.get(""), features, self.model)
-
-    def _terms(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        if student.logits is not None:
-            self._check_classes(student.logits, batch)
-        return checked_terms(self.objective, self.objective(student, batch))
 
     def _rate_factor(self) -> float:
         """What ``plateau`` makes of the rate: a quarter for every epoch that was not a new lowest."""

@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kdlib.objectives.base import Batch, Outputs
+from kdlib.objectives.base import Batch
 from kdlib.recipe import Recipe
 
-__all__ = ["Stepper", "autocast", "autocast_dtype", "mean_terms", "not_finite", "weights_dtype"]
+__all__ = ["Stepper", "autocast", "autocast_dtype", "not_finite", "run_epoch", "weights_dtype"]
 
 
 class Stepper:
@@ -34,27 +34,23 @@ class Stepper:
         self.products = autocast_dtype(recipe.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.products == torch.float16)
 
-    def step(
-        self,
-        rate: float,
-        forward: Callable[[], Outputs],
-        terms_of: Callable[[Outputs], dict[str, Tensor]],
-    ) -> dict[str, Tensor]:
-        """One step down the sum of all terms; returns them, a number each or one a student."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Inside, the student runs, its products in the recipe's precision; old gradients are gone."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.products):
-            student = forward()
-        terms = terms_of(
-            student
-        )  # outside: losses are computed in float32 whatever the products are
+            yield
+
+    def descend(self, terms: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
+        """One step down the sum of all terms, a number each or one a student; returns them detached."""
         total = sum(terms.values()).sum()
         if not total.requires_grad:
             raise ValueError(
                 f"the objective's terms ({', '.join(terms)}) must depend on the student, and none does; is "
                 "there a detach() or a no_grad() on the way?"
             )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self.scaler.scale(total).backward()
         if self.recipe.max_gradient is not None:
             self.scaler.unscale_(self.optimizer)  # the limit is of the gradient as it is
@@ -64,10 +60,10 @@ class Stepper:
         return {name: term.detach() for name, term in terms.items()}
 
 
-def mean_terms(
+def run_epoch(
     batches: Iterable[Batch], step: Callable[[Batch], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Take a step with each batch; the mean of every term, left on the device."""
+    """The loop: a step with each batch; the mean of every term, left on the device."""
     sums: dict[str, Tensor] = {}
     count = 0
     for batch in batches:
