@@ -9,7 +9,7 @@ import pytest
 
 from kdlib.course.exercises import HOMEWORKS
 from kdlib.course.grading.exercise import VISIBLE, Exercise
-from kdlib.course.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, rows, show
+from kdlib.course.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, rows, show, some
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -200,6 +200,34 @@ def test_the_command_prints_every_exercise_and_is_content():
         for answer in [m.name for m in exercise.mistakes] + [r.__name__ for r in exercise.right]:
             assert f" {answer} " in done.stdout
     assert "no misses" in done.stdout and "MISS" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ([], ["hw0", "hw9"]),
+        (["hw9"], ["hw9"]),
+        (["complete"], ["hw0", "hw9"]),
+        (["hw0", "hw9"], ["hw0", "hw9"]),
+    ],
+)
+def test_the_matrix_of_some_homeworks_or_exercises(names, shown):
+    exercise = complete()
+    everything = {"hw0": (exercise,), "hw9": (exercise,)}
+    names = [exercise.name if name == "complete" else name for name in names]
+    assert list(some(everything, names)) == shown
+
+
+def test_the_command_refuses_names_that_it_does_not_know(capsys):
+    from kdlib.course.grading import __main__
+
+    for arguments, message in (
+        (["matrix", "hw4"], "NAME must be one of hw1, hw2, hw3, soften, "),
+        (["grade", "hw1"], "NAME goes with matrix alone, got hw1"),
+    ):
+        with pytest.raises(SystemExit):
+            __main__.main(arguments)
+        assert message in capsys.readouterr().err
 
 
 def test_the_command_fails_where_something_is_missed(monkeypatch, capsys):

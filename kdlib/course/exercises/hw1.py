@@ -28,7 +28,7 @@ from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 from kdlib.course.grading.observe import described
 from kdlib.course.museum import mistakes
 
-# Soft targets
+# Exercise 1: soft targets
 
 soften = Exercise(
     "soften",
@@ -208,7 +208,7 @@ def row_by_row(logits: Tensor, temperature: float) -> Tensor:
     return torch.stack([torch.softmax(row / temperature, 0) for row in logits])
 
 
-# The soft-target loss
+# Exercise 2: the soft-target loss
 
 soft_target_loss = Exercise(
     "soft_target_loss",
@@ -525,7 +525,7 @@ def one_example_at_a_time(student: Tensor, teacher: Tensor, temperature: float) 
     return temperature**2 * total / len(student)
 
 
-# The whole objective
+# Exercise 3: the whole objective
 
 hinton_loss = Exercise(
     "hinton_loss",
@@ -758,7 +758,7 @@ def labels_as_one_hot(
     return sum(w * x for w, x in ((alpha * temperature**2, soft), (1 - alpha, hard)))
 
 
-# Its gradient
+# Exercise 4: its gradient
 
 soft_target_gradient = Exercise(
     "soft_target_gradient",
@@ -915,7 +915,7 @@ def row_after_row(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
     return torch.stack(rows) / len(rows)
 
 
-# The limit of high temperature
+# Exercise 5: the limit of high temperature
 
 logit_matching_loss = Exercise(
     "logit_matching_loss",
@@ -1063,7 +1063,7 @@ def by_pairs_of_classes(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.einsum("nij,nij->", pairs, pairs) / (4 * gap.shape[1] ** 2 * len(gap))
 
 
-# The choice of a temperature
+# Exercise 6: the choice of a temperature
 
 choose_temperature = Exercise(
     "choose_temperature",
@@ -1256,7 +1256,7 @@ def by_pandas(
     return best, frame.test[best]
 
 
-# A teacher of one's own
+# Exercise 7: a teacher of one's own
 
 my_temperature = Exercise(
     "my_temperature",

@@ -42,7 +42,7 @@ from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 from kdlib.course.grading.observe import same
 from kdlib.course.museum import mistakes
 
-# The hint loss
+# Exercise 1: the hint loss
 
 hint_loss = Exercise(
     "hint_loss",
@@ -226,7 +226,7 @@ def norm_and_square(guided: Tensor, hint: Tensor) -> Tensor:
     return torch.linalg.vector_norm(guided - hint.data, dim=rest).pow(2).div(2).mean(0)
 
 
-# A step towards the hint
+# Exercise 2: a step towards the hint
 
 hint_step = Exercise(
     "hint_step",
@@ -502,7 +502,7 @@ def by_hand_without_an_optimizer(
     return loss.item()
 
 
-# The FSP matrix
+# Exercise 3: the FSP matrix
 
 fsp_matrix = Exercise(
     "fsp_matrix",
@@ -772,7 +772,7 @@ def largest_of_each_block(first: Tensor, second: Tensor) -> Tensor:
     return torch.matmul(flat[0], flat[1].permute(0, 2, 1)) / h / w
 
 
-# Its distance
+# Exercise 4: its distance
 
 fsp_loss = Exercise(
     "fsp_loss",
@@ -1008,7 +1008,7 @@ def by_mean_squares(student_matrices: list[Tensor], teacher_matrices: list[Tenso
     return loss
 
 
-# Two stages
+# Exercise 5: two stages
 
 two_stages = Exercise(
     "two_stages",
@@ -1329,7 +1329,7 @@ def an_optimizer_a_part(lower, upper, first_loss, second_loss, steps):
             optimizer.step()
 
 
-# What a flow leaves free
+# Exercise 6: what a flow leaves free
 
 same_flow = Exercise(
     "same_flow",
@@ -1509,7 +1509,7 @@ def blocks_shuffled(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.reshape(first.shape), second.flatten(2)[:, :, order].view_as(second)
 
 
-# A teacher of one's own
+# Exercise 7: a teacher of one's own
 
 my_flow_distance = Exercise(
     "my_flow_distance",

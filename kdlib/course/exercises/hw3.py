@@ -28,7 +28,7 @@ from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 from kdlib.course.grading.observe import same
 from kdlib.course.museum import mistakes
 
-# Generations
+# Exercise 1: generations
 
 generations = Exercise(
     "generations",
@@ -430,7 +430,7 @@ def accumulated(build, train, count: int) -> list:
     return list(itertools.accumulate([None, *range(count)], grow))[1:]
 
 
-# An ensemble
+# Exercise 2: an ensemble
 
 ensemble = Exercise(
     "ensemble",
@@ -624,7 +624,7 @@ def in_numpy(logits: list) -> Tensor:
     return torch.from_numpy((e / e.sum(-1, keepdims=True)).mean(0))
 
 
-# Confidence weighted by teacher max
+# Exercise 3: confidence weighted by teacher max
 
 cwtm_loss = Exercise(
     "cwtm_loss",
@@ -932,7 +932,7 @@ def by_nll_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return (surest * losses).sum().div(surest.sum())
 
 
-# Dark knowledge with permuted predictions
+# Exercise 4: dark knowledge with permuted predictions
 
 permute_dark_knowledge = Exercise(
     "permute_dark_knowledge",
@@ -1258,7 +1258,7 @@ def fisher_yates(teacher: Tensor, generator: torch.Generator) -> Tensor:
     return torch.tensor(rows, dtype=teacher.dtype)
 
 
-# An interval
+# Exercise 5: an interval
 
 interval = Exercise(
     "interval",
@@ -1563,7 +1563,7 @@ def by_integration(a: Tensor, b: Tensor) -> Tensor:
     return d.mean() + torch.stack([-t * 0, -t, t]) * d.std() / n**0.5
 
 
-# A verdict
+# Exercise 6: a verdict
 
 verdict = Exercise(
     "verdict",
@@ -1748,7 +1748,7 @@ def by_both_sides(a: Tensor, b: Tensor) -> str:
     return "no difference seen"
 
 
-# Runs of one's own
+# Exercise 7: runs of one's own
 
 my_gain = Exercise(
     "my_gain",

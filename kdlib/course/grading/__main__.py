@@ -1,6 +1,7 @@
 """The grader's commands.
 
-``python -m kdlib.course.grading matrix``: is the grader right about every answer it knows?
+``python -m kdlib.course.grading matrix``: is the grader right about every answer it knows? With names of
+homeworks or exercises (``matrix hw1``, ``matrix soft_target_loss``), about theirs.
 ``python -m kdlib.course.grading release``: build what is handed out from the source with solutions.
 ``python -m kdlib.course.grading grade``: grade what was handed in, write feedback and grades.
 ``python -m kdlib.course.grading feedback``: write them again, after reading the open answers by hand.
@@ -20,14 +21,20 @@ def main(arguments: list[str] | None = None) -> int:
         "python -m kdlib.course.grading", description="Homework that grades itself."
     )
     parser.add_argument("command", choices=("matrix", "release", "grade", "feedback"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="matrix: homeworks or exercises")
     parser.add_argument(
         "--course", type=Path, default=Path("notebooks/homework"), help="default: %(default)s"
     )
     chosen = parser.parse_args(arguments)
     if chosen.command == "matrix":
-        from kdlib.course.grading.matrix import show
+        from kdlib.course.grading.matrix import show, some
 
-        return bool(show(HOMEWORKS))
+        try:
+            return bool(show(some(HOMEWORKS, chosen.names)))
+        except ValueError as error:
+            parser.error(str(error))
+    if chosen.names:
+        parser.error(f"NAME goes with matrix alone, got {' '.join(chosen.names)}")
     if not (chosen.course / "nbgrader_config.py").exists():
         parser.error(f"--course must be the folder with nbgrader_config.py, got {chosen.course}")
     try:

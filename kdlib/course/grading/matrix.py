@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kdlib.course.grading.exercise import VISIBLE, Exercise
@@ -68,12 +68,31 @@ def gaps(exercise: Exercise, found: list[Row]) -> list[str]:
     return lacks
 
 
+def some(
+    homeworks: dict[str, tuple[Exercise, ...]], names: Sequence[str]
+) -> dict[str, tuple[Exercise, ...]]:
+    """The homeworks and exercises of these names; all if there are none.
+
+    Raises:
+        ValueError: a name is neither's.
+    """
+    known = [*homeworks, *(e.name for exercises in homeworks.values() for e in exercises)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"NAME must be one of {', '.join(known)}, got {name!r}")
+    chosen = {
+        homework: tuple(e for e in exercises if not names or {homework, e.name} & {*names})
+        for homework, exercises in homeworks.items()
+    }
+    return {homework: exercises for homework, exercises in chosen.items() if exercises}
+
+
 def show(homeworks: dict[str, tuple[Exercise, ...]]) -> int:
     """Print the matrix; how many misses there are."""
     misses = 0
     for homework, exercises in homeworks.items():
         for exercise in exercises:
-            print(f"\n{homework} {exercise.name}: {exercise.points:g} points")
+            print(f"\n{homework} {exercise.name}: {exercise.points:g} points{_where(exercise)}")
             print(f"  {exercise.task}")
             for k, p in enumerate(exercise.properties):
                 print(f"    {' ' * 45}{' ' * k}↓ {p.says}")
@@ -90,3 +109,9 @@ def show(homeworks: dict[str, tuple[Exercise, ...]]) -> int:
     answers = sum(len(e.mistakes) + len(e.right) for es in homeworks.values() for e in es)
     print(f"\n{answers} answers, with two draws of cases each: {misses or 'no'} misses")
     return misses
+
+
+def _where(exercise: Exercise) -> str:
+    """The module that holds its properties, hints and known answers."""
+    modules = {right.__module__ for right in exercise.right}
+    return f" ({modules.pop()})" if len(modules) == 1 else ""
