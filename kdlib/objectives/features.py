@@ -89,8 +89,8 @@ class Hint(Objective):
             raise ValueError(
                 f"guided must name as many layers as hint: {len(self.hints)}, got {len(self.taps)}"
             )
-        known = activation is None or isinstance(activation, nn.Module)
-        if not known and activation not in _ACTIVATIONS:
+        known = activation is None or isinstance(activation, (str, nn.Module))
+        if not known or (isinstance(activation, str) and activation not in _ACTIVATIONS):
             raise TypeError(
                 f"activation must be one of {', '.join(_ACTIVATIONS)}, None or a module, got "
                 f"{activation!r}"
