@@ -68,6 +68,7 @@ class Undescribed(TypeError):
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...))
 _OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+_OF_EVERY_MODULE = {*vars(nn.Module())}  # its tables of parameters, modules and hooks, and its mode
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_path("stdlib"))
 _KDLIB = Path(__file__).parent
@@ -115,9 +116,25 @@ class _Description:
         if isinstance(value, ModuleType):
             return value.__name__
         if isinstance(value, nn.Module):
-            kinds = {type(module): None for module in value.modules()}
-            return f"network({value!r}, {weights_hash(value)}, {self.of(tuple(kinds))})"
+            return self._network(value)
         return self._object(value)
+
+    def _network(self, network: nn.Module) -> str:
+        """Its tensors, those outside the state dict too, and each module's class and plain attributes."""
+        tensors = {
+            **dict(network.named_parameters(remove_duplicate=False)),
+            **dict(network.named_buffers(remove_duplicate=False)),
+        }
+        parts = [tensors_hash(tensors)]
+        for name, module in network.named_modules(remove_duplicate=False):
+            own = _is_own_module(type(module).__module__)
+            plain = {
+                name: value
+                for name, value in vars(module).items()
+                if name not in _OF_EVERY_MODULE and (own or not name.startswith("_"))
+            }
+            parts.append(f"{name!r}: {self.of(type(module))} {self.of(plain)}")
+        return f"network({', '.join(parts)})"
 
     def _object(self, value: Any) -> str:
         """As pickle would take it apart, so that a state that is not in ``__dict__`` counts."""

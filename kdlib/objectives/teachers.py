@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from kdlib._checks import wide
 from kdlib.data.splits import Samples
-from kdlib.identity import tensors_hash, weights_hash
+from kdlib.identity import Undescribed, code_hash, tensors_hash, weights_hash
 from kdlib.networks import as_float, frozen_copy, logits
 from kdlib.recipe import Recipe
 from kdlib.taps import reach, taps
@@ -74,17 +75,26 @@ class Live:
 _ANSWERS: WeakValueDictionary[tuple, LookedUp | Live] = WeakValueDictionary()
 
 
-def _shared(key: tuple, make: Callable[[], LookedUp | Live]) -> LookedUp | Live:
-    """The answers under this key, as long as some objective holds them."""
+def _shared(
+    networks: list[nn.Module], how: object, split: Samples, live: bool, make: Callable
+) -> LookedUp | Live:
+    """The answers to this question, as long as some objective holds them."""
+    # Where nothing is looked up, the split itself will do, and its images need no hashing.
+    of_split = id(split) if live else split.fingerprint()
+    key = (*map(_who, networks), how, live, of_split, split.device)
     found = _ANSWERS.get(key)
     if found is None:
-        found = _ANSWERS[key] = make()
+        found = _ANSWERS[key] = make(split)
+        found.asked = networks  # held, so that no address in the key is used again
     return found
 
 
-def _asked_of(split: Samples, live: bool) -> tuple:
-    """What tells one split from another; where nothing is looked up, the object itself will do."""
-    return (live, id(split) if live else split.fingerprint(), split.device)
+def _who(network: nn.Module) -> object:
+    """Equal for networks that answer alike: weights, buffers, code and attributes, else the object."""
+    try:
+        return code_hash(network)
+    except Undescribed:
+        return id(network), weights_hash(network)
 
 
 class TeacherLogits:
@@ -122,9 +132,9 @@ class TeacherLogits:
             self.answers = LookedUp([_rows_for(split, self.table)], split)
             return
         live = recipe.augment is not None or not split.stands_alone
-        how = (self.average, float(self.temperature)) if self.is_list else None
-        key = ("logits", how, self.identity(), *_asked_of(split, live))
-        self.answers = _shared(key, lambda: self._live(split) if live else self._looked_up(split))
+        how = ("logits", self.average, float(self.temperature)) if self.is_list else "logits"
+        make = self._live if live else self._looked_up
+        self.answers = _shared(self.networks, how, split, live, make)
 
     def __call__(self, batch: Asked) -> Tensor:
         return self.answers(batch)[0]
@@ -193,15 +203,8 @@ class TeacherFeatures:
         self._check(self.sample)
         size = sum(x.numel() * x.element_size() for x in self.sample) * len(split)
         live = recipe.augment is not None or size > _TABLE_BYTES
-        key = ("features", self.what, self.identity(), *_asked_of(split, live))
-        self.answers = _shared(
-            key,
-            lambda: (
-                Live([network], lambda them, x: self._of(them[0], x), split)
-                if live
-                else self._looked_up(network, split)
-            ),
-        )
+        make = partial(self._live if live else self._looked_up, network)
+        self.answers = _shared([self.teacher], self.what, split, live, make)
 
     def __call__(self, batch: Asked) -> list[Tensor]:
         return self.answers(batch)
@@ -212,6 +215,9 @@ class TeacherFeatures:
             return self.answers.tables[i].amin().item()
         network, images = self.answers.networks[0], self.answers.split.inputs[:1000]
         return self._of_many(network, images)[i].amin().item()
+
+    def _live(self, network: nn.Module, split: Samples) -> Live:
+        return Live([network], lambda networks, inputs: self._of(networks[0], inputs), split)
 
     def _looked_up(self, network: nn.Module, split: Samples) -> LookedUp:
         tables = self._of_many(network, split.inputs)

@@ -392,6 +392,31 @@ def test_equal_teachers_share_their_table_and_changed_ones_do_not(few):
     assert sum(rows) == 200
 
 
+class Scaled(nn.Module):
+    def __init__(self, network, scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, x):
+        return self.scale * self.network(x)
+
+
+@pytest.mark.parametrize("augment", [None, kd.data.shift(1)])
+def test_teachers_of_equal_weights_that_answer_otherwise_share_nothing(few, augment):
+    recipe = replace(ONCE, augment=augment)
+    plain, twice, tanh = small(3), Scaled(small(3), 2.0), small(3)
+    tanh[2] = nn.Tanh()
+    held = [kd.LogitMatching(t) for t in (plain, tanh, twice, Scaled(small(3), 3.0))]
+    found = [weights_hash(trained(objective, few, recipe)[0]) for objective in held]
+    alone = []
+    for teacher in (small(3), tanh, Scaled(small(3), 2.0), Scaled(small(3), 3.0)):
+        table_free = kd.Loss(kd.logit_matching_loss, teacher)
+        alone.append(weights_hash(trained(table_free, few, recipe)[0]))
+    assert len(set(found)) == 4 and found == alone
+    twice.scale = 3.0  # the very object, changed between two fits
+    assert weights_hash(trained(held[2], few, recipe)[0]) == found[3]
+
+
 def test_lists_share_a_table_where_they_are_averaged_alike(few):
     rows, teachers = [], [small(5), small(6)]
     teachers[0].register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
