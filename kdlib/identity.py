@@ -1,21 +1,34 @@
 """What tells one thing from another: a hash of tensors, of a network's weights, of a function's code.
 
-Equal things give equal texts in another process and on another device; addresses, docstrings and line
-numbers do not count.
+Equal things give equal texts in another process and on another device; addresses, docstrings and the lines
+that code stands on do not count.
 """
 
 from __future__ import annotations
 
+import copyreg
 import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    ClassMethodDescriptorType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
 import numpy as np
@@ -50,8 +63,9 @@ def described(value: Any) -> str:
     """A text of a value and, where it is the reader's own function or class, of its code.
 
     Of a function: its instructions with the constants and names in them, nested functions, defaults, closure,
-    and the globals that it reads, the reader's own functions among them in the same way. What comes
-    with Python or was installed goes by its name, so that an upgrade changes nothing.
+    attributes, and the globals that it reads, the reader's own functions among them in the same way.
+    What comes with Python or was installed goes by its name, so that an upgrade changes nothing. Code that
+    does something else has another text; another Python, or a statement laid out otherwise, may have one, too.
 
     Raises:
         Undescribed: something in it has no text of its own, such as a lock or an open file.
@@ -59,7 +73,18 @@ def described(value: Any) -> str:
     >>> described(lambda x: 2 * x) == described(lambda x: 2 * x) != described(lambda x: 3 * x)
     True
     """
-    return _Description().of(value)
+    try:
+        return _Description().of(value)
+    except Undescribed:
+        raise
+    except Exception as error:  # a value may refuse to be looked at in any way, or be too deep
+        reason = f"{type(error).__name__}: {error}"
+        raise Undescribed(f"a {type(value).__name__} cannot be described ({reason})") from error
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class is the reader's: neither kdlib's nor installed nor Python's."""
+    return _is_own_module(kind.__module__)
 
 
 class Undescribed(TypeError):
@@ -68,6 +93,15 @@ class Undescribed(TypeError):
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...))
 _OF_TORCH = (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format)
+_IN_C = (
+    BuiltinFunctionType,
+    MethodDescriptorType,
+    WrapperDescriptorType,
+    MethodWrapperType,
+    ClassMethodDescriptorType,
+    GetSetDescriptorType,
+    type(functools.lru_cache(abs)),
+)
 _OF_EVERY_MODULE = {*vars(nn.Module())}  # its tables of parameters, modules and hooks, and its mode
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -82,12 +116,16 @@ class _Description:
 
     def of(self, value: Any) -> str:
         if isinstance(value, enum.Enum):
-            return f"{type(value).__qualname__}.{value.name}"
+            return f"{type(value).__qualname__}.{value.name}={self.of(value.value)}"
         if type(value) in _PLAIN or isinstance(value, _OF_TORCH):
             return repr(value)
-        if type(value) in (tuple, frozenset):  # equal ones may be one object here and two elsewhere
-            parts = map(self.of, value)
-            return f"({', '.join(parts if isinstance(value, tuple) else sorted(parts))})"
+        if type(value) is tuple:  # equal ones may be one object here and two elsewhere
+            return f"({', '.join(map(self.of, value))})"
+        if type(value) in (
+            set,
+            frozenset,
+        ):  # each by itself: their order is another in every process
+            return f"{{{', '.join(sorted(_Description().of(part) for part in value))}}}"
         if id(value) in self.met:
             return f"<{self.met[id(value)][0]}>"
         self.met[id(value)] = len(self.met), value
@@ -101,8 +139,6 @@ class _Description:
             return f"tensor({tensors_hash({'': value})})"
         if type(value) is list:
             return f"[{', '.join(map(self.of, value))}]"
-        if type(value) is set:
-            return f"{{{', '.join(sorted(map(self.of, value)))}}}"
         if type(value) is dict:
             return f"{{{', '.join(f'{self.of(k)}: {self.of(v)}' for k, v in value.items())}}}"
         if isinstance(value, functools.partial):
@@ -114,10 +150,10 @@ class _Description:
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, ModuleType):
-            return value.__name__
+            return _module_text(value.__name__)
         if isinstance(value, nn.Module):
             return self._network(value)
-        return self._object(value)
+        return self._in_c(value) if isinstance(value, _IN_C) else self._object(value)
 
     def _network(self, network: nn.Module) -> str:
         """Its tensors, those outside the state dict too, and each module's class and plain attributes."""
@@ -127,7 +163,7 @@ class _Description:
         }
         parts = [tensors_hash(tensors)]
         for name, module in network.named_modules(remove_duplicate=False):
-            own = _is_own_module(type(module).__module__)
+            own = is_own(type(module))
             plain = {
                 name: value
                 for name, value in vars(module).items()
@@ -136,12 +172,18 @@ class _Description:
             parts.append(f"{name!r}: {self.of(type(module))} {self.of(plain)}")
         return f"network({', '.join(parts)})"
 
+    def _in_c(self, value: Any) -> str:
+        """A function written in C by its name, and by what it is bound to or wraps."""
+        bound = getattr(value, "__self__", None)
+        bound = None if isinstance(bound, ModuleType) else bound
+        inside = self.of((bound, getattr(value, "__wrapped__", None)))
+        return f"{getattr(value, '__module__', None)}.{value.__qualname__}{inside}"
+
     def _object(self, value: Any) -> str:
         """As pickle would take it apart, so that a state that is not in ``__dict__`` counts."""
-        if callable(value) and hasattr(value, "__qualname__"):  # a function written in C
-            return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
+        reduce = copyreg.dispatch_table.get(type(value))
         try:
-            reduced = value.__reduce_ex__(4)
+            reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         except Exception as error:  # whatever its class raises
             kind = type(value).__name__
             raise Undescribed(f"a {kind} has no text that tells it from another") from error
@@ -152,22 +194,25 @@ class _Description:
 
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
-        if not _is_own(code.co_filename):
-            # A decorator of a library: what it wraps is the reader's.
-            inside = getattr(function, "__wrapped__", None)
-            within = self._closure(function) if inside is None else self.of(inside)
-            return f"{function.__module__}.{function.__qualname__}({within})"
-        names = sorted({name for part in _nested(code) for name in part.co_names})
+        if not _is_own(
+            code.co_filename
+        ):  # a library's own closure: what it decorates is the reader's
+            return f"{function.__module__}.{function.__qualname__}({self._closure(function)})"
+        codes = [*_nested(code)]
+        read = {name for part in codes for name in _globals_read(part)}
+        taken = {name for part in codes for name in part.co_names}
         parts = [
             self._code(code),
             self.of(function.__defaults__),
             self.of(function.__kwdefaults__),
             self._closure(function),
+            self.of({k: v for k, v in vars(function).items() if k != "__wrapped__"}),
             *(
-                f"{name}={self._read(function.__globals__[name], names)}"
-                for name in names
+                f"{name}={self._read(function.__globals__[name], taken)}"
+                for name in sorted(read)
                 if name in function.__globals__
             ),
+            *(_module_text(name) for part in codes for name in _imports(part)),
         ]
         return f"function({', '.join(parts)})"
 
@@ -177,16 +222,17 @@ class _Description:
 
     def _cell(self, cell: Any) -> str:
         try:
-            return self.of(cell.cell_contents)
+            value = cell.cell_contents
         except ValueError:  # a name that is given a value later
             return "empty"
+        return self.of(value)
 
-    def _read(self, value: Any, names: list[str]) -> str:
+    def _read(self, value: Any, taken: set[str]) -> str:
         """A global; of a module of the reader's own, what the code may take from it."""
         if not isinstance(value, ModuleType) or not _is_own_module(value.__name__):
             return self.of(value)
-        taken = (name for name in names if name in vars(value))
-        return f"{value.__name__}({', '.join(f'{n}={self.of(vars(value)[n])}' for n in taken)})"
+        there = [name for name in sorted(taken) if name in vars(value)]
+        return f"{value.__name__}({', '.join(f'{n}={self.of(vars(value)[n])}' for n in there)})"
 
     def _code(self, code: CodeType) -> str:
         """The instructions; constants and names by what they are, not by their place in a table."""
@@ -199,38 +245,52 @@ class _Description:
         arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         steps = []
         for step in dis.get_instructions(code):
-            if step.opcode in dis.hasconst:
-                steps.append((step.opname, self._constant(step.argval)))
+            if step.opcode in dis.hasconst:  # the table: dis does not resolve all of them
+                constant = code.co_consts[step.arg]
+                inside = isinstance(constant, CodeType)
+                steps.append((step.opname, self._code(constant) if inside else self.of(constant)))
             elif step.opcode in dis.hasname:
                 steps.append((step.opname, step.argval))
-            elif step.opname != "EXTENDED_ARG":
+            elif step.opname not in ("EXTENDED_ARG", "NOP"):
                 steps.append((step.opname, step.arg))
-        return f"code({kind}, {arguments}, {steps})"
-
-    def _constant(self, value: Any) -> str:
-        return self._code(value) if isinstance(value, CodeType) else self.of(value)
+        caught = getattr(code, "co_exceptiontable", b"")  # which steps a try is around
+        return f"code({kind}, {arguments}, {steps}, {caught})"
 
     def _class(self, kind: type) -> str:
-        if not _is_own_module(kind.__module__):
+        if not is_own(kind):
             return f"{kind.__module__}.{kind.__qualname__}"
         members = {
             name: _code_of(member)
             for name, member in sorted(vars(kind).items())
-            if isinstance(_code_of(member), FunctionType)
+            if isinstance(member, (FunctionType, classmethod, staticmethod, property))
             or not (name.startswith(("__", "_abc_")) or inspect.isdatadescriptor(member))
         }
-        return f"class {kind.__qualname__}({self.of(kind.__bases__)}: {self.of(members)})"
+        made_of = (type(kind), kind.__bases__)
+        return f"class {kind.__qualname__}({self.of(made_of)}: {self.of(members)})"
 
 
 def _code_of(member: Any) -> Any:
-    """The function behind a method, a property and the like."""
-    for name in ("__func__", "fget", "func"):
-        member = getattr(member, name, member)
-    return member
+    """What is behind a class's method, property and the like."""
+    if isinstance(member, (classmethod, staticmethod)):
+        return member.__func__
+    if isinstance(member, property):
+        return member.fget, member.fset
+    return member.func if isinstance(member, functools.cached_property) else member
+
+
+def _module_text(name: str) -> str:
+    """A module by its name; the reader's own by its file, too."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.has_location or not _is_own(spec.origin):
+        return name
+    return f"{name}({hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()})"
 
 
 def _is_own_module(name: str) -> bool:
-    """Of a notebook, or of a file that is the reader's."""
+    """Whether a module is a notebook, or a file of the reader's."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return name not in sys.builtin_module_names and (file is None or _is_own(file))
 
@@ -248,3 +308,15 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _nested(constant)
+
+
+def _globals_read(code: CodeType) -> Iterator[str]:
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield step.argval
+
+
+def _imports(code: CodeType) -> Iterator[str]:
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            yield step.argval

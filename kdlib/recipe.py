@@ -147,8 +147,8 @@ def non_default_fields(what: Any) -> dict[str, Any]:
 
 def _check_views(augment: Views) -> None:
     try:
-        inspect.signature(augment).bind("images", "generator")
-    except TypeError as error:  # no function, or one of other arguments
+        inspect.signature(getattr(augment, "forward", augment)).bind("images", "generator")
+    except TypeError as error:  # not a function, or one of other arguments
         raise TypeError(
             "augment must be kd.data.shift, crop or flip, or a function (images, generator) -> images, "
             f"got {augment!r} ({error})"

@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import kdlib as kd
@@ -40,6 +41,14 @@ SAME = {
     "the name": ("def f(x):\n    return x", "def g(x):\n    return x\nf = g"),
     "a global that is not read": ("a = 1\nf = lambda x: x", "a = 2\nf = lambda x: x"),
     "a set": ("f = lambda x: x in {1, 2, 3}", "f = lambda x: x in {3, 2, 1}"),
+    "a global of an attribute's name": (
+        "mean = 1\nf = lambda x: x.mean()",
+        "mean = 2\nf = lambda x: x.mean()",
+    ),
+    "the order in a set": (
+        "k = {int, str, float}\nf = lambda x: k",
+        "k = {float, str, int}\nf = lambda x: k",
+    ),
     "recursion": ("def f(x):\n    return f(x - 1)", "def f(x):\n    return f(x - 1)"),
 }
 OTHER = {
@@ -120,6 +129,58 @@ OTHER = {
         "from dataclasses import dataclass\n@dataclass\nclass A:\n    T: int\nf = A(4)",
         "from dataclasses import dataclass\n@dataclass\nclass A:\n    T: int\nf = A(8)",
     ),
+    "a keyword of a call": ("f = lambda x: dict(a=x)", "f = lambda x: dict(b=x)"),
+    "a comparison": ("f = lambda x: x < 1", "f = lambda x: x > 1"),
+    "which variable a nested function sees": (
+        "def f(a, b):\n    return (lambda: a)()",
+        "def f(a, b):\n    return (lambda: b)()",
+    ),
+    "what a try is around": (
+        "def f(x):\n    try:\n        a = x()\n        b = x()\n    except E:\n        pass",
+        "def f(x):\n    try:\n        a = x()\n    except E:\n        pass\n    b = x()",
+    ),
+    "the order of arguments": ("f = lambda x, y: x - y", "f = lambda y, x: x - y"),
+    "a cached function": (
+        "import functools\n@functools.cache\ndef f(x): return 2 * x",
+        "import functools\n@functools.cache\ndef f(x): return 3 * x",
+    ),
+    "what a C method is bound to": ("f = {'T': 4}.get", "f = {'T': 8}.get"),
+    "an argument of a decorator of torch": (
+        "import torch\ng = lambda x, y: x * y\nf = torch.func.grad(g, argnums=0)",
+        "import torch\ng = lambda x, y: x * y\nf = torch.func.grad(g, argnums=1)",
+    ),
+    "a partial in a class": (
+        "from functools import partial\nclass A:\n    loss = partial(max, 4)\nf = A()",
+        "from functools import partial\nclass A:\n    loss = partial(max, 8)\nf = A()",
+    ),
+    "a member of an enumeration": (
+        "import enum\nclass M(enum.Enum):\n    T = 4\nf = M.T",
+        "import enum\nclass M(enum.Enum):\n    T = 8\nf = M.T",
+    ),
+    "an attribute of the function": (
+        "def f(x): return x / f.T\nf.T = 4",
+        "def f(x): return x / f.T\nf.T = 8",
+    ),
+    "an attribute of a module of torch": (
+        "import torch\nf = torch.nn.CrossEntropyLoss()",
+        "import torch\nf = torch.nn.CrossEntropyLoss(label_smoothing=0.5)",
+    ),
+    "an attribute of a module of one's own": (
+        "import torch\nclass A(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self._T = 4\nf = A()",
+        "import torch\nclass A(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self._T = 8\nf = A()",
+    ),
+    "a buffer outside the state dict": (
+        "import torch\nf = torch.nn.Identity()\nf.register_buffer('T', torch.tensor(4.0), persistent=False)",
+        "import torch\nf = torch.nn.Identity()\nf.register_buffer('T', torch.tensor(8.0), persistent=False)",
+    ),
+    "an autograd.Function": (
+        "import torch\nclass G(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x): return x\nf = G.apply",
+        "import torch\nclass G(torch.autograd.Function):\n    @staticmethod\n    def forward(ctx, x): return -x\nf = G.apply",
+    ),
+    "a base's metaclass": (
+        "class M(type):\n    def __call__(c): return 1\nclass A(metaclass=M): pass\nf = lambda: A()",
+        "class M(type):\n    def __call__(c): return 2\nclass A(metaclass=M): pass\nf = lambda: A()",
+    ),
     "one argument more": ("f = lambda x: 1", "f = lambda x, y: 1"),
     "any number of arguments": ("f = lambda x: 1", "f = lambda *x: 1"),
 }
@@ -194,6 +255,31 @@ def test_what_was_installed_goes_by_its_name():
 def test_the_state_of_an_object_that_is_not_in_its_dict_counts():
     for make in (random.Random, lambda seed: torch.Generator().manual_seed(seed)):
         assert described(make(0)) != described(make(1)) and described(make(0)) == described(make(0))
+
+
+def test_a_module_that_is_imported_inside_counts_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    texts = []
+    for body in ("loss = 1", "loss = 2"):
+        (tmp_path / "mine_inside.py").write_text(body)
+        texts.append(f_of("def f(x):\n    from mine_inside import loss\n    return loss"))
+    assert texts[0] != texts[1]
+
+
+def deep(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [deep(2000), torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta"), nn.LazyLinear(3)],
+)
+def test_what_cannot_be_looked_at_is_undescribed_and_no_crash(value):
+    with pytest.raises(Undescribed, match="cannot be described|has no text"):
+        described(value)
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), (x for x in ()), sys.stdout.buffer])

@@ -1,4 +1,4 @@
-"""What ``fit`` asks of an objective, and the two that are made of others: a sum, and one's own function.
+"""What ``fit`` asks of an objective; a sum of several; and a function of your own made into one.
 
 ``fit`` calls an objective once a step with what the student made of a batch, and minimises the sum of the
 terms that it returns. There is no more to it: a new one is a class with a ``__call__``.
@@ -6,6 +6,7 @@ terms that it returns. There is no more to it: a new one is a class with a ``__c
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 
 from kdlib._checks import required_arguments, wide
 from kdlib.data.splits import Samples
-from kdlib.identity import code_hash, described
+from kdlib.identity import code_hash, described, is_own
 from kdlib.objectives.teachers import Teacher, TeacherLogits
 from kdlib.recipe import Recipe
 
 __all__ = ["Batch", "Loss", "Objective", "Outputs", "Sum", "as_objective"]
 
 Weight = float | Callable[[float], float]
+
+_TAKEN = ("epoch", "step", "seconds")
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,16 @@ class Outputs:
         return self.features[name]
 
 
-class _DefaultKey:
-    """An objective's ``key`` where it sets none: an attribute of that name takes its place."""
+class _Key:
+    """``objective.key``: made when asked for, so that a teacher's change shows; one that is set stands."""
 
     def __get__(self, objective: Objective | None, kind: type) -> Any:
         if objective is None:
             return self
-        public = {n: v for n, v in vars(objective).items() if n[0] != "_" and n != "module"}
-        text = ", ".join(f"{name}={_short(value)}" for name, value in public.items())
-        return f"{kind.__name__}({text}; code={code_hash(kind)})"
+        if kind is Sum:
+            return objective.settings()
+        code = f"; code={code_hash(kind)}" if is_own(kind) else ""
+        return f"{kind.__name__}({objective.settings()}{code})"
 
 
 class Objective:
@@ -99,8 +103,9 @@ class Objective:
         module: trained beside the student, on its device and in its checkpoint; None if there is
             nothing to train.
         default_rate: the learning rate where the recipe has none; None for the optimizer's own.
-        key: a text that tells this objective from every other, for ``keep`` and checkpoints: by
-            default the class's name and code, and its public attributes.
+        key: a text that tells this objective from every other, for ``keep`` and checkpoints: the
+            class's name, its code, and the attributes whose names have no underscore in front. What a
+            training changes in the objective belongs behind an underscore.
 
     >>> import kdlib as kd
     >>> class Squared(kd.Objective):
@@ -115,7 +120,7 @@ class Objective:
     taps: tuple[str, ...] = ()
     module: nn.Module | None = None
     default_rate: float | None = None
-    key = _DefaultKey()
+    key = _Key()
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         """Called once a fit, also on resume: look a teacher up, refuse what cannot work.
@@ -129,15 +134,20 @@ class Objective:
             f"{type(self).__name__} must define __call__(self, student, batch)"
         )
 
-    def weights(self, progress: float) -> dict[str, float]:
+    def settings(self) -> str:
+        """The attributes that tell it from others of its class, as its key names them."""
+        public = {n: v for n, v in vars(self).items() if n[0] != "_" and n not in ("module", "key")}
+        return ", ".join(f"{name}={_short(value)}" for name, value in public.items())
+
+    def changing_weights(self, progress: float) -> dict[str, float]:
         """What ``fit`` logs of weights that change while it trains."""
         return {}
 
     def __add__(self, other: Objective) -> Sum:
-        return Sum(((1.0, self), (1.0, other))) if _is_objective(other) else NotImplemented
+        return Sum(((1.0, self), (1.0, other))) if callable(other) else NotImplemented
 
     def __radd__(self, other: Objective) -> Sum:
-        return Sum(((1.0, other), (1.0, self))) if _is_objective(other) else NotImplemented
+        return Sum(((1.0, other), (1.0, self))) if callable(other) else NotImplemented
 
     def __mul__(self, weight: Weight) -> Sum:
         return Sum(((weight, self),))
@@ -167,7 +177,9 @@ class Sum(Objective):
         for weight, part in parts:
             if isinstance(weight, Real) and not math.isfinite(weight):
                 raise ValueError(f"weight must be finite, got {weight}")
-            if not isinstance(weight, Real) and not callable(weight):
+            if not isinstance(weight, Real) and (
+                isinstance(weight, Objective) or not callable(weight)
+            ):
                 raise TypeError(
                     f"weight must be a number or a function of progress, got {weight!r}"
                 )
@@ -194,8 +206,7 @@ class Sum(Objective):
         rates = [part.default_rate for _, part in self.parts]
         return None if None in rates else min(rates)
 
-    @property
-    def key(self) -> str:
+    def settings(self) -> str:
         return " + ".join(f"{_weight_text(weight)} * ({part.key})" for weight, part in self.parts)
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
@@ -210,7 +221,7 @@ class Sum(Objective):
                 total[name] = total.get(name, 0) + factor * term
         return total
 
-    def weights(self, progress: float) -> dict[str, float]:
+    def changing_weights(self, progress: float) -> dict[str, float]:
         """Those that are functions of progress, by class: ``weight_SoftTargets`` and so on.
 
         The second of a class is ``weight_SoftTargets_2``.
@@ -218,29 +229,29 @@ class Sum(Objective):
         found: dict[str, float] = {}
         for weight, part in self.parts:
             if callable(weight):
-                name = f"weight_{type(part).__name__}"
+                name = f"weight_{_kind(part).__name__}"
                 count = sum(known == name or known.startswith(f"{name}_") for known in found)
                 found[name + (f"_{count + 1}" if count else "")] = float(weight(progress))
         return found
 
 
 class Loss(Objective):
-    """A function of one's own as an objective: ``kd.Loss(lambda s, t, y: ..., teacher)``.
+    """A function of your own as an objective: ``kd.Loss(lambda s, t, y: ..., teacher)``.
 
-    How many arguments the function must be given says what it gets. With a teacher, two are the logits
+    How many arguments the function must be given decides what it gets. With a teacher, two are the logits
     of student and teacher, three the labels as well; without one, two are the student's logits and the
-    labels. Arguments with defaults do not count. Logits are ``(N, C)`` in float32 or wider, labels ``(N,)``; the value is a
-    scalar, as every loss of :mod:`kdlib.losses` gives it.
+    labels. Arguments with defaults do not count. Logits are ``(N, C)`` in float32 or wider, labels
+    ``(N,)``, of a text N tokens; the value is a scalar, as every loss of :mod:`kdlib.losses` gives it.
 
     Args:
-        function: returns the loss of a batch, a scalar tensor; a module such as ``nn.CrossEntropyLoss()``
-            does, too.
+        function: returns the loss of a batch, a scalar tensor. It may be a module such as
+            ``nn.CrossEntropyLoss()``; a copy of one with parameters is trained beside the student.
         teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
             ``(rows, C)`` by sample index.
         name: what the loss is called in the history.
 
     Raises:
-        TypeError: a function of other arguments, or a teacher that is none of these.
+        TypeError: a function of other arguments, or a teacher of another type.
         ValueError: labels are needed and the training split has none.
 
     >>> import kdlib as kd
@@ -257,7 +268,7 @@ class Loss(Objective):
         teacher: Teacher | None = None,
         name: str = "loss",
     ) -> None:
-        if not callable(function):
+        if not callable(function) or isinstance(function, type):
             raise TypeError(f"function must be a function of logits, got {function!r}")
         self._needs = required_arguments(function)
         allowed = (2,) if teacher is None else (2, 3)
@@ -270,26 +281,52 @@ class Loss(Objective):
         if not isinstance(name, str) or not name:
             raise TypeError(f"name must be a word for the history, got {name!r}")
         self.function, self.teacher, self.name = function, teacher, name
-        self.module = function if isinstance(function, nn.Module) else None
         self._source = None if teacher is None else TeacherLogits(teacher)
 
-    @property
-    def key(self) -> str:
+    def settings(self) -> str:
         teacher = "" if self._source is None else f"teacher={self._source.identity()}, "
-        return f"Loss({teacher}name={self.name!r}, code={code_hash(self.function)})"
+        return f"{teacher}name={self.name!r}, code={code_hash(self.function)}"
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         if not split.labelled and (self._source is None or self._needs == 3):
             raise ValueError(f"{self.name} needs labels and the training split has none")
         if self._source is not None:
             self._source.prepare(split, recipe)
+        # A copy, so that every training begins with the parameters that were given.
+        self.module = copy.deepcopy(self.function) if isinstance(self.function, nn.Module) else None
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        s = wide("student", student.logits)  # in bfloat16 a loss would be 10 % off
-        if self._source is None:
-            return {self.name: self.function(s, batch.labels)}
-        given = (s, self._source(batch), batch.labels)[: self._needs]
-        return {self.name: self.function(*given)}
+        function = self.function if self.module is None else self.module
+        given = [wide("student", student.logits)]  # in bfloat16 a loss would be 10 % off
+        if self._source is not None:
+            given.append(self._source(batch))
+        given = [logits.flatten(0, -2) for logits in given]  # (N, C)
+        if batch.labels is not None:
+            given.append(batch.labels.flatten())  # (N,)
+        return {self.name: function(*given[: self._needs])}
+
+
+class _Adapted(Objective):
+    """An object of a class that is no Objective, with the defaults that it lacks."""
+
+    def __init__(self, inside: Any) -> None:
+        self._inside = inside
+
+    taps = property(lambda self: getattr(self._inside, "taps", ()))
+    module = property(lambda self: getattr(self._inside, "module", None))
+    default_rate = property(lambda self: getattr(self._inside, "default_rate", None))
+
+    @property
+    def key(self) -> str:
+        own = getattr(self._inside, "key", None)
+        return f"{_kind(self).__name__}({code_hash(self._inside)})" if own is None else own
+
+    def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
+        if hasattr(self._inside, "prepare"):
+            self._inside.prepare(student, split, recipe)
+
+    def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        return self._inside(student, batch)
 
 
 def as_objective(value: Any) -> Objective:
@@ -308,18 +345,12 @@ def as_objective(value: Any) -> Objective:
             f"{wanted}, or of a class of your own with __call__(self, student, batch), got {value!r} "
             "without it"
         )
-    if isinstance(value, Objective):
-        return value
-    kind = type(value)
-    both = type(kind.__name__, (kind, Objective), {"__module__": kind.__module__})
-    whole = object.__new__(both)
-    whole.__dict__ = value.__dict__  # one state: what it notes down is there afterwards
-    return whole
+    return value if isinstance(value, Objective) else _Adapted(value)
 
 
 def checked_terms(objective: Objective, terms: Any) -> dict[str, Tensor]:
     """What an objective returned, if ``fit`` can minimise it."""
-    kind = type(objective).__name__
+    kind = _kind(objective).__name__
     if not isinstance(terms, dict):
         raise TypeError(
             f'{kind} must return a dict of named terms such as {{"mine": loss}}, got '
@@ -328,6 +359,12 @@ def checked_terms(objective: Objective, terms: Any) -> dict[str, Tensor]:
     if not terms:
         raise ValueError(f"{kind} must return at least one term, got an empty dict")
     for name, term in terms.items():
+        if (
+            not isinstance(name, str)
+            or name in _TAKEN
+            or name.startswith(("validation_", "weight_"))
+        ):
+            raise ValueError(f"{kind} must call its term otherwise: the history's own is {name!r}")
         if not isinstance(term, Tensor) or not term.is_floating_point() or term.ndim > 0:
             found = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise TypeError(
@@ -337,10 +374,14 @@ def checked_terms(objective: Objective, terms: Any) -> dict[str, Tensor]:
     return terms
 
 
+def _kind(objective: Objective) -> type:
+    """Its class, as the reader knows it."""
+    return type(objective._inside if isinstance(objective, _Adapted) else objective)
+
+
 def _is_objective(value: Any) -> bool:
-    if isinstance(value, Objective):
-        return True
-    return callable(value) and hasattr(value, "__dict__") and not _is_function(value)
+    """Whether it is one, or of a class with a ``__call__`` written in Python."""
+    return isinstance(inspect.getattr_static(type(value), "__call__", None), FunctionType)
 
 
 def _is_function(value: Any) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from kdlib.data.splits import Samples
+from kdlib.identity import code_hash
 from kdlib.losses import fsp_loss, fsp_matrix, hint_loss
 from kdlib.networks import answers, evaluating
 from kdlib.objectives.base import Batch, Objective, Outputs
@@ -20,7 +22,6 @@ from kdlib.taps import taps
 
 __all__ = ["FSP", "Hint"]
 
-_RATE = 0.001  # 0.03 makes sums over thousands of features diverge
 _ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -30,6 +31,11 @@ _ACTIVATIONS = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+
+
+def _rate(taps: Sequence[str]) -> float | None:
+    """The learning rate of features; where the whole network is trained the optimizer's own will do."""
+    return None if "" in taps else 0.001  # 0.03 makes sums over thousands of features diverge
 
 
 class Hint(Objective):
@@ -74,7 +80,9 @@ class Hint(Objective):
     )
     """
 
-    default_rate = _RATE
+    @property
+    def default_rate(self) -> float | None:
+        return _rate(self.taps)
 
     def __init__(
         self,
@@ -96,14 +104,15 @@ class Hint(Objective):
                 f"{activation!r}"
             )
         self.teacher, self.activation = teacher, activation
-        self._source = TeacherFeatures(teacher, self.hints, self._targets, f"hint {self.hints}")
-
-    @property
-    def key(self) -> str:
-        ends = "" if self.activation == "relu" else f", activation={self.activation!r}"
-        return (
-            f"Hint(teacher={self._source.identity()}, hint={self.hints}, guided={self.taps}{ends})"
+        self._source = TeacherFeatures(
+            teacher, self.hints, partial(_named, names=self.hints), f"hint {self.hints}"
         )
+
+    def settings(self) -> str:
+        ends = self.activation
+        ends = code_hash(ends) if isinstance(ends, nn.Module) else repr(ends)
+        ends = "" if self.activation == "relu" else f", activation={ends}"
+        return f"teacher={self._source.identity()}, hint={self.hints}, guided={self.taps}{ends}"
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         self._source.prepare(split, recipe)
@@ -121,9 +130,6 @@ class Hint(Objective):
             guided = student[name].to(next(regressor.parameters()).dtype)  # (N, ...)
             total = total + hint_loss(regressor(guided), hint, reduction="none")  # (N,)
         return {"hint": total.mean()}
-
-    def _targets(self, features: dict[str, Tensor]) -> list[Tensor]:
-        return [features[name] for name in self.hints]
 
     def _end(self) -> nn.Module | None:
         if isinstance(self.activation, str):
@@ -170,7 +176,9 @@ class FSP(Objective):
     'fsp'
     """
 
-    default_rate = _RATE
+    @property
+    def default_rate(self) -> float | None:
+        return _rate(self.taps)
 
     def __init__(
         self,
@@ -186,15 +194,14 @@ class FSP(Objective):
         self._of_student = [student for student, _ in self.pairs]
         self._of_teacher = [teacher for _, teacher in self.pairs]
         self.taps = _each_once(self._of_student)
+        matrices = _Matrices(self._of_teacher, shuffle_seed)
         what = f"fsp {self._of_teacher} {shuffle_seed}"
-        self._source = TeacherFeatures(teacher, _each_once(self._of_teacher), self._targets, what)
-        self._orders: dict[str, Tensor] = {}
+        self._source = TeacherFeatures(teacher, _each_once(self._of_teacher), matrices, what)
 
-    @property
-    def key(self) -> str:
+    def settings(self) -> str:
         return (
-            f"FSP(teacher={self._source.identity()}, pairs={self.pairs}, "
-            f"shuffle_seed={self.shuffle_seed})"
+            f"teacher={self._source.identity()}, pairs={self.pairs}, "
+            f"shuffle_seed={self.shuffle_seed}"
         )
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
@@ -213,17 +220,29 @@ class FSP(Objective):
         matrices = _matrices(student.features, self._of_student)  # (N, C1, C2) each
         return {"fsp": fsp_loss(matrices, self._source(batch))}
 
-    def _targets(self, features: dict[str, Tensor]) -> list[Tensor]:
-        if self.shuffle_seed is not None:
-            features = {name: x[:, self._order(name, x)] for name, x in features.items()}
-        return _matrices(features, self._of_teacher)
 
-    def _order(self, name: str, x: Tensor) -> Tensor:
-        if name not in self._orders:  # moved to the device once, not in every step
+class _Matrices:
+    """A teacher's FSP matrices of its features, the channels in their order or in another."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str]], shuffle_seed: int | None) -> None:
+        self.pairs, self.shuffle_seed = pairs, shuffle_seed
+        self.orders: dict[str, Tensor] = {}
+
+    def __call__(self, features: dict[str, Tensor]) -> list[Tensor]:
+        if self.shuffle_seed is not None:
+            features = {name: x[:, self.order(name, x)] for name, x in features.items()}
+        return _matrices(features, self.pairs)
+
+    def order(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.orders:  # moved to the device once, not in every step
             draws = stream(self.shuffle_seed, 0, f"channels of {name}")
-            self._orders[name] = torch.randperm(x.shape[1], generator=draws)
-        self._orders[name] = self._orders[name].to(x.device)
-        return self._orders[name]
+            self.orders[name] = torch.randperm(x.shape[1], generator=draws)
+        self.orders[name] = self.orders[name].to(x.device)
+        return self.orders[name]
+
+
+def _named(features: dict[str, Tensor], names: Sequence[str]) -> list[Tensor]:
+    return [features[name] for name in names]
 
 
 def _features_of_one(student: nn.Module, split: Samples, names: Sequence[str]) -> dict[str, Tensor]:

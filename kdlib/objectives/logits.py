@@ -38,9 +38,8 @@ class CrossEntropy(Objective):
         remedy = "0 leaves the labels as they are"
         self.label_smoothing = fraction("label_smoothing", label_smoothing, remedy)
 
-    @property
-    def key(self) -> str:
-        return f"CrossEntropy(label_smoothing={self.label_smoothing!r})"
+    def settings(self) -> str:
+        return f"label_smoothing={self.label_smoothing!r}"
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         _need_labels(self, split)
@@ -101,11 +100,10 @@ class SoftTargets(Objective):
             )
         self._source = TeacherLogits(teacher, "probabilities", self.temperature)
 
-    @property
-    def key(self) -> str:
+    def settings(self) -> str:
         return (
-            f"SoftTargets(teacher={self._source.identity()}, temperature={_text(self.temperature)}, "
-            f"alpha={_text(self.alpha)})"
+            f"teacher={self._source.identity()}, temperature={_text(self.temperature)}, "
+            f"alpha={_text(self.alpha)}"
         )
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
@@ -114,6 +112,7 @@ class SoftTargets(Objective):
             raise ValueError(
                 f"alpha must be 1 where the training split has no labels, got {_text(self.alpha)}"
             )
+        self._source.temperature = self.temperature
         self._source.prepare(split, recipe)
         # Moved once, not in every step.
         self.temperature, self.alpha = (
@@ -142,9 +141,8 @@ class _OfTeacher(Objective):
         self.teacher = teacher
         self._source = TeacherLogits(teacher, self.average)
 
-    @property
-    def key(self) -> str:
-        return f"{type(self).__name__}(teacher={self._source.identity()})"
+    def settings(self) -> str:
+        return f"teacher={self._source.identity()}"
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         self._source.prepare(split, recipe)

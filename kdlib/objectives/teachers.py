@@ -51,7 +51,10 @@ class LookedUp:
 
 
 class Live:
-    """Answers computed on the very views that the student sees, and on a text as it reads it."""
+    """Answers computed on the very views that the student sees, and on a text as it reads it.
+
+    ``answer`` makes the list of tensors of the networks and the inputs; it must not hold what holds this.
+    """
 
     def __init__(
         self,
@@ -141,21 +144,39 @@ class TeacherLogits:
 
     def _live(self, split: Samples) -> Live:
         networks = [frozen_copy(network, split.device).float() for network in self.networks]
-        return Live(networks, lambda them, x: [self._combine([n(x) for n in them])], split)
+        return Live(networks, partial(_logits_now, self._combination()), split)
 
     def _looked_up(self, split: Samples) -> LookedUp:
         found = [logits(frozen_copy(network, split.device), split) for network in self.networks]
-        return LookedUp([_finite(self._combine(found), split)], split)
+        return LookedUp([_finite(self._combination()(found), split)], split)
 
-    def _combine(self, members: list[Tensor]) -> Tensor:
-        """One network's logits, or a list's average: K of ``(N, C)`` to ``(N, C)``."""
+    def _combination(self) -> Callable[[list[Tensor]], Tensor]:
         if not self.is_list:
-            return members[0]
-        stacked = wide("teacher", torch.stack(members))  # (K, N, C)
+            return _only
         if self.average == "centred logits":
-            return (stacked - stacked.mean(-1, keepdim=True)).mean(0)
-        log_p = torch.log_softmax(stacked / self.temperature, dim=-1)
-        return self.temperature * (log_p.logsumexp(0) - math.log(len(members)))
+            return _mean_centred
+        return partial(_mean_probability, temperature=self.temperature)
+
+
+def _logits_now(
+    combine: Callable[[list[Tensor]], Tensor], networks: list[nn.Module], inputs: Tensor
+) -> list[Tensor]:
+    return [combine([network(inputs) for network in networks])]
+
+
+def _only(members: list[Tensor]) -> Tensor:
+    return members[0]
+
+
+def _mean_centred(members: list[Tensor]) -> Tensor:
+    stacked = wide("teacher", torch.stack(members))  # (K, N, C)
+    return (stacked - stacked.mean(-1, keepdim=True)).mean(0)
+
+
+def _mean_probability(members: list[Tensor], temperature: float) -> Tensor:
+    """Logits whose soft targets at T are the mean of the members' soft targets."""
+    log_p = torch.log_softmax(wide("teacher", torch.stack(members)) / temperature, dim=-1)
+    return temperature * (log_p.logsumexp(0) - math.log(len(members)))
 
 
 class TeacherFeatures:
@@ -217,7 +238,7 @@ class TeacherFeatures:
         return self._of_many(network, images)[i].amin().item()
 
     def _live(self, network: nn.Module, split: Samples) -> Live:
-        return Live([network], lambda networks, inputs: self._of(networks[0], inputs), split)
+        return Live([network], self._now(), split)
 
     def _looked_up(self, network: nn.Module, split: Samples) -> LookedUp:
         tables = self._of_many(network, split.inputs)
@@ -232,12 +253,21 @@ class TeacherFeatures:
             )
 
     def _of_many(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
-        parts = [self._of(network, some) for some in inputs.split(250)]
+        with torch.no_grad():
+            parts = [self._now()([network], some) for some in inputs.split(250)]
         return [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
-    @torch.no_grad()
-    def _of(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
-        return self.targets(reach(network, as_float(inputs), self.names))
+    def _now(self) -> Callable[[list[nn.Module], Tensor], list[Tensor]]:
+        return partial(_targets_now, self.targets, self.names)
+
+
+def _targets_now(
+    targets: Callable[[dict[str, Tensor]], list[Tensor]],
+    names: Sequence[str],
+    networks: list[nn.Module],
+    inputs: Tensor,
+) -> list[Tensor]:
+    return targets(reach(networks[0], as_float(inputs), names))
 
 
 def _networks(teacher: Teacher) -> list[nn.Module]:

@@ -33,9 +33,15 @@ def identity_of(
     """What tells one training from another."""
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
+    try:
+        objective_key = objective.key
+    except Undescribed as error:
+        raise Undescribed(
+            f"{error}; an objective may be given a key: objective.key = ..."
+        ) from error
     return {
         "network": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
-        "objective": objective.key,
+        "objective": objective_key,
         "data": data.fingerprint(),
         "recipe": recipe_text(recipe),
         "seed": str(seed),
@@ -45,8 +51,11 @@ def identity_of(
 def recipe_text(recipe: Recipe) -> str:
     """The fields that are not their defaults; a reader's own views by their code."""
     values = non_default_fields(recipe)
-    if recipe.augment is not None and not isinstance(recipe.augment, Augmentation):
-        values["augment"] = f"views of code {code_hash(recipe.augment)}"
+    if recipe.augment is not None and type(recipe.augment) is not Augmentation:
+        try:
+            values["augment"] = f"views of code {code_hash(recipe.augment)}"
+        except Undescribed as error:
+            raise Undescribed(f"in augment, {error}") from error
     return repr({name: str(value) for name, value in values.items()})
 
 
@@ -67,8 +76,7 @@ class Checkpoint:
             self.identity = run.identity()
         except Undescribed as error:
             raise TypeError(
-                f"checkpoint needs a training that a text tells from another: {error}; give the objective a "
-                "key of its own"
+                f"checkpoint needs a training that a text tells from another: {error}"
             ) from error
         if self.path.is_dir():
             raise ValueError(f"checkpoint must be a file, and {self.path} is a folder")

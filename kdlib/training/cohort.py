@@ -115,9 +115,10 @@ def fit_cohort(
         trained = _one_by_one(starts, objectives, data, recipe, progress)
     rows, models = [], []
     for place, objective in enumerate(objectives):
+        told = {"objective": repr(objective)} | _knobs(objective)
         for seed in seeds:
             row, model = trained[place, seed]
-            rows.append(row | {"objective": objective.key, "seed": seed} | _knobs(objective))
+            rows.append(row | told | {"seed": seed})
             models.append(model)
     columns = ["objective", "seed", "temperature", "alpha", "soft", "hard"]
     columns += ["validation_errors", "test_errors"]
@@ -153,14 +154,14 @@ def _one_by_one(
                 history = fit(model, objective, data, recipe, seed=seed, progress=False)
                 if history.interrupted:
                     raise KeyboardInterrupt("stopped by hand; a cohort is whole or not at all")
-                last = history.frame.iloc[-1].to_dict()
-                terms = {n: v for n, v in last.items() if not n.startswith(_NO_TERMS)}
+                last = history.frame.drop(columns=["epoch", "step", "seconds"]).iloc[-1].to_dict()
+                terms = {n: v for n, v in last.items() if not n.startswith(_NOT_TERMS)}
                 trained[place, seed] = terms | _errors(model, data), model
                 advance({})
     return trained
 
 
-_NO_TERMS = ("epoch", "step", "seconds", "validation_", "weight_")
+_NOT_TERMS = ("validation_", "weight_")
 
 
 def _errors(model: nn.Module, data: Data) -> dict[str, float]:
@@ -342,6 +343,8 @@ def _can_be_stacked(
     if not data.train.inputs.is_floating_point():
         return False
     if not all(type(o) in (CrossEntropy, SoftTargets, LogitMatching) for o in objectives):
+        return False
+    if any(o.default_rate is not None for o in objectives):
         return False
     # More dimensions than a batch has: against many students' batches they would mean another thing.
     if any(isinstance(v, Tensor) and v.ndim > 1 for o in objectives for v in _numbers(o)):

@@ -156,6 +156,9 @@ def check_arguments(
         if not isinstance(value, kind):
             remedy = _remedy(value) if name == "data" else ""
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{remedy}")
+    if isinstance(objective.taps, str):
+        taps = objective.taps
+        raise TypeError(f"taps must be a tuple of names, got {taps!r}; ({taps!r},) is one of one")
     check_seed(seed)
     watched = {
         'keep="best"': recipe.keep == "best",
@@ -217,7 +220,7 @@ class _Run:
         means = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         step = min(epoch * self.steps, self.total)
         row = {"epoch": epoch, "step": step, "seconds": time.perf_counter() - started}
-        row |= means | self.objective.weights((step - 1) / self.total) | self._validation()
+        row |= means | self.objective.changing_weights((step - 1) / self.total) | self._validation()
         self._check_finite(row, means)
         self._note_best(row)
         self.rows.append(row)

@@ -59,9 +59,7 @@ def keep(
         identity = identity_of(model, objective, data, recipe, seed)
     except Undescribed as error:
         seconds = _trained(model, objective, data, recipe, seed)
-        print(
-            f"trained in {seconds:.0f} s and not kept: {error}; a key of the objective's own helps"
-        )
+        print(f"trained in {seconds:.0f} s and not kept: {error}")
         return model
     identity["start"] = weights_hash(model)
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]

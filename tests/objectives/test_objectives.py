@@ -958,7 +958,10 @@ def test_a_shuffled_fsp_permutes_each_layers_channels_by_its_own_order(few):
     plain, first, again, other = (fsp(teacher, s) for s in (None, 3, 3, 4))
     for objective in (plain, first, again, other):
         objective.prepare(maps(), few.train, slow)
-    low, high = (first._order(name, torch.empty(1, n)) for name, n in (("low", 4), ("high", 8)))
+    low, high = (
+        first._source.targets.order(name, torch.empty(1, n))
+        for name, n in (("low", 4), ("high", 8))
+    )
     ll, lh = plain._source(batch)
     close(first._source(batch)[0], ll[:, low][:, :, low])
     close(first._source(batch)[1], lh[:, low][:, :, high])

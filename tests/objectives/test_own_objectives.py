@@ -315,9 +315,11 @@ def test_what_cannot_be_described_is_trained_and_not_kept(few, kept, capsys, tmp
     loss = kd.Loss(locked, TEACHER)
     network = kd.keep(small, loss, few, ONCE)
     assert weights_hash(network) == weights_hash(trained(loss, few)[0]) and kept() == 0
-    assert re.search(r"not kept: a lock has no text.*key of the objective", capsys.readouterr().out)
+    assert re.search(r"not kept: a lock has no text.*objective\.key = ", capsys.readouterr().out)
     assert repr(loss) == "Loss(...)"
-    with pytest.raises(TypeError, match="checkpoint needs .*a lock has no text.*key of its own"):
+    with pytest.raises(
+        TypeError, match=r"checkpoint needs .*a lock has no text.*objective\.key = "
+    ):
         trained(loss, few, checkpoint=tmp_path / "training.pt")
 
 
@@ -552,3 +554,157 @@ def test_data_of_another_kind_are_told_what_would_do(data, remedy):
 def test_a_split_is_told_that_its_data_are_wanted(few):
     with pytest.raises(TypeError, match="got Split; .* data, not data.train"):
         trained(kd.CrossEntropy(), few.train)
+
+
+# What a severe reader found
+
+
+def test_a_subclass_of_kdlibs_has_a_key_of_its_own():
+    class Halved(kd.SoftTargets):
+        def __call__(self, student, batch):
+            return {name: term / 2 for name, term in super().__call__(student, batch).items()}
+
+    plain, halved = kd.SoftTargets(TEACHER, 4, 1), Halved(TEACHER, 4, 1)
+    assert halved.key.removeprefix("Halved") != plain.key.removeprefix("SoftTargets")
+    assert "code=" in halved.key and "code=" not in plain.key
+
+
+def test_a_key_may_be_given_to_any_objective(few, kept):
+    for objective in (kd.CrossEntropy(), kd.Loss(four, TEACHER), kd.CrossEntropy() + Derived()):
+        objective.key = "mine"
+        assert objective.key == "mine"
+        kd.keep(small, objective, few, ONCE)
+    assert kept() == 1
+
+
+class Weighted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(10))
+
+    def forward(self, s, t):
+        return (self.weight * (s - t)).square().mean() + (self.weight - 1).square().sum()
+
+
+def test_a_loss_with_parameters_trains_a_copy_of_them_and_begins_anew(few, tmp_path):
+    loss = kd.Loss(Weighted(), TEACHER)
+    before = loss.key
+    first, again = trained(loss, few)[0], trained(loss, few)[0]
+    assert weights_hash(first) == weights_hash(again) and loss.key == before
+    assert not torch.equal(loss.module.weight, torch.ones(10)) and loss.function.weight.eq(1).all()
+    path = tmp_path / "training.pt"
+    for _ in range(2):  # the second time from the first's file
+        resumed, history = trained(loss, few, checkpoint=path)
+    assert len(history.frame) == 1 and weights_hash(resumed) == weights_hash(first)
+
+
+def test_a_loss_sees_the_tokens_of_a_text_as_rows():
+    text = kd.text.from_texts("to be or not to be " * 40, device="cpu", unroll=5)
+    recipe = kd.Recipe(epochs=2, batch_size=4, precision="float32")
+    students = [kd.models.lstm(len(text.classes), width=8, seed=1) for _ in range(2)]
+    kd.fit(students[0], kd.Loss(kd.losses.cross_entropy), text, recipe, progress=False)
+    kd.fit(students[1], kd.CrossEntropy(), text, recipe, progress=False)
+    assert weights_hash(students[0]) == weights_hash(students[1])
+
+
+def test_the_temperature_of_a_list_may_be_changed_between_two_fits(few):
+    teachers = [small(5), small(6)]
+    objective = kd.SoftTargets(teachers, 1, 1.0)
+    trained(objective, few)
+    objective.temperature = 20.0
+    changed = weights_hash(trained(objective, few)[0])
+    assert changed == weights_hash(trained(kd.SoftTargets(teachers, 20, 1.0), few)[0])
+
+
+@pytest.mark.parametrize("augment", [None, kd.data.shift(1)])
+def test_an_objective_can_be_pickled_after_a_fit_and_lets_its_teacher_go(few, augment):
+    import gc
+    import pickle
+    import weakref
+
+    from kdlib.objectives import teachers
+
+    for make in (
+        lambda t: kd.SoftTargets([t, small(1)], 4, 0.9),
+        lambda t: kd.Hint(t, hint="2", guided="2"),
+    ):
+        gc.collect()
+        teacher = small(7)
+        objective = make(teacher)
+        trained(objective, few, replace(ONCE, augment=augment))
+        assert pickle.loads(pickle.dumps(objective)).key == objective.key
+        gone = weakref.ref(objective._source.answers)
+        gc.disable()
+        try:
+            del objective
+            assert gone() is None
+        finally:
+            gc.enable()
+    assert not any(answers.asked == [teacher] for answers in teachers._ANSWERS.values())
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+    def __call__(self, student, batch):
+        return {"slotted": self.scale * kd.losses.cross_entropy(student.logits, batch.labels)}
+
+
+def test_an_object_without_a_dict_is_an_objective_too(few, kept):
+    assert weights_hash(trained(Slotted(), few)[0]) == weights_hash(
+        trained(kd.CrossEntropy(), few)[0]
+    )
+    for scale in (1.0, 2.0, 1.0):
+        kd.keep(small, Slotted(scale), few, ONCE)
+    assert kept() == 2
+
+
+def test_weights_of_a_bare_class_are_named_after_it(few):
+    _, history = trained(kd.CrossEntropy() + Sum_of(Bare()), few)
+    assert "weight_Bare" in history.frame
+
+
+def Sum_of(bare):
+    return kd.objectives.Sum(((lambda progress: progress, bare),))
+
+
+@pytest.mark.parametrize("name", ["epoch", "seconds", "validation_loss", "weight_mine"])
+def test_a_term_may_not_take_the_name_of_a_column(few, name):
+    with pytest.raises(ValueError, match=f"Loss must call its term otherwise: .*'{name}'"):
+        trained(kd.Loss(four, TEACHER, name=name), few)
+
+
+def test_names_of_taps_must_be_several(few):
+    class OneName(Derived):
+        taps = "stage2"
+
+    with pytest.raises(TypeError, match=r"taps must be a tuple of names, got 'stage2'"):
+        trained(OneName(), few)
+
+
+def test_an_objective_is_not_a_weight():
+    with pytest.raises(TypeError, match="weight must be a number or a function"):
+        kd.CrossEntropy() * kd.CrossEntropy()
+
+
+@pytest.mark.parametrize("other", [four, Derived, nn.CrossEntropyLoss()])
+def test_what_cannot_be_added_says_what_would_do(other):
+    with pytest.raises(TypeError, match="objective must be one such as .* makes one"):
+        kd.CrossEntropy() + other
+    with pytest.raises(TypeError, match="objective must be one such as .* makes one"):
+        other + kd.CrossEntropy()
+
+
+def test_a_rate_of_an_objective_alone_is_heeded_by_a_cohort_too(few):
+    objective = kd.CrossEntropy()
+    objective.default_rate = 0.3
+    cohort = kd.fit_cohort(small, [objective], few, ONCE, [0], progress=False)
+    assert weights_hash(cohort.models[0]) == weights_hash(trained(objective, few)[0])
+
+
+def test_the_whole_networks_features_are_trained_at_the_optimizers_own_rate(few):
+    hint = kd.Hint(TEACHER, hint="", guided="", activation=None)
+    assert hint.default_rate is None and trained(hint, few)[1].learning_rate == 0.03
