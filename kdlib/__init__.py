@@ -61,6 +61,7 @@ __version__ = "0.1.0"
 # Loaded when first used, not by ``import kdlib``: matplotlib and its friends, and what only lessons need.
 _LATER = {
     "against_the_paper": "reproduce",
+    "cohort": "training.cohort",
     "grading": "course.grading",
     "measured": "reproduce",
     "mistakes": "course.museum.mistakes",
@@ -79,7 +80,7 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - {"_LATER", "import_module"})
 
 
 __all__ = [

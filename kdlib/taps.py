@@ -27,7 +27,7 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         names: of its modules, each once.
 
     Raises:
-        TypeError: names are no list of texts, or a module gives something else than one tensor.
+        TypeError: names is not a list of strings, or a module returns anything but one tensor.
         ValueError: the network has no such module (the message lists those it has); or a module runs
             twice in one forward pass, or its output is changed in place by a later one, so that its
             feature would be another than it seems.

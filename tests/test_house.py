@@ -53,13 +53,20 @@ def imports(modules):
             if isinstance(node, ast.Import):
                 there |= {named(alias.name, modules) for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                start = node.module or ""
-                if node.level:
-                    base = folder(module).split(".")[: len(module.split(".")) - node.level]
-                    start = ".".join([*base, *filter(None, [node.module])])
+                start = origin(module, node)
                 inside = [f"{start}.{alias.name}" for alias in node.names]
                 there |= {named(x if x in names(modules) else start, modules) for x in inside}
+            elif isinstance(node, ast.Constant) and node.value in names(modules) - {"kdlib"}:
+                there.add(named(node.value, modules))  # for import_module
     return found
+
+
+def origin(module, node):
+    """What ``from ... import`` names, a relative one too."""
+    if not node.level:
+        return node.module
+    base = module.split(".")[: len(module.split(".")) - node.level]
+    return ".".join([*base, *filter(None, [node.module])])
 
 
 def names(modules):
@@ -150,20 +157,21 @@ def breaches_of_privacy(modules):
     for module, source in modules.items():
         tree, bound = parsed(source), {}
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kdlib":
+            if isinstance(node, ast.ImportFrom) and origin(module, node).split(".")[0] == "kdlib":
+                start = origin(module, node)
                 for alias in node.names:
-                    whole = f"{node.module}.{alias.name}"
+                    whole = f"{start}.{alias.name}"
                     bound[alias.asname or alias.name] = whole
-                    home = folder(whole) if whole in names(modules) else folder(node.module)
+                    home = folder(whole) if whole in names(modules) else folder(start)
                     private = any(p.startswith("_") and p not in SHARED for p in whole.split("."))
                     if private and home != folder(module):
                         yield f"{module} imports {whole}"
             elif isinstance(node, ast.Import):
-                bound |= {alias.asname: alias.name for alias in node.names if alias.asname}
+                bound |= {alias.asname or alias.name: alias.name for alias in node.names}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                home = bound.get(node.value.id, "")
-                private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                home = bound.get(ast.unparse(node.value), "")
+                private = not node.attr.startswith("__")
                 if private and home in names(modules) and folder(home) != folder(module):
                     yield f"{module} uses {home}.{node.attr}"
 
@@ -243,6 +251,21 @@ BREACHES = {
         breaches_of_privacy,
         "kdlib.stats",
         "import x\nfrom kdlib.course.widgets._saved import y",
+    ),
+    "by a relative import": (
+        breaches_of_privacy,
+        "kdlib.networks",
+        "from .data.splits import _version",
+    ),
+    "through its whole name": (
+        breaches_of_privacy,
+        "kdlib.networks",
+        "import kdlib.data.splits\nkdlib.data.splits._version",
+    ),
+    "by its name as a text": (
+        breaches_of_floors,
+        "kdlib.stats",
+        "from importlib import import_module\nimport_module('kdlib.course.plots')",
     ),
     "through its module": (
         breaches_of_privacy,

@@ -176,7 +176,7 @@ def combine(
         ``(N, C)``, in float64.
 
     Raises:
-        TypeError, ValueError: logits that are none, or of shapes that do not fit.
+        TypeError, ValueError: something that is not logits, or shapes that do not fit.
 
     >>> z = torch.tensor([[2.0, 2.0, 0.0]])  # the generalist cannot tell 0 from 1
     >>> combine(z, [([0, 1], torch.tensor([[3.0, 0.0, 0.0]]))]).argmax().item()

@@ -43,7 +43,7 @@ def from_arrays(
 
     Raises:
         TypeError: arrays of another dtype.
-        ValueError: lengths or shapes that do not fit, or labels that are no class numbers.
+        ValueError: lengths or shapes that do not fit, or labels that are not class numbers.
 
     >>> images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8)), np.arange(20) % 2
     >>> from_arrays(images.astype("uint8"), labels, validation=5, device="cpu")
@@ -181,7 +181,9 @@ def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
             found += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
             raise TypeError(f"{name} must hold pairs (image, label), got {found} for sample {i}")
         images.append(_channels_last_image(sample[0]))
-        label = sample[1].item() if isinstance(sample[1], Tensor | np.generic) else sample[1]
+        label = sample[1]
+        if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
+            label = label.item()
         if not isinstance(label, Integral):
             raise TypeError(
                 f"{name}: the label of sample {i} must be a whole class number, got {label!r}"
@@ -196,9 +198,19 @@ def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _channels_last_image(image: object) -> np.ndarray:
-    """A picture as an array; a uint8 tensor (C, H, W) with its channels last."""
+    """A picture as an array: of PIL grey or RGB, a uint8 tensor (C, H, W) with its channels last."""
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     if not isinstance(image, Tensor):
-        return np.asarray(image)
+        array = np.asarray(image)
+        if array.dtype.kind == "f" and array.ndim == 3:
+            raise TypeError(
+                "floating-point images must be tensors (C, H, W), got a numpy array of shape "
+                f"{array.shape}; torchvision's ToTensor makes one"
+            )
+        return array
     array = image.detach().cpu().numpy()
     return np.moveaxis(array, 0, -1) if array.dtype == np.uint8 and array.ndim == 3 else array
 

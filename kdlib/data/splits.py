@@ -26,7 +26,7 @@ class Samples:
     """What a network reads: a :class:`Split` in any order, a ``Text`` from left to right.
 
     Training, scores and teachers ask for what stands here and never which of the two it is; each of
-    them adds ``steps``, ``batches``, ``parts`` and ``beginning``.
+    them adds ``steps``, ``batches``, ``parts``, ``joined`` and ``beginning``.
 
     Attributes:
         inputs: ``(N, ...)``.
@@ -82,7 +82,10 @@ class Samples:
         return replace(self, labels=None)
 
     def fingerprint(self) -> str:
-        """A hash of the inputs, the labels and the index, computed once while none of them changes."""
+        """A hash of the inputs, the labels and the index, computed once while none of them changes.
+
+        A change is seen where torch counts it: not through ``.data`` or the memory of a numpy array.
+        """
         parts = {"inputs": self.inputs, "labels": self.labels, "index": self.index}
         state = [(id(x), _version(x)) for x in parts.values() if x is not None]
         kept = vars(self).get("_fingerprint")  # a frozen dataclass keeps it beside its fields
@@ -287,5 +290,5 @@ def _viewed(images: Tensor, augment: Views, generator: torch.Generator) -> Tenso
 
 
 def _version(tensor: Tensor) -> object:
-    """How often a tensor was changed in place; one made in inference mode does not count, and equals none."""
+    """How often a tensor was changed in place; one made in inference mode does not count its changes."""
     return object() if tensor.is_inference() else tensor._version

@@ -81,7 +81,8 @@ class Text(Samples):
         ]
         for step in range(self.steps(batch_size)):
             here = slice(step * self.unroll, (step + 1) * self.unroll)
-            yield tuple(None if part is None else part[:, here] for part in rows)
+            # Copies, as an image's batches are: an objective may write into them.
+            yield tuple(None if part is None else part[:, here].clone() for part in rows)
 
     def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The whole text as one row, ``size`` tokens at a time: inputs and labels ``(1, size)``."""
@@ -266,7 +267,7 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
         split: to predict; the test text if not given.
 
     Raises:
-        TypeError: what is to be counted or predicted is no text, or has no labels.
+        TypeError: what is to be counted or predicted is not a text, or has no labels.
         ValueError: order is below 1, or so large that contexts can no longer be numbered.
 
     >>> data = from_texts("ab" * 50, "ab" * 10, "ab" * 10, device="cpu")

@@ -1,6 +1,6 @@
 """What ``fit`` asks of an objective; a sum of several; and a function of your own made into one.
 
-``fit`` calls an objective once a step with what the student made of a batch, and minimises the sum of the
+In every step ``fit`` calls the objective with the student's outputs for a batch, and minimises the sum of the
 terms that it returns. There is no more to it: a new one is a class with a ``__call__``.
 """
 
@@ -94,7 +94,7 @@ class Objective:
     """What a student is trained on. A new one derives from this and writes ``__call__``; all else is there.
 
     Objectives add and scale: ``SoftTargets(teacher, 4, 0.9) + 0.1 * Mine()``; a weight may be a function
-    of progress in [0, 1]. There is no magic: ``fit`` calls ``prepare`` once and the objective once a step.
+    of progress in [0, 1]. There is no magic: ``fit`` calls ``prepare`` once and the objective once per step.
 
     Attributes:
         taps: the student's features that it needs, by the names of their modules. Empty where the
@@ -123,7 +123,7 @@ class Objective:
     key = _Key()
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
-        """Called once a fit, also on resume: look a teacher up, refuse what cannot work.
+        """Called once per fit, also on resume: look a teacher up, refuse what cannot work.
 
         An objective serves any number of fits, one after the other.
         """

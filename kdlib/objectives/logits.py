@@ -71,7 +71,7 @@ class SoftTargets(Objective):
             no labels.
 
     Raises:
-        TypeError: the teacher is none of these, or a list beside a tensor of temperatures.
+        TypeError: a teacher of another type, or a list beside a tensor of temperatures.
         ValueError: temperature or alpha out of range; a tensor of logits together with random views
             of the images; an unlabelled split with alpha below 1.
 
@@ -160,7 +160,7 @@ class LogitMatching(_OfTeacher):
             logits ``(rows, C)`` by sample index.
 
     Raises:
-        TypeError: the teacher is none of these.
+        TypeError: a teacher of another type.
         ValueError: a tensor of logits together with random views of the images.
     """
 
@@ -187,7 +187,7 @@ class CWTM(_OfTeacher):
             ``(rows, C)`` by sample index.
 
     Raises:
-        TypeError: the teacher is none of these.
+        TypeError: a teacher of another type.
         ValueError: a tensor of logits together with random views of the images, or a split without
             labels.
     """
@@ -212,7 +212,7 @@ class DKPP(_OfTeacher):
             ``(rows, C)`` by sample index.
 
     Raises:
-        TypeError: the teacher is none of these.
+        TypeError: a teacher of another type.
         ValueError: a tensor of logits together with random views of the images.
     """
 

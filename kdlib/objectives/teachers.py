@@ -1,7 +1,7 @@
 """What a teacher predicts for a batch: looked up by the sample's index, or computed on its views.
 
-Which of the two it is is settled once a fit. Answers are kept by what was asked of whom (the teacher's
-identity, the split's fingerprint), so that two objectives on one teacher share them without being told.
+Each fit settles once which it will be. Answers are kept under the teacher's identity and the split's
+fingerprint, so that two objectives on one teacher share them without being told.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TABLE_BYTES = 2**30  # of features; what needs more is computed anew in every s
 
 
 class Asked(Protocol):
-    """What of a batch a teacher is asked with."""
+    """The part of a batch that a teacher needs."""
 
     inputs: Tensor
     index: Tensor

@@ -1,4 +1,4 @@
-"""What one step of a training is made of: the optimizer, the precision, the limits, the check of its end.
+"""What one step of a training is made of: the optimizer, the precision, the limits.
 
 ``fit`` and ``fit_cohort`` take the same steps; neither knows a particular loss.
 """

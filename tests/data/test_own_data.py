@@ -47,6 +47,13 @@ def test_a_dataset_gives_what_its_arrays_do_in_their_order(image_of):
     assert torch.equal(found.train.index, expected.train.index)
 
 
+def test_pictures_with_a_palette_are_read_as_their_colours():
+    pictures = [Image.fromarray(x).quantize(16) for x in PIXELS]
+    assert pictures[0].mode == "P"
+    expected = from_pairs([np.asarray(picture.convert("RGB")) for picture in pictures])
+    assert torch.equal(from_pairs(pictures).train.inputs, expected.train.inputs)
+
+
 def test_grey_pictures_and_floating_point_tensors_are_taken_as_they_are():
     grey = from_pairs([Image.fromarray(x[..., 0]) for x in PIXELS])
     assert grey.train.inputs.shape == (12, 1, 6, 6)
@@ -103,6 +110,16 @@ def test_a_loaders_dataset_trains(tmp_path):
             "label of sample 0 must be a whole class number, got 'cat'",
         ),
         (Pairs([(PIXELS[0], 1.5)]), TypeError, "whole class number, got 1.5"),
+        (
+            Pairs([(PIXELS[0], torch.tensor([0, 1]))]),
+            TypeError,
+            r"whole class number, got tensor\(\[0, 1",
+        ),
+        (
+            Pairs([(PIXELS[0] / 255.0, 0)]),
+            TypeError,
+            r"must be tensors \(C, H, W\), got a numpy array",
+        ),
         (
             Pairs([(PIXELS[0].astype(int), 0)]),
             TypeError,

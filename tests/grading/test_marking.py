@@ -31,6 +31,15 @@ def test_every_module_of_the_grader_is_peeping_however_it_is_imported(room, modu
         assert module in marking.peeped(source), source
 
 
+def test_the_course_itself_is_peeping_and_a_word_is_not():
+    for source in ("from kdlib.course import grading, museum", "import kdlib.course as harmless"):
+        assert marking.peeped(source) == ["kdlib.course"]
+    assert marking.peeped("# of course. material things; the grading. marking is done") in (
+        [],
+        ["marking"],
+    )
+
+
 def test_files_and_new_checks_are_peeping_and_the_checks_themselves_are_not():
     assert marking.peeped('open("grading_seed.txt")') == ["grading_seed"]
     assert marking.peeped("kd.grading.check_soften = print") == ["grading.check_soften"]
@@ -41,6 +50,28 @@ def test_files_and_new_checks_are_peeping_and_the_checks_themselves_are_not():
 @pytest.mark.parametrize("room", BORROWED)
 def test_every_room_whose_functions_are_borrowed_is_there(room):
     importlib.import_module(room)
+
+
+def test_a_copy_of_the_file_under_another_name_is_borrowed_too(monkeypatch):
+    import importlib.util
+    import sys
+
+    def again(s, t, T):
+        spec = importlib.util.spec_from_file_location("mine_all_along", kd.losses.__file__)
+        copy = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = copy
+        spec.loader.exec_module(copy)
+        return copy.soft_target_loss(s, t, T)
+
+    def inside(s, t, T):
+        from kdlib._exact import divergence
+
+        return (T**2 * divergence(s, t, T)).mean()
+
+    z = torch.zeros(1, 3)
+    for answer in (again, inside):
+        assert observe(answer, {"s": z, "t": z, "T": 1.0}).borrowed
+    sys.modules.pop("mine_all_along")
 
 
 def test_a_cell_that_takes_a_modules_name_still_borrows():

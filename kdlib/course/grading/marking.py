@@ -28,7 +28,8 @@ ROOMS = {
 } - {"grading"}
 # What an honest answer does not mention: those modules, the grader's files, a new check.
 PEEPING = (
-    rf"\b(?:course|exercises|grading|museum)\s*(?:\.|import)\s*(?=({'|'.join(sorted(ROOMS))})\b)"
+    rf"\b(?:exercises|grading|museum)\s*(?:\.|import)\s*(?=({'|'.join(sorted(ROOMS))})\b)"
+    rf"|\b({re.escape(kdlib.course.__name__)})\b"
     r"|(grading_seed|gradebook|nbgrader_config)|(grading\.\w+)\s*=[^=]"
 )
 

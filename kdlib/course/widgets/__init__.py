@@ -2,13 +2,15 @@
 
 from importlib import import_module
 
+from kdlib.course.predict import Prediction, predict
+
 _HOMES = {
     "DistillationExplorer": "distillation",
     "Flipbook": "flipbook",
     "TemperatureExplorer": "temperature",
 }
 
-__all__ = ["DistillationExplorer", "Flipbook", "TemperatureExplorer"]
+__all__ = ["DistillationExplorer", "Flipbook", "Prediction", "TemperatureExplorer", "predict"]
 
 
 def __getattr__(name: str):
