@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kdlib._checks import required_arguments, wide
 from kdlib.data.splits import Samples
 from kdlib.identity import code_hash, described, is_own
-from kdlib.objectives.teachers import Teacher, TeacherLogits
+from kdlib.objectives.teachers import Teacher, TeacherFeatures, TeacherLogits
 from kdlib.recipe import Recipe
 
 __all__ = ["Batch", "Loss", "Objective", "Outputs", "Sum", "as_objective"]
@@ -137,6 +137,9 @@ class Objective:
     def settings(self) -> str:
         """The attributes that tell it from others of its class, as its key names them."""
         public = {n: v for n, v in vars(self).items() if n[0] != "_" and n not in ("module", "key")}
+        source = getattr(self, "_source", None)
+        if source is not None and "teacher" in public:
+            public["teacher"] = source
         return ", ".join(f"{name}={_short(value)}" for name, value in public.items())
 
     def changing_weights(self, progress: float) -> dict[str, float]:
@@ -397,6 +400,10 @@ def _arguments_text(function: Callable) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, TeacherLogits | TeacherFeatures):
+        return value.identity()
+    if isinstance(value, Tensor) and value.numel() <= 1000:
+        return repr(value.tolist())
     text = described(value)
     return text if len(text) <= 60 else code_hash(value)
 

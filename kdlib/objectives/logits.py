@@ -38,9 +38,6 @@ class CrossEntropy(Objective):
         remedy = "0 leaves the labels as they are"
         self.label_smoothing = fraction("label_smoothing", label_smoothing, remedy)
 
-    def settings(self) -> str:
-        return f"label_smoothing={self.label_smoothing!r}"
-
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         _need_labels(self, split)
 
@@ -100,12 +97,6 @@ class SoftTargets(Objective):
             )
         self._source = TeacherLogits(teacher, "probabilities", self.temperature)
 
-    def settings(self) -> str:
-        return (
-            f"teacher={self._source.identity()}, temperature={_text(self.temperature)}, "
-            f"alpha={_text(self.alpha)}"
-        )
-
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         labels_used = bool((torch.as_tensor(self.alpha) < 1).any())
         if not split.labelled and labels_used:
@@ -140,9 +131,6 @@ class _OfTeacher(Objective):
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
         self._source = TeacherLogits(teacher, self.average)
-
-    def settings(self) -> str:
-        return f"teacher={self._source.identity()}"
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         self._source.prepare(split, recipe)

@@ -100,9 +100,7 @@ class Checkpoint:
         run.load(state)
 
     def _read(self) -> dict:
-        refusal = (
-            f"checkpoint {self.path} is damaged or none of fit's; delete it to start anew"
-        )
+        refusal = f"checkpoint {self.path} is damaged or none of fit's; delete it to start anew"
         try:
             with zipfile.ZipFile(self.path) as file:
                 if file.testzip() is not None:  # torch.load checks no sums

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import copyreg
-import importlib.util
 import io
 import json
 import linecache
@@ -24,10 +23,9 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from numbers import Number
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -55,6 +53,11 @@ BORROWED = (
     f"{KDLIB}.course.museum",
     *(f"{KDLIB}.course.exercises.hw{k}" for k in (1, 2, 3)),
     f"{KDLIB}.course.exercises.material",
+)
+# Where they lie today, files and folders: so that a copy under another name is seen, too.
+PLACES = tuple(
+    str(place) + os.sep if place.is_dir() else f"{place}.py"
+    for place in (HOME.joinpath(*room.split(".")[1:]) for room in BORROWED)
 )
 # Of the layers these two; the rest is given.
 REFERENCES = {(f"{KDLIB}.course.exercises.layers", name) for name in ("flow", "pooled")}
@@ -221,12 +224,15 @@ def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
     """
     found: list[str] = []
     codes = {getattr(function, "__code__", None) for function in allowed}
+    judged: dict[int, tuple[CodeType, bool]] = {}  # each code once: imports make millions of calls
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
-        code, home = frame.f_code, _module(frame)
-        ours = within(home, BORROWED) or (home, code.co_name) in REFERENCES
-        ours = ours or code.co_filename.startswith(_places())  # loaded again, under another name
-        if event != "call" or not ours or code in codes:
+        if event != "call":
+            return
+        code = frame.f_code
+        if id(code) not in judged:
+            judged[id(code)] = code, code not in codes and _is_borrowed(frame)
+        if not judged[id(code)][1]:
             return
         caller = _module(frame.f_back)
         from_outside = caller == __name__ or not within(caller, [KDLIB])
@@ -248,16 +254,11 @@ def within(module: str, rooms: Sequence[str]) -> bool:
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-@cache
-def _places() -> tuple[str, ...]:
-    """The files of the borrowed modules, and the folders of the packages, wherever they are today."""
-    specs = [importlib.util.find_spec(room) for room in BORROWED]
-    return tuple(
-        str(Path(spec.submodule_search_locations[0]) / "")
-        if spec.submodule_search_locations
-        else spec.origin
-        for spec in specs
-    )
+def _is_borrowed(frame: FrameType) -> bool:
+    """By its module's name, or by its file where that was loaded again under another name."""
+    code, home = frame.f_code, _module(frame)
+    named = within(home, BORROWED) or (home, code.co_name) in REFERENCES
+    return named or code.co_filename.startswith(PLACES)
 
 
 def _module(frame: FrameType | None) -> str:
