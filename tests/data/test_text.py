@@ -166,6 +166,15 @@ def test_a_text_has_no_views_and_no_rows_to_choose():
     assert not any(hasattr(text_of(20), name) for name in ("select", "only", "without"))
 
 
+def test_who_writes_into_a_batch_leaves_the_text_as_it_is():
+    text = text_of(20)
+    before = text.fingerprint()
+    for inputs, labels, index in epoch(text, 2):
+        inputs.zero_(), labels.fill_(-100), index.zero_()
+    assert text_of(20).fingerprint() == before
+    assert int(text.labels.min()) > 0 and int(text.inputs.max()) > 0 and int(text.index.max()) > 0
+
+
 def test_a_batch_of_more_rows_than_tokens_is_refused():
     assert len(epoch(text_of(20), 20)) == 1
     for ask in (lambda: epoch(text_of(20), 21), lambda: text_of(20).steps(21)):
