@@ -84,10 +84,8 @@ class _Key:
     def __get__(self, objective: Objective | None, kind: type) -> Any:
         if objective is None:
             return self
-        if kind is Sum:
-            return objective.settings()
-        code = f"; code={code_hash(kind)}" if is_own(kind) else ""
-        return f"{kind.__name__}({objective.settings()}{code})"
+        settings = objective.settings()
+        return settings if kind is Sum else _key_text(kind, settings)  # a sum reads as its parts do
 
 
 class Objective:
@@ -135,12 +133,8 @@ class Objective:
         )
 
     def settings(self) -> str:
-        """The attributes that tell it from others of its class, as its key names them."""
-        public = {n: v for n, v in vars(self).items() if n[0] != "_" and n not in ("module", "key")}
-        source = getattr(self, "_source", None)
-        if source is not None and "teacher" in public:
-            public["teacher"] = source
-        return ", ".join(f"{name}={_short(value)}" for name, value in public.items())
+        """What tells it from others of its class, as its key says it: the public attributes."""
+        return _settings_text(self)
 
     def changing_weights(self, progress: float) -> dict[str, float]:
         """What ``fit`` logs of weights that change while it trains."""
@@ -310,7 +304,7 @@ class Loss(Objective):
 
 
 class _Adapted(Objective):
-    """An object of a class that is no Objective, with the defaults that it lacks."""
+    """An object of a class that is not an Objective, with the defaults that it lacks."""
 
     def __init__(self, inside: Any) -> None:
         self._inside = inside
@@ -322,7 +316,7 @@ class _Adapted(Objective):
     @property
     def key(self) -> str:
         own = getattr(self._inside, "key", None)
-        return f"{_kind(self).__name__}({code_hash(self._inside)})" if own is None else own
+        return _key_text(_kind(self), _settings_text(self._inside)) if own is None else own
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         if hasattr(self._inside, "prepare"):
@@ -397,6 +391,23 @@ def _arguments_text(function: Callable) -> str:
         return str(inspect.signature(getattr(function, "forward", function)))
     except (TypeError, ValueError):
         return f"{function!r} without a signature"
+
+
+def _key_text(kind: type, settings: str) -> str:
+    """A class's name, its settings, and its code where that is the reader's."""
+    parts = [settings, f"code={code_hash(kind)}" if is_own(kind) else ""]
+    return f"{kind.__name__}({'; '.join(filter(None, parts))})"
+
+
+def _settings_text(objective: Any) -> str:
+    slots = (name for kind in type(objective).__mro__ for name in getattr(kind, "__slots__", ()))
+    values = {name: getattr(objective, name) for name in slots if hasattr(objective, name)}
+    values |= getattr(objective, "__dict__", {})
+    public = {n: v for n, v in values.items() if n[0] != "_" and n not in ("module", "key")}
+    source = getattr(objective, "_source", None)
+    if source is not None and "teacher" in public:
+        public["teacher"] = source
+    return ", ".join(f"{name}={_short(value)}" for name, value in public.items())
 
 
 def _short(value: Any) -> str:

@@ -135,15 +135,17 @@ def test_the_line_with_an_8_is_another_training(few, kept, capsys):
 def test_what_a_bare_class_notes_down_is_there_afterwards(few):
     class Noting(Bare):
         def __init__(self):
-            self.seen = 0
+            self._seen = 0
 
         def __call__(self, student, batch):
-            self.seen += 1
+            self._seen += 1
             return super().__call__(student, batch)
 
     objective = Noting()
+    before = kd.objectives.base.as_objective(objective).key
     trained(objective, few)
-    assert objective.seen == 3
+    assert objective._seen == 3
+    assert kd.objectives.base.as_objective(objective).key == before  # behind an underscore
 
 
 def test_a_new_objective_may_have_taps_a_module_and_a_rate(few):
