@@ -85,7 +85,7 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) 
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:
     """A network's outputs, on its own device and in its own precision; tokens stay whole."""
-    parameter = next(model.parameters(), inputs)
+    parameter = next(model.parameters(), inputs)  # of a network without any the inputs decide
     dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype
     return model(inputs.to(parameter.device, dtype))
 

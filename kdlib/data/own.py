@@ -253,9 +253,10 @@ def assemble(
 
 def _mean_and_deviation(images: np.ndarray) -> tuple[Tensor, Tensor]:
     """Per channel, in pixel values, summed in integers: equal to the bit for any order."""
-    channels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1)
+    channels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1)  # (N * H * W, C)
     means, deviations = [], []
     for channel in channels.T:
+        # Of a histogram in Python's whole numbers: no order of the images can move the last bit.
         counts = np.bincount(channel, minlength=256).tolist()
         n = sum(counts)
         first = sum(value * count for value, count in enumerate(counts))
@@ -276,7 +277,7 @@ def _inputs(
         return tensor.float().to(device)
     tensor = tensor.to(device)
     mean, deviation = (value.to(device).view(-1, 1, 1) for value in statistics)
-    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+    tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)  # (N, C, H, W)
     return tensor.float().sub_(mean).div_(deviation).contiguous()
 
 

@@ -76,7 +76,7 @@ class Text(Samples):
             raise ValueError(f"augment must be None for a text, got {augment}")
         length = self._row(batch_size)
         rows = [
-            None if part is None else part[: batch_size * length].view(batch_size, length)
+            None if part is None else part[: batch_size * length].view(batch_size, length)  # (B, L)
             for part in (self.inputs, self.labels, self.index)
         ]
         for step in range(self.steps(batch_size)):

@@ -67,6 +67,7 @@ def _moved(images: Tensor, pixels: int, kind: str, generator: torch.Generator) -
         raise ValueError(
             f"pixels must be smaller than the image, {height} x {width}, got {pixels} in {kind}"
         )
+    # (2, N, 1): a shift in rows and one in columns for each image
     draws = torch.randint(-pixels, pixels + 1, (2, n, 1), generator=generator, device=images.device)
     rows = _inside(torch.arange(height, device=images.device) + draws[0], height, kind)  # (N, H)
     columns = _inside(torch.arange(width, device=images.device) + draws[1], width, kind)  # (N, W)
@@ -83,5 +84,5 @@ def _inside(position: Tensor, size: int, kind: str) -> Tensor:
 
 
 def _flipped(images: Tensor, generator: torch.Generator) -> Tensor:
-    heads = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    heads = torch.rand(len(images), generator=generator, device=images.device) < 0.5  # (N,)
     return torch.where(heads[:, None, None, None], images.flip(-1), images)

@@ -230,6 +230,7 @@ class _Matrices:
 
     def __call__(self, features: dict[str, Tensor]) -> list[Tensor]:
         if self.shuffle_seed is not None:
+            # (N, C, H, W) with the channels C in their new order
             features = {name: x[:, self.order(name, x)] for name, x in features.items()}
         return _matrices(features, self.pairs)
 
@@ -259,6 +260,7 @@ def _regressor(name: str, guided: Tensor, hint: Tensor, last: nn.Module | None) 
     if not size and not target:
         layer: nn.Module = nn.Linear(inputs, outputs)
     elif len(size) == len(target) == 2 and all(g >= h for g, h in zip(size, target, strict=True)):
+        # Without padding, so that the result is as large as the hint: the paper's choice (section 2.2).
         kernel = tuple(g - h + 1 for g, h in zip(size, target, strict=True))
         layer = nn.Conv2d(inputs, outputs, kernel)
     else:

@@ -116,7 +116,7 @@ class SoftTargets(Objective):
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The terms before the mean: logits ``(..., C)`` give ``(...)``."""
-        s, t = student.logits, self._source(batch)  # (..., C)
+        s, t = student.logits, self._source(batch)  # (..., C) each
         if batch.labels is None:  # alpha is 1
             return {"soft": soft_target_loss(s, t, self.temperature, reduction="none")}
         soft, hard = hinton_terms(s, t, batch.labels, self.temperature, self.alpha)
@@ -159,7 +159,7 @@ class LogitMatching(_OfTeacher):
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The term before the mean: logits ``(..., C)`` give ``(...)``."""
-        loss = logit_matching_loss(student.logits, self._source(batch), reduction="none")
+        loss = logit_matching_loss(student.logits, self._source(batch), reduction="none")  # (...)
         return {"logits": loss}
 
 

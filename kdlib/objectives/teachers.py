@@ -40,14 +40,14 @@ class LookedUp:
     """Answers that were computed once, ``(N, ...)`` each, by the sample's index."""
 
     def __init__(self, tables: list[Tensor], split: Samples) -> None:
-        self.tables = tables
-        # Row of a sample; an index that the split lacks points past the last row, an error.
+        self.tables = tables  # rows as the split has them, so that a selection needs no empty ones
+        # The row of a sample; an index that the split lacks points past the last row, an error.
         self.row = torch.full((int(split.index.max()) + 1,), len(split), device=split.device)
         self.row[split.index] = torch.arange(len(split), device=split.device)
 
     def __call__(self, batch: Asked) -> list[Tensor]:
-        rows = self.row[batch.index]
-        return [table[rows] for table in self.tables]
+        rows = self.row[batch.index]  # (B,); of a cohort (members, B)
+        return [table[rows] for table in self.tables]  # (B, ...) each
 
 
 class Live:
@@ -175,7 +175,9 @@ def _mean_centred(members: list[Tensor]) -> Tensor:
 
 def _mean_probability(members: list[Tensor], temperature: float) -> Tensor:
     """Logits whose soft targets at T are the mean of the members' soft targets."""
-    log_p = torch.log_softmax(wide("teacher", torch.stack(members)) / temperature, dim=-1)
+    log_p = torch.log_softmax(
+        wide("teacher", torch.stack(members)) / temperature, dim=-1
+    )  # (K, N, C)
     return temperature * (log_p.logsumexp(0) - math.log(len(members)))
 
 
@@ -217,7 +219,9 @@ class TeacherFeatures:
             raise ValueError(
                 "hints and FSP matrices are of images, and the training split is a text"
             )
-        network = frozen_copy(self.teacher, split.device).float()
+        network = frozen_copy(
+            self.teacher, split.device
+        ).float()  # the teacher itself may be the student
         with torch.no_grad(), taps(network, self.names) as features:  # the whole way, as a check
             network(as_float(split.inputs[:1]))
         self.sample = self.targets(features)

@@ -31,7 +31,9 @@ def identity_of(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
 ) -> dict[str, str]:
     """What tells one training from another."""
+    # Sizes, not weights: what it began with is compared apart, and only warned of.
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    # Only where there are some, so that the texts of all other trainings stay what they were.
     frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
     try:
         objective_key = objective.key

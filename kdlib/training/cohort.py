@@ -180,7 +180,7 @@ def _stacked(
     recipe: Recipe,
     progress: bool,
 ) -> Trained:
-    groups: dict[int, list[int]] = {}
+    groups: dict[int, list[int]] = {}  # places of the objectives that one stack can train
     for place, objective in enumerate(objectives):
         groups.setdefault(_group(objective), []).append(place)
     most = max(1, _STACK_WEIGHTS // _weights(starts.values()))  # objectives in a stack

@@ -64,7 +64,9 @@ def keep(
     identity["start"] = weights_hash(model)
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
-    if not path.exists():
+    if (
+        not path.exists()
+    ):  # asked again behind the lock: another process may have trained it meanwhile
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
@@ -95,7 +97,7 @@ def _load_kept(model: nn.Module, path: Path) -> None:
     try:
         with safe_open(path, "pt") as file:
             expected = file.metadata()["weights"]
-        load_model(model, path)
+        load_model(model, path)  # not torch.load: a cache may be shared, and this runs no code
     except Exception as error:  # a damaged file fails in many ways in there
         raise ValueError(f"{path} is damaged ({error}); delete it and it is made anew") from error
     if weights_hash(model) != expected:

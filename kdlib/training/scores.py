@@ -149,7 +149,7 @@ def _log_probabilities(
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
     """Log probabilities of one network, or of an ensemble's mean: K of ``(..., C)`` to ``(N, C)``."""
-    members = [wide("logits", z).log_softmax(-1) for z in logits]
+    members = [wide("logits", z).log_softmax(-1) for z in logits]  # (..., C) each
     return (torch.stack(members).logsumexp(0) - math.log(len(members))).flatten(0, -2)
 
 
@@ -158,6 +158,7 @@ def _whole(columns: list[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    # (N,), the bin of each sample
     place = (confidence * bins).long().clamp(0, bins - 1)  # nan falls into some bin and stays nan
     gap = torch.zeros(bins, dtype=torch.float64)
     gap.index_add_(0, place, right.double() - confidence.double())
