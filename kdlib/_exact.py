@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def divergence(s: Tensor, t: Tensor, T: float | Tensor) -> Tensor:
-    """``KL(softmax(t / T) || softmax(s / T))`` of logits ``(..., C)``, as ``(..., 1)``.
+    """``KL(softmax(t / T) || softmax(s / T))``, of the second from the first: ``(..., C)`` to ``(..., 1)``.
 
     With d = (s - t) / T the divergence is log E_p[exp d] - E_p[d], and centring d under p takes the
     second term away. What remains, log(1 + E_p[exp d - 1 - d]), has no cancellation; for large T it

@@ -243,8 +243,8 @@ class Loss(Objective):
     Args:
         function: returns the loss of a batch, a scalar tensor. It may be a module such as
             ``nn.CrossEntropyLoss()``; a copy of one with parameters is trained beside the student.
-        teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
-            ``(rows, C)`` by sample index.
+        teacher: a network; a list of networks, whose probabilities at T = 1 are averaged; or a tensor of
+            logits ``(rows, C)`` by sample index.
         name: what the loss is called in the history.
 
     Raises:

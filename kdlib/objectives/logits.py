@@ -52,7 +52,20 @@ class CrossEntropy(Objective):
         return {"hard": loss}
 
 
-class SoftTargets(Objective):
+class _OfTeacher(Objective):
+    """Objectives that need the logits of a teacher: looked up or computed, a list's averaged."""
+
+    average = "probabilities"  # of a list of teachers, at the objective's temperature if it has one
+
+    def __init__(self, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._source = TeacherLogits(teacher, self.average)
+
+    def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
+        self._source.prepare(split, recipe, getattr(self, "temperature", 1.0))
+
+
+class SoftTargets(_OfTeacher):
     """Distillation: a teacher's soft targets, and the labels beside them.
 
     ``soft = alpha * T^2 * KL(teacher || student)`` at temperature T and
@@ -83,7 +96,7 @@ class SoftTargets(Objective):
     def __init__(
         self, teacher: Teacher, temperature: float | Tensor, alpha: float | Tensor
     ) -> None:
-        self.teacher = teacher
+        super().__init__(teacher)
         self.temperature = _each_checked(
             positive, "temperature", temperature, "1.0 leaves the softmax as it is"
         )
@@ -95,7 +108,6 @@ class SoftTargets(Objective):
                 "temperature must be one number where the teacher is a list: their probabilities "
                 "are averaged at that temperature"
             )
-        self._source = TeacherLogits(teacher, "probabilities", self.temperature)
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         labels_used = bool((torch.as_tensor(self.alpha) < 1).any())
@@ -103,8 +115,7 @@ class SoftTargets(Objective):
             raise ValueError(
                 f"alpha must be 1 where the training split has no labels, got {_text(self.alpha)}"
             )
-        self._source.temperature = self.temperature
-        self._source.prepare(split, recipe)
+        super().prepare(student, split, recipe)
         # Moved once, not in every step.
         self.temperature, self.alpha = (
             value.to(split.device) if isinstance(value, Tensor) else value
@@ -121,19 +132,6 @@ class SoftTargets(Objective):
             return {"soft": soft_target_loss(s, t, self.temperature, reduction="none")}
         soft, hard = hinton_terms(s, t, batch.labels, self.temperature, self.alpha)
         return {"soft": soft, "hard": hard}
-
-
-class _OfTeacher(Objective):
-    """Objectives that need the teacher's logits only."""
-
-    average = "probabilities"  # of a list of teachers
-
-    def __init__(self, teacher: Teacher) -> None:
-        self.teacher = teacher
-        self._source = TeacherLogits(teacher, self.average)
-
-    def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
-        self._source.prepare(split, recipe)
 
 
 class LogitMatching(_OfTeacher):

@@ -24,6 +24,7 @@ from kdlib.recipe import Recipe
 from kdlib.taps import reach, taps
 
 Teacher = nn.Module | Sequence[nn.Module] | Tensor
+Combine = Callable[[list[Tensor]], Tensor]  # several networks' logits to one's
 
 _TABLE_BYTES = 2**30  # of features; what needs more is computed anew in every step
 
@@ -107,16 +108,13 @@ class TeacherLogits:
         teacher: a network; a list of networks, of which the average is taken; or a tensor of logits
             ``(rows, C)`` by sample index.
         average: of a list: ``"probabilities"``, as the logits T * log of the mean probability at the
-            temperature T, or ``"centred logits"``.
-        temperature: T.
+            temperature T that ``prepare`` is given, or ``"centred logits"``.
     """
 
-    def __init__(
-        self, teacher: Teacher, average: str = "probabilities", temperature: float | Tensor = 1.0
-    ) -> None:
+    def __init__(self, teacher: Teacher, average: str = "probabilities") -> None:
         self.networks = _networks(teacher)
         self.table = teacher if isinstance(teacher, Tensor) else None
-        self.average, self.temperature = average, temperature
+        self.average = average
         self.is_list = isinstance(teacher, Sequence)
         self.answers: LookedUp | Live | None = None
 
@@ -125,7 +123,7 @@ class TeacherLogits:
             return tensors_hash({"logits": self.table})[:16]
         return "+".join(weights_hash(network)[:16] for network in self.networks)
 
-    def prepare(self, split: Samples, recipe: Recipe) -> None:
+    def prepare(self, split: Samples, recipe: Recipe, temperature: float | Tensor = 1.0) -> None:
         if self.table is not None:
             if recipe.augment is not None:
                 raise ValueError(
@@ -135,32 +133,28 @@ class TeacherLogits:
             self.answers = LookedUp([_rows_for(split, self.table)], split)
             return
         live = recipe.augment is not None or not split.stands_alone
-        how = ("logits", self.average, float(self.temperature)) if self.is_list else "logits"
-        make = self._live if live else self._looked_up
+        how, combine = "logits", _only
+        if self.is_list and self.average == "centred logits":
+            how, combine = self.average, _mean_centred
+        elif self.is_list:
+            how = f"mean probability at {float(temperature)}"
+            combine = partial(_mean_probability, temperature=temperature)
+        make = partial(self._live if live else self._looked_up, combine)
         self.answers = _shared(self.networks, how, split, live, make)
 
     def __call__(self, batch: Asked) -> Tensor:
         return self.answers(batch)[0]
 
-    def _live(self, split: Samples) -> Live:
+    def _live(self, combine: Combine, split: Samples) -> Live:
         networks = [frozen_copy(network, split.device).float() for network in self.networks]
-        return Live(networks, partial(_logits_now, self._combination()), split)
+        return Live(networks, partial(_logits_now, combine), split)
 
-    def _looked_up(self, split: Samples) -> LookedUp:
+    def _looked_up(self, combine: Combine, split: Samples) -> LookedUp:
         found = [logits(frozen_copy(network, split.device), split) for network in self.networks]
-        return LookedUp([_finite(self._combination()(found), split)], split)
-
-    def _combination(self) -> Callable[[list[Tensor]], Tensor]:
-        if not self.is_list:
-            return _only
-        if self.average == "centred logits":
-            return _mean_centred
-        return partial(_mean_probability, temperature=self.temperature)
+        return LookedUp([_finite(combine(found), split)], split)
 
 
-def _logits_now(
-    combine: Callable[[list[Tensor]], Tensor], networks: list[nn.Module], inputs: Tensor
-) -> list[Tensor]:
+def _logits_now(combine: Combine, networks: list[nn.Module], inputs: Tensor) -> list[Tensor]:
     return [combine([network(inputs) for network in networks])]
 
 

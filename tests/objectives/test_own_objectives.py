@@ -710,3 +710,23 @@ def test_a_rate_of_an_objective_alone_is_heeded_by_a_cohort_too(few):
 def test_the_whole_networks_features_are_trained_at_the_optimizers_own_rate(few):
     hint = kd.Hint(TEACHER, hint="", guided="", activation=None)
     assert hint.default_rate is None and trained(hint, few)[1].learning_rate == 0.03
+
+
+def test_an_objective_with_a_temperature_averages_a_list_there_and_has_it_in_its_key(few):
+    from kdlib.objectives.logits import _OfTeacher
+
+    class Softened(_OfTeacher):
+        def __init__(self, teacher, temperature):
+            super().__init__(teacher)
+            self.temperature = temperature
+
+        def __call__(self, student, batch):
+            return {
+                "soft": kd.soft_target_loss(student.logits, self._source(batch), self.temperature)
+            }
+
+    teachers = [small(5), small(6)]
+    assert Softened(teachers, 1.0).key != Softened(teachers, 20.0).key
+    for T in (1.0, 20.0):
+        found = trained(Softened(teachers, T), few)[1].frame["soft"].tolist()
+        assert found == trained(kd.SoftTargets(teachers, T, 1), few)[1].frame["soft"].tolist()
