@@ -102,6 +102,7 @@ _IN_C = (
     GetSetDescriptorType,
     type(functools.lru_cache(abs)),
 )
+_METHODS = (FunctionType, classmethod, staticmethod, property, functools.partial, _IN_C[-1])
 _OF_EVERY_MODULE = {*vars(nn.Module())}  # its tables of parameters, modules and hooks, and its mode
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -165,9 +166,9 @@ class _Description:
         for name, module in network.named_modules(remove_duplicate=False):
             own = is_own(type(module))
             plain = {
-                name: value
-                for name, value in vars(module).items()
-                if name not in _OF_EVERY_MODULE and (own or not name.startswith("_"))
+                attribute: value
+                for attribute, value in vars(module).items()
+                if attribute not in _OF_EVERY_MODULE and (own or not attribute.startswith("_"))
             }
             parts.append(f"{name!r}: {self.of(type(module))} {self.of(plain)}")
         return f"network({', '.join(parts)})"
@@ -262,7 +263,7 @@ class _Description:
         members = {
             name: _code_of(member)
             for name, member in sorted(vars(kind).items())
-            if isinstance(member, (FunctionType, classmethod, staticmethod, property))
+            if isinstance(member, _METHODS)
             or not (name.startswith(("__", "_abc_")) or inspect.isdatadescriptor(member))
         }
         made_of = (type(kind), kind.__bases__)
@@ -282,7 +283,7 @@ def _module_text(name: str) -> str:
     """A module by its name; the reader's own by its file, too."""
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
+    except (ImportError, AttributeError, ValueError):
         spec = None
     if spec is None or not spec.has_location or not _is_own(spec.origin):
         return name
@@ -317,6 +318,11 @@ def _globals_read(code: CodeType) -> Iterator[str]:
 
 
 def _imports(code: CodeType) -> Iterator[str]:
+    """Modules that code imports when it runs, ``losses`` of ``from mine import losses`` too."""
+    module = ""
     for step in dis.get_instructions(code):
         if step.opname == "IMPORT_NAME":
-            yield step.argval
+            module = step.argval
+            yield module
+        elif step.opname == "IMPORT_FROM":
+            yield f"{module}.{step.argval}"

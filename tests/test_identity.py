@@ -266,6 +266,17 @@ def test_a_module_that_is_imported_inside_counts_by_its_file(tmp_path, monkeypat
     assert texts[0] != texts[1]
 
 
+def test_a_submodule_that_is_imported_inside_counts_by_its_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_package").mkdir()
+    (tmp_path / "mine_package" / "__init__.py").touch()
+    texts = []
+    for body in ("loss = 1", "loss = 2"):
+        (tmp_path / "mine_package" / "parts.py").write_text(body)
+        texts.append(f_of("def f(x):\n    from mine_package import parts\n    return parts.loss"))
+    assert texts[0] != texts[1]
+
+
 def deep(depth):
     value = []
     for _ in range(depth):

@@ -160,11 +160,16 @@ def from_dataset(
         y_train,
         x_test,
         y_test,
-        classes=getattr(train, "classes", None) if classes is None else classes,
+        classes=_classes(train) if classes is None else classes,
         name=name,
         validation=validation,
         device=device,
     )
+
+
+def _classes(dataset: Dataset) -> Sequence[str] | None:
+    """Its own names, or of a ``Subset`` those of what it is part of."""
+    return getattr(dataset, "classes", getattr(getattr(dataset, "dataset", None), "classes", None))
 
 
 def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +207,7 @@ def _channels_last_image(image: object) -> np.ndarray:
     from PIL import Image
 
     if isinstance(image, Image.Image):
+        _check_mode(image.mode, "an image")
         return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     if not isinstance(image, Tensor):
         array = np.asarray(image)
@@ -325,12 +331,15 @@ def _picture_mode(path: str) -> str:
     from PIL import Image
 
     with Image.open(path) as picture:
-        if picture.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-            raise ValueError(
-                f"{path} has pixels of kind {picture.mode!r}, which would be cut short; save it as "
-                "8-bit grey or RGB"
-            )
+        _check_mode(picture.mode, path)
         return picture.mode
+
+
+def _check_mode(mode: str, where: str) -> None:
+    if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        raise ValueError(
+            f"{where} has pixels of kind {mode!r}, which would be cut short; save it as 8-bit grey or RGB"
+        )
 
 
 def flat(labels: np.ndarray) -> np.ndarray:

@@ -94,6 +94,10 @@ class Samples:
             vars(self)["_fingerprint"] = kept
         return kept[1]
 
+    def __getstate__(self) -> dict:
+        """Without the fingerprint, whose addresses mean something here and now alone."""
+        return {name: value for name, value in vars(self).items() if name != "_fingerprint"}
+
     def begin(self, *models: nn.Module) -> None:
         """Let recurrent networks forget what they read, and read this from its beginning."""
         begin_text(models, carry=not self.stands_alone)

@@ -84,8 +84,11 @@ class _Key:
     def __get__(self, objective: Objective | None, kind: type) -> Any:
         if objective is None:
             return self
-        settings = objective.settings()
-        return settings if kind is Sum else _key_text(kind, settings)  # a sum reads as its parts do
+        if kind is Sum:  # reads as its parts do
+            return objective.settings()
+        # Of a reader's class that derives from one of kdlib's both, since it may have added some.
+        own = [_settings_text(objective)] if is_own(kind) else []
+        return _key_text(kind, "; ".join(dict.fromkeys([objective.settings(), *own])))
 
 
 class Objective:
@@ -99,7 +102,8 @@ class Objective:
             logits are enough; otherwise the forward pass ends at the last of them and there are no
             logits, unless ``""``, the whole network, is one of the names.
         module: trained beside the student, on its device and in its checkpoint; None if there is
-            nothing to train.
+            nothing to train. Made in ``prepare``, so that every training begins with a new one; numbers
+            that a resume needs are its buffers.
         default_rate: the learning rate where the recipe has none; None for the optimizer's own.
         key: a text that tells this objective from every other, for ``keep`` and checkpoints: the
             class's name, its code, and the attributes whose names have no underscore in front. What a
@@ -297,7 +301,8 @@ class Loss(Objective):
         given = [wide("student", student.logits)]  # in bfloat16 a loss would be 10 % off
         if self._source is not None:
             given.append(self._source(batch))
-        given = [logits.flatten(0, -2) for logits in given]  # (N, C)
+        # (N, C), and copies: a function that writes into them must not spoil other parts of a sum.
+        given = [logits.flatten(0, -2).clone() for logits in given]
         if batch.labels is not None:
             given.append(batch.labels.flatten())  # (N,)
         return {self.name: function(*given[: self._needs])}
@@ -333,11 +338,12 @@ def as_objective(value: Any) -> Objective:
         raise TypeError(
             f"{wanted}, got the class {value.__name__}; {value.__name__}(...) makes one"
         )
-    if _is_function(value):
+    if not isinstance(value, Objective) and _is_function(value):
         raise TypeError(
             f"{wanted}, got {value!r}; kd.Loss(function, teacher) makes one of a function"
         )
-    if not _is_objective(value) or type(value).__call__ is Objective.__call__:
+    call = inspect.getattr_static(type(value), "__call__", None)
+    if not isinstance(call, FunctionType) or call is Objective.__call__:
         raise TypeError(
             f"{wanted}, or of a class of your own with __call__(self, student, batch), got {value!r} "
             "without it"
@@ -376,13 +382,8 @@ def _kind(objective: Objective) -> type:
     return type(objective._inside if isinstance(objective, _Adapted) else objective)
 
 
-def _is_objective(value: Any) -> bool:
-    """Whether it is one, or of a class with a ``__call__`` written in Python."""
-    return isinstance(inspect.getattr_static(type(value), "__call__", None), FunctionType)
-
-
 def _is_function(value: Any) -> bool:
-    kinds = (type, FunctionType, MethodType, BuiltinFunctionType, partial, nn.Module)
+    kinds = (FunctionType, MethodType, BuiltinFunctionType, partial, nn.Module)
     return isinstance(value, kinds)
 
 
@@ -400,7 +401,8 @@ def _key_text(kind: type, settings: str) -> str:
 
 
 def _settings_text(objective: Any) -> str:
-    slots = (name for kind in type(objective).__mro__ for name in getattr(kind, "__slots__", ()))
+    named = (getattr(kind, "__slots__", ()) for kind in type(objective).__mro__)
+    slots = (name for names in named for name in ((names,) if isinstance(names, str) else names))
     values = {name: getattr(objective, name) for name in slots if hasattr(objective, name)}
     values |= getattr(objective, "__dict__", {})
     public = {n: v for n, v in values.items() if n[0] != "_" and n not in ("module", "key")}
@@ -434,5 +436,5 @@ def _times(outer: Weight, inner: Weight) -> Weight:
 def _weight_text(weight: Weight) -> str:
     if not callable(weight):
         return repr(float(weight))
-    values = [float(weight(progress)) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    values = [float(weight(progress)) for progress in (0.0, 0.25, 0.5, 0.75)]  # never 1
     return f"{values} by {code_hash(weight)}"

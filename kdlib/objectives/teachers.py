@@ -40,6 +40,8 @@ class Asked(Protocol):
 class LookedUp:
     """Answers that were computed once, ``(N, ...)`` each, by the sample's index."""
 
+    asked: Sequence[nn.Module] = ()
+
     def __init__(self, tables: list[Tensor], split: Samples) -> None:
         self.tables = tables  # rows as the split has them, so that a selection needs no empty ones
         # The row of a sample; an index that the split lacks points past the last row, an error.
@@ -56,6 +58,8 @@ class Live:
 
     ``answer`` makes the list of tensors of the networks and the inputs; it must not hold what holds this.
     """
+
+    asked: Sequence[nn.Module] = ()
 
     def __init__(
         self,
@@ -89,14 +93,16 @@ def _shared(
     found = _ANSWERS.get(key)
     if found is None:
         found = _ANSWERS[key] = make(split)
-        found.asked = networks  # held, so that no address in the key is used again
+        # Held, so that no address in the key is used again.
+        found.asked = networks
     return found
 
 
 def _who(network: nn.Module) -> object:
     """Equal for networks that answer alike: weights, buffers, code and attributes, else the object."""
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     try:
-        return code_hash(network)
+        return (id(network), weights_hash(network)) if hooked else code_hash(network)
     except Undescribed:
         return id(network), weights_hash(network)
 
@@ -121,7 +127,8 @@ class TeacherLogits:
     def identity(self) -> str:
         if self.table is not None:
             return tensors_hash({"logits": self.table})[:16]
-        return "+".join(weights_hash(network)[:16] for network in self.networks)
+        alone = "mean of " if self.is_list and len(self.networks) == 1 else ""
+        return alone + "+".join(weights_hash(network)[:16] for network in self.networks)
 
     def prepare(self, split: Samples, recipe: Recipe, temperature: float | Tensor = 1.0) -> None:
         if self.table is not None:
@@ -144,6 +151,9 @@ class TeacherLogits:
 
     def __call__(self, batch: Asked) -> Tensor:
         return self.answers(batch)[0]
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"answers": None}  # a copy or a file need not hold them, nor the split
 
     def _live(self, combine: Combine, split: Samples) -> Live:
         networks = [frozen_copy(network, split.device).float() for network in self.networks]
@@ -227,6 +237,9 @@ class TeacherFeatures:
 
     def __call__(self, batch: Asked) -> list[Tensor]:
         return self.answers(batch)
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"answers": None}  # as above
 
     def lowest(self, i: int) -> float:
         """The lowest number of a target over the training images, the first 1,000 if no table is kept."""

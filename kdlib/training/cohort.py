@@ -32,6 +32,7 @@ from kdlib.training.steps import (
 
 __all__ = ["Cohort", "fit_cohort"]
 
+_NOT_TERMS = ("validation_", "weight_")
 _STACK_WEIGHTS = 40_000_000  # in one stack; with gradients and momentum half a gigabyte
 
 
@@ -159,9 +160,6 @@ def _one_by_one(
                 trained[place, seed] = terms | _errors(model, data), model
                 advance({})
     return trained
-
-
-_NOT_TERMS = ("validation_", "weight_")
 
 
 def _errors(model: nn.Module, data: Data) -> dict[str, float]:

@@ -21,7 +21,7 @@ from kdlib.training.checkpoint import identity_of
 from kdlib.training.fit import check_arguments, fit
 from kdlib.training.steps import weights_dtype
 
-__all__ = ["keep"]
+__all__ = ["built", "keep"]
 
 
 def keep(

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from kdlib.objectives.base import Batch
 from kdlib.recipe import Recipe
 
-__all__ = ["Stepper", "autocast", "autocast_dtype", "not_finite", "run_epoch", "weights_dtype"]
+__all__ = [
+    "Stepper",
+    "autocast",
+    "autocast_dtype",
+    "limit_norms",
+    "not_finite",
+    "run_epoch",
+    "weights_dtype",
+]
 
 
 class Stepper:

@@ -73,6 +73,12 @@ def test_a_dataset_has_a_test_part_and_names_of_classes():
     )
 
 
+def test_names_of_classes_are_those_of_what_a_subset_is_part_of():
+    whole = Pairs(list(zip(PIXELS, LABELS.tolist(), strict=True)), classes=["a", "b", "c"])
+    part = torch.utils.data.Subset(whole, range(6))
+    assert kd.data.from_dataset(part, device="cpu").classes == ("a", "b", "c")
+
+
 def test_a_loaders_dataset_trains(tmp_path):
     loader = DataLoader(
         TensorDataset(torch.randn(40, 1, 28, 28), torch.arange(40) % 10), batch_size=8
@@ -110,6 +116,7 @@ def test_a_loaders_dataset_trains(tmp_path):
             "label of sample 0 must be a whole class number, got 'cat'",
         ),
         (Pairs([(PIXELS[0], 1.5)]), TypeError, "whole class number, got 1.5"),
+        (Pairs([(Image.new("I;16", (6, 6)), 0)]), ValueError, "an image has pixels of kind 'I;16'"),
         (
             Pairs([(PIXELS[0], torch.tensor([0, 1]))]),
             TypeError,

@@ -81,3 +81,14 @@ def test_a_cell_that_takes_a_modules_name_still_borrows():
 
     z = torch.zeros(1, 3)
     assert observe(scope["mine"], {"s": z, "t": z, "T": 1.0}).borrowed == "soft_target_loss"
+
+
+def test_who_switches_the_detector_off_is_seen():
+    def blind(s, t, T):
+        import sys
+
+        sys.setprofile(None)
+        return kd.soft_target_loss(s, t, T)
+
+    z = torch.zeros(1, 3)
+    assert observe(blind, {"s": z, "t": z, "T": 1.0}).borrowed == "sys.setprofile"

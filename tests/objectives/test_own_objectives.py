@@ -381,19 +381,20 @@ def test_a_teacher_answers_once_for_all_parts_of_a_sum(few, augment):
 
 
 def test_equal_teachers_share_their_table_and_changed_ones_do_not(few):
-    rows = []
     teachers = [small(8), small(8)]
-    for teacher in teachers:
-        teacher.register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
     objectives = [kd.SoftTargets(teacher, T, 0.9) for teacher in teachers for T in (1, 4)]
     for objective in objectives:
         trained(objective, few)
-    assert sum(rows) == 100
+    first, *others = [objective._source.answers for objective in objectives]
+    assert all(answers is first for answers in others)
     with torch.no_grad():
         teachers[1][-1].bias[0] += 1
     trained(objectives[2], few)
     trained(objectives[0], few)
-    assert sum(rows) == 200
+    assert objectives[0]._source.answers is first is not objectives[2]._source.answers
+    teachers[0].register_forward_hook(lambda module, inputs, output: 3 * output)
+    trained(objectives[0], few)
+    assert objectives[0]._source.answers is not first
 
 
 class Scaled(nn.Module):
@@ -730,3 +731,84 @@ def test_an_objective_with_a_temperature_averages_a_list_there_and_has_it_in_its
     for T in (1.0, 20.0):
         found = trained(Softened(teachers, T), few)[1].frame["soft"].tolist()
         assert found == trained(kd.SoftTargets(teachers, T, 1), few)[1].frame["soft"].tolist()
+
+
+class Louder(kd.Loss):
+    def __init__(self, function, teacher, scale):
+        super().__init__(function, teacher)
+        self.scale = scale
+
+    def __call__(self, student, batch):
+        return {"loud": self.scale * super().__call__(student, batch)["loss"]}
+
+
+class LouderHint(kd.Hint):
+    def __init__(self, scale):
+        super().__init__(TEACHER, hint="2", guided="2")
+        self.scale = scale
+
+
+class OneSlot:
+    __slots__ = "scale"  # noqa: PLC0205
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, student, batch):
+        return {"x": self.scale * student.logits.mean()}
+
+
+@pytest.mark.parametrize("make", [lambda k: Louder(four, TEACHER, k), LouderHint, OneSlot])
+def test_what_a_class_adds_is_in_its_key(make):
+    key = {scale: kd.objectives.base.as_objective(make(scale)).key for scale in (1.0, 2.0)}
+    assert key[1.0] != key[2.0] and key[1.0] == kd.objectives.base.as_objective(make(1.0)).key
+
+
+def test_a_list_of_one_is_another_teacher_for_a_loss_of_ones_own():
+    assert kd.Loss(four, TEACHER).key != kd.Loss(four, [TEACHER]).key
+
+
+@pytest.mark.parametrize("augment", [None, kd.data.shift(1)])
+def test_a_loss_that_writes_into_what_it_is_given_spoils_nothing(few, augment):
+    def writing(s, t):
+        t.zero_()
+        return F.mse_loss(s.mul(1), t)
+
+    recipe = replace(ONCE, augment=augment, iterations=1)
+    plain = kd.Loss(lambda s, t: F.mse_loss(s, t), TEACHER, name="plain")
+    both = kd.Loss(writing, TEACHER, name="writing") + plain
+    found = trained(both, few, recipe)[1].frame["plain"].tolist()
+    assert found == trained(plain, few, recipe)[1].frame["plain"].tolist()
+
+
+def test_a_key_that_reads_a_data_set_has_no_address(few):
+    loss = kd.Loss(lambda s, y: F.cross_entropy(s, y) / len(few.classes))
+    before = loss.key
+    few.fingerprint()
+    trained(loss, few)
+    assert loss.key == before
+
+
+def test_a_weight_is_not_asked_for_the_end_that_training_never_reaches(few):
+    total = (lambda progress: 1 / (1 - progress)) * kd.CrossEntropy()
+    assert "1.0, " in repr(total) and trained(total, few)[1].frame["hard"].notna().all()
+
+
+def test_a_pickled_objective_leaves_the_data_behind(few):
+    import pickle
+
+    objective = kd.SoftTargets(small(1), 4, 0.9)
+    before = len(pickle.dumps(objective))
+    trained(objective, few, replace(ONCE, augment=kd.data.shift(1)))
+    assert len(pickle.dumps(objective)) < before + 1000
+
+
+def test_an_objective_that_is_a_module_too_is_an_objective(few):
+    class Both(kd.Objective, nn.Module):
+        def __init__(self):
+            nn.Module.__init__(self)
+
+        def __call__(self, student, batch):
+            return {"both": kd.losses.cross_entropy(student.logits, batch.labels)}
+
+    assert "both" in trained(Both(), few)[1].frame

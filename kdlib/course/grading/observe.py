@@ -22,7 +22,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Number
 from pathlib import Path
 from types import CodeType, FrameType
@@ -128,13 +128,13 @@ def observe(
             with watch:
                 value = function(*given.values())
             found = _gradients(value, [given[name] for name in gradients]) if gradients else []
-            return Seen(
+            seen = Seen(
                 value=plain(value),
                 gradients={name: plain(x) for name, x in zip(gradients, found, strict=True)},
                 after={name: _left(given[name]) for name in after},
                 largest=watch.numbers if size else 0,
-                borrowed=borrowed[0] if borrowed else "",
             )
+        return replace(seen, borrowed=borrowed[0] if borrowed else "")
     except Exception as error:  # noqa: BLE001  an answer may raise whatever it likes
         unwritten = _unwritten(error, function)
         if unwritten:
@@ -244,6 +244,8 @@ def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
     threading.setprofile(watch)
     try:
         yield found
+        if sys.getprofile() is not watch:  # who looks away has something to hide
+            found.append("sys.setprofile")
     finally:
         sys.setprofile(before[0])
         threading.setprofile(before[1])
