@@ -135,9 +135,8 @@ class Split(Samples):
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
         """One epoch in random order: inputs, labels and index of each batch."""
         # Drawn on the CPU, so that the order is the same on every device.
-        shuffled = torch.randperm(len(self), generator=order).to(
-            self.device, non_blocking=self.device.type == "cuda"
-        )  # (N,)
+        shuffled = torch.randperm(len(self), generator=order)  # (N,)
+        shuffled = shuffled.to(self.device, non_blocking=self.device.type == "cuda")
         for step in range(self.steps(batch_size)):
             rows = shuffled[step * batch_size : (step + 1) * batch_size]  # (B,)
             # index_select copies whole rows, on a CPU several times faster than self.inputs[rows].

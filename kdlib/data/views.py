@@ -71,9 +71,7 @@ def _moved(images: Tensor, pixels: int, kind: str, generator: torch.Generator) -
     draws = torch.randint(-pixels, pixels + 1, (2, n, 1), generator=generator, device=images.device)
     rows = _inside(torch.arange(height, device=images.device) + draws[0], height, kind)  # (N, H)
     columns = _inside(torch.arange(width, device=images.device) + draws[1], width, kind)  # (N, W)
-    images = images.gather(
-        2, rows[:, None, :, None].expand(n, channels, height, width)
-    )  # (N, C, H, W)
+    images = images.gather(2, rows[:, None, :, None].expand(n, channels, height, width))
     return images.gather(3, columns[:, None, None, :].expand(n, channels, height, width))
 
 

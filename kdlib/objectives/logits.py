@@ -46,10 +46,9 @@ class CrossEntropy(Objective):
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The terms before the mean: logits ``(..., C)`` give ``(...)``."""
-        loss = cross_entropy(
-            student.logits, batch.labels, label_smoothing=self.label_smoothing, reduction="none"
-        )  # (...)
-        return {"hard": loss}
+        s, smoothing = student.logits, self.label_smoothing
+        loss = cross_entropy(s, batch.labels, label_smoothing=smoothing, reduction="none")
+        return {"hard": loss}  # (...)
 
 
 class _OfTeacher(Objective):

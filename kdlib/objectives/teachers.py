@@ -179,9 +179,8 @@ def _mean_centred(members: list[Tensor]) -> Tensor:
 
 def _mean_probability(members: list[Tensor], temperature: float) -> Tensor:
     """Logits whose soft targets at T are the mean of the members' soft targets."""
-    log_p = torch.log_softmax(
-        wide("teacher", torch.stack(members)) / temperature, dim=-1
-    )  # (K, N, C)
+    stacked = wide("teacher", torch.stack(members))  # (K, N, C)
+    log_p = torch.log_softmax(stacked / temperature, dim=-1)
     return temperature * (log_p.logsumexp(0) - math.log(len(members)))
 
 
