@@ -122,10 +122,8 @@ class _Description:
             return repr(value)
         if type(value) is tuple:  # equal ones may be one object here and two elsewhere
             return f"({', '.join(map(self.of, value))})"
-        if type(value) in (
-            set,
-            frozenset,
-        ):  # each by itself: their order is another in every process
+        # Parts of a set each by themselves: their order is another in every process.
+        if type(value) in (set, frozenset):
             return f"{{{', '.join(sorted(_Description().of(part) for part in value))}}}"
         if id(value) in self.met:
             return f"<{self.met[id(value)][0]}>"
@@ -195,9 +193,8 @@ class _Description:
 
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
-        if not _is_own(
-            code.co_filename
-        ):  # a library's own closure: what it decorates is the reader's
+        # Of a library's decorator the closure, which holds what it decorates: the reader's.
+        if not _is_own(code.co_filename):
             return f"{function.__module__}.{function.__qualname__}({self._closure(function)})"
         codes = [*_nested(code)]
         read = {name for part in codes for name in _globals_read(part)}

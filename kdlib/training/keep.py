@@ -64,9 +64,8 @@ def keep(
     identity["start"] = weights_hash(model)
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
-    if (
-        not path.exists()
-    ):  # asked again behind the lock: another process may have trained it meanwhile
+    # Asked again behind the lock: another process may have trained it meanwhile.
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():

@@ -51,9 +51,8 @@ class Stepper:
 
     def descend(self, terms: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
         """One step down the sum of all terms, a number each or one a student; returns them detached."""
-        total = sum(
-            terms.values()
-        ).sum()  # (); of a cohort every student's, whose gradients do not mix
+        # A number; of a cohort the sum of every student's, whose gradients do not mix.
+        total = sum(terms.values()).sum()
         if not total.requires_grad:
             raise ValueError(
                 f"the objective's terms ({', '.join(terms)}) must depend on the student, and none does; is "
@@ -74,9 +73,8 @@ def run_epoch(
     batches: Iterable[Batch], step: Callable[[Batch], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """The loop: a step with each batch; the mean of every term, left on the device."""
-    sums: dict[
-        str, Tensor
-    ] = {}  # tensors, since reading a number would make a GPU wait in every step
+    # Kept as tensors: to read a number out would make a GPU wait in every step.
+    sums: dict[str, Tensor] = {}
     count = 0
     for batch in batches:
         count += 1
