@@ -241,6 +241,7 @@ class _Description:
             code.co_flags & 0x2C,
         )
         arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        shared = code.co_cellvars, code.co_freevars  # with nested functions
         steps = []
         for step in dis.get_instructions(code):
             if step.opcode in dis.hasconst:  # the table: dis does not resolve all of them
@@ -252,7 +253,7 @@ class _Description:
             elif step.opname not in ("EXTENDED_ARG", "NOP"):
                 steps.append((step.opname, step.arg))
         caught = getattr(code, "co_exceptiontable", b"")  # which steps a try is around
-        return f"code({kind}, {arguments}, {steps}, {caught})"
+        return f"code({kind}, {arguments}, {shared}, {steps}, {caught})"
 
     def _class(self, kind: type) -> str:
         if not is_own(kind):
