@@ -100,6 +100,7 @@ def _shared(
 
 def _who(network: nn.Module) -> object:
     """Equal for networks that answer alike: weights, buffers, code and attributes, else the object."""
+    # A hook may do anything, and has no text that one could rely on.
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     try:
         return (id(network), weights_hash(network)) if hooked else code_hash(network)
