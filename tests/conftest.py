@@ -8,22 +8,15 @@ import torch
 
 import kdlib as kd
 
-torch.set_num_threads(2)
+# Tests share the cores among themselves, and networks this small are slower on several.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or fills the user's cache folder."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Networks this small are slower on several, most of all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +31,8 @@ def real_data():
     if not root or not (Path(root) / "mnist.npz").exists():
         pytest.skip("needs real data: set KDLIB_DATA to a folder with mnist.npz")
     return Path(root)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Goes when its last user has gone."""
