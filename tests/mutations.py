@@ -89,6 +89,7 @@ def tested(copy: Path, tests: str) -> tuple[int, str]:
             [*command, *tests.split()],
             cwd=copy,
             env=environment,
+            check=False,
             capture_output=True,
             text=True,
             timeout=LONGEST,
