@@ -20,9 +20,6 @@ SEEDS = (3, 8)
 TERMS = ("soft", "hard", "logits", "extra")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def small(digits):
     """Two batches of 50 and an incomplete one."""
