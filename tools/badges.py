@@ -84,7 +84,8 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
 
 def stamped(notebook: nbformat.NotebookNode, day: str) -> nbformat.NotebookNode:
     """The notebook with the day of its run, and what was run."""
-    notebook.metadata.kdlib = {"last_run": day, "code": code_hash(notebook)}
+    kept = notebook.metadata.get("kdlib", {})  # the numbers it quotes
+    notebook.metadata.kdlib = {**kept, "last_run": day, "code": code_hash(notebook)}
     return notebook
 
 

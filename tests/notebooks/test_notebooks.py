@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from statistics import fmean
 
 import lesson
 import nbformat
@@ -52,36 +53,37 @@ def follow(T=4.0):
 """
 
 
-def test_a_callback_that_raises_fails_the_run_and_its_healthy_twin_passes(tmp_path):
-    healthy = notebook_of(tmp_path, SLIDER.format(body="return 1 / T"))
-    assert lesson.check(healthy, str(tmp_path)) == 0
-    broken = notebook_of(tmp_path, SLIDER.format(body="raise ValueError(T)"))
-    assert lesson.check(broken, str(tmp_path)) != 0
-
-
-def test_a_notebook_that_fails_is_not_saved(tmp_path, monkeypatch):
+@pytest.fixture
+def lessons(tmp_path, monkeypatch):
+    """A folder of lessons that holds one, to be planted."""
     monkeypatch.setattr(lesson, "ROOT", tmp_path)
     (tmp_path / "notebooks").mkdir()
-    broken = notebook_of(tmp_path / "notebooks", SLIDER.format(body="raise ValueError(T)"))
+    return tmp_path / "notebooks"
+
+
+def test_a_callback_that_raises_fails_the_run_and_nothing_is_saved(lessons, monkeypatch):
+    healthy = notebook_of(lessons, SLIDER.format(body="return 1 / T"))
+    assert lesson.check(healthy, str(lessons)) == 0
+    broken = notebook_of(lessons, SLIDER.format(body="raise ValueError(T)"))
     before = broken.read_bytes()
     monkeypatch.setenv("KDLIB_PROFILE", "lesson")
     assert lesson.main([]) != 0
     assert broken.read_bytes() == before
 
 
-def test_only_the_lesson_profile_saves_into_notebooks(tmp_path, monkeypatch):
-    monkeypatch.setattr(lesson, "ROOT", tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    path = notebook_of(tmp_path / "notebooks", "import os; os.environ['KDLIB_PROFILE']")
+def test_only_the_lesson_profile_saves_into_notebooks(lessons, monkeypatch):
+    path = notebook_of(lessons, "import os; os.environ['KDLIB_PROFILE']")
     before = path.read_bytes()
     assert lesson.main([]) == 0
     assert path.read_bytes() == before
-    assert "'smoke'" in (tmp_path / "build" / "notebooks" / path.name).read_text()
+    assert "'smoke'" in (lessons.parent / "build" / "notebooks" / path.name).read_text()
     monkeypatch.setenv("KDLIB_PROFILE", "lesson")
+    monkeypatch.setattr(lesson, "check", lambda path, cache: 0)  # as it was a moment ago
     assert lesson.main(["planted"]) == 0
     assert "'lesson'" in path.read_text()
 
 
+@pytest.mark.slow
 def test_what_a_reader_chose_in_notebook_02_reaches_the_cell_below(tmp_path):
     notebook = nbformat.read(ROOT / "notebooks" / "02_temperature.ipynb", as_version=4)
     place = next(k for k, c in enumerate(notebook.cells) if "explorer.temperature)" in c.source)
@@ -94,15 +96,23 @@ def test_what_a_reader_chose_in_notebook_02_reaches_the_cell_below(tmp_path):
     assert "T = 20" in notebook.cells[place + 1].outputs[0].data["text/html"]
 
 
-def test_a_progress_bar_leaves_nothing_in_the_notebook(tmp_path):
-    source = """
+def test_cleaning_leaves_no_bar_and_keeps_what_a_widget_says_in_markdown(tmp_path):
+    bar = """
 import kdlib as kd
 data = kd.data.load("digits", device="cpu").limit(64)
 kd.fit(kd.models.mlp(4), kd.CrossEntropy(), data, kd.Recipe(epochs=2, batch_size=32));
 """
-    notebook = executed(nbformat.read(notebook_of(tmp_path, source), as_version=4), tmp_path)
+    question = 'guess = kd.predict("More or fewer?", ["more", "fewer"])'
+    path = notebook_of(tmp_path, bar, question)
+    notebook = executed(nbformat.read(path, as_version=4), tmp_path)
     assert all(not output.get("data") for output in notebook.cells[0].outputs)
-    assert not lesson.cleaned(notebook).cells[0].outputs
+    (before,) = [dict(output.data) for output in notebook.cells[1].outputs]
+    trained, asked = lesson.cleaned(notebook).cells
+    assert not trained.outputs and WIDGET in before
+    (after,) = asked.outputs
+    assert after.data == {mime: text for mime, text in before.items() if mime != WIDGET}
+    assert after.data["text/markdown"].startswith("**Predict first.** More or fewer?")
+    nbformat.validate(notebook)
 
 
 def test_cleaning_takes_widgets_away_and_leaves_the_rest():
@@ -113,20 +123,6 @@ def test_cleaning_takes_widgets_away_and_leaves_the_rest():
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {"state": {}}})
     assert lesson.cleaned(notebook).cells[0].outputs == [kept, text]
     assert "widgets" not in notebook.metadata
-
-
-def test_cleaning_keeps_what_a_widget_says_in_markdown_and_nothing_of_its_view(tmp_path):
-    source = """
-import kdlib as kd
-guess = kd.predict("More or fewer?", ["more", "fewer"])
-"""
-    notebook = executed(nbformat.read(notebook_of(tmp_path, source), as_version=4), tmp_path)
-    (before,) = [dict(output.data) for output in notebook.cells[0].outputs]
-    (after,) = lesson.cleaned(notebook).cells[0].outputs
-    assert WIDGET in before
-    assert after.data == {mime: text for mime, text in before.items() if mime != WIDGET}
-    assert after.data["text/markdown"].startswith("**Predict first.** More or fewer?")
-    nbformat.validate(notebook)
 
 
 def test_a_notebook_that_is_not_there_is_named():
@@ -149,7 +145,7 @@ def test_the_saved_notebook_holds_no_widget_no_bar_and_no_path(path):
     assert path.stat().st_size < 1_500_000
     assert "widgets" not in nbformat.read(path, as_version=4).metadata
     assert WIDGET not in text
-    assert not re.search(r"\d+%\||\w+Warning:|/home/|/Users/|/tmp/", text)
+    assert not re.search(r"\d%\||Warning:|/home/|/Users/|/tmp/", text)
 
 
 @each_notebook
@@ -201,14 +197,28 @@ def test_links_between_the_pages_lead_somewhere():
     assert links > 5
 
 
-def test_the_first_lesson_of_the_readme_runs_as_written(tmp_path, real_data):
-    """The README's code, with its numbers of epochs and images made small."""
+def first_lesson(**smaller):
+    """The README's code after it ran, made smaller by these replacements."""
     source = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
-    small = re.sub(r"epochs=\d+", "epochs=1", source).replace("10_000", "1_000")
-    assert small != source
+    source = re.sub(r"epochs=\d+", "epochs=1", source)
+    for old, new in smaller.items():
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
     shared = {}
-    exec(compile(small, "README.md", "exec"), shared)  # noqa: S102
-    assert len(shared["history"].frame) == 1
+    exec(compile(source, "README.md", "exec"), shared)  # noqa: S102
+    return shared
+
+
+def test_the_first_lesson_of_the_readme_runs_as_written():
+    ran = first_lesson(
+        mnist="digits", **{"10_000": "500", "mlp(1200": "mlp(64", "mlp(800": "mlp(32"}
+    )
+    assert len(ran["history"].frame) == 1
+
+
+@pytest.mark.slow
+def test_the_first_lesson_of_the_readme_runs_on_mnist(real_data):
+    assert first_lesson(**{"10_000": "1_000"})["history"].frame["soft"].gt(0).all()
 
 
 def test_notebooks_02_to_04_find_the_teacher_that_notebook_01_has_trained():
@@ -223,247 +233,58 @@ def test_notebooks_02_to_04_find_the_teacher_that_notebook_01_has_trained():
     assert all(one == made[0] for one in made)
 
 
-def test_the_numbers_that_notebook_03_quotes_are_those_of_the_table():
-    table = kd.results("student").groupby(["experiment", "setting", "metric"])["value"].mean()
+QUOTING = [p for p in NOTEBOOKS if "quotes" in nbformat.read(p, as_version=4).metadata.kdlib]
 
-    def errors(experiment, setting):
-        return table[experiment, setting, "test_errors"]
 
-    labels, moved, soft, means = (
-        errors("controls", way) for way in ("labels", "labels, moved", "T = 20", "class means")
-    )
-    by_teacher = [
-        errors("teacher", f"class means; {who}") for who in ("same images", "8 epochs", "12 epochs")
+def numbers_of(table):
+    """What a notebook's ``metadata.kdlib.quotes`` may ask of its table, by name."""
+
+    def values(experiment, setting, metric="test_errors"):
+        return kd.measured(table, experiment, setting, metric)
+
+    def mean(*which):
+        return fmean(values(*which))
+
+    def compared(experiment, ours, theirs, metric="test_errors"):
+        pair = (values(experiment, way, metric) for way in (ours, theirs))
+        return kd.paired(*pair, lower_is_better=True)
+
+    def saved(*which):
+        return -compared(*which).difference
+
+    def later_seeds(*which):  # of students whose teacher has the seed before theirs
+        first, *others = values(*which)
+        return [*others, first]
+
+    return {**locals(), "kd": kd}
+
+
+@pytest.mark.parametrize("path", QUOTING, ids=lambda path: path.stem)
+def test_the_numbers_that_the_notebook_quotes_are_those_of_its_table(path):
+    """A claim is a text with the values of its ``{}``, or a condition that ``holds``, or both."""
+    notebook = nbformat.read(path, as_version=4)
+    text = " ".join(words_of(cell.source) for cell in notebook.cells)
+    quotes = notebook.metadata.kdlib.quotes
+    numbers = numbers_of(kd.results(quotes.table))
+    for claim in quotes.claims:
+        assert {*claim} <= {"text", "values", "holds"} and {"text", "holds"} & {*claim}, claim
+        if "text" in claim:
+            found = [eval(value, numbers) for value in claim.get("values", [])]
+            assert len(found) == claim.text.replace("{{", "").count("{"), claim
+            assert words_of(claim.text.format(*found)) in text, claim
+        assert eval(claim.get("holds", "True"), numbers), claim
+
+
+def words_of(text):
+    return " ".join(text.replace("*", "").replace('"', " ").split())
+
+
+def test_lessons_03_and_05_to_08_quote_their_tables():
+    assert [p.stem[:2] for p in QUOTING] == ["03", "05", "06", "07", "08"]
+    claims = [
+        c for p in QUOTING for c in nbformat.read(p, as_version=4).metadata.kdlib.quotes.claims
     ]
-    part = {
-        n: errors("images", f"class means; {n} images") - errors("images", f"T = 20; {n} images")
-        for n in ("1,000", "30,000")
-    }
-    whole = {way: errors("all images", way) for way in ("labels", "labels, moved", "T = 20")}
-    quoted = [
-        f"labels make {labels:.0f} errors, T = 20 makes {soft:.0f}",
-        f"moved labels alone take {labels - moved:.0f} of the {labels - soft:.0f} errors",
-        f"{min(means, *by_teacher):.0f} to {max(means, *by_teacher):.0f} errors",
-        f"label smoothing stands ({errors('controls', 'label smoothing 0.1'):.0f})",
-        f"from {part['1,000']:.0f} with 1,000 images to {part['30,000']:.0f} with 30,000",
-        f"With this teacher ({errors('teachers', '24 epochs'):.0f} errors)",
-        f"weaker teacher, too ({errors('teachers', 'same images'):.0f} errors)",
-        f"A teacher with {errors('teachers', 'small'):.0f} errors",
-        f"comes out at {errors('weak teacher', 'T = 20'):.0f}:",
-        f"save {whole['labels'] - whole['T = 20']:.0f} errors against labels",
-        f"they saved {labels - soft:.0f};",
-        f"against moved labels, {whole['labels, moved'] - whole['T = 20']:.0f}.",
-        f"on the same images were {errors('teachers', 'anNet_deep'):.0f}.",
-    ]
-    cells = nbformat.read(ROOT / "notebooks" / "03_student.ipynb", as_version=4).cells
-    text = " ".join(" ".join(cell.source for cell in cells).replace('"', " ").split())
-    for phrase in quoted:
-        assert phrase in text, phrase
-
-
-def words_of(name):
-    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-    markdown = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    return " ".join(" ".join(markdown).replace("*", "").split())
-
-
-def mean_of(table, experiment, setting):
-    return f"{kd.interval(kd.measured(table, experiment, setting)).mean:,.0f}"
-
-
-def test_the_numbers_that_notebook_05_quotes_are_those_of_the_table():
-    table, text = kd.results("fitnets"), words_of("05_fitnets")
-    mnist = {way: mean_of(table, "mnist", way) for way in set(table["setting"]) & {*FITNETS}}
-    for phrase in (
-        f"helps: {mnist['hint then labels']} errors against {mnist['labels']},",
-        f"hurts: {mnist['hint then lambda']} against {mnist['lambda']}.",
-        f"two epochs old and at {mean_of(table, 'teachers', 'maxout')} errors",
-        f"labels teach nothing: {mean_of(table, 'depth', '24 layers; labels')} of 10,000 wrong",
-    ):
-        assert phrase in text, phrase
-    labels_at_16 = kd.measured(table, "depth", "16 layers; labels")
-    assert min(kd.measured(table, "depth", "24 layers; labels")) > 8_900  # "with all five seeds"
-    assert max(kd.measured(table, "depth", "24 layers; hint then labels")) < 8_000  # "all five"
-    at_16 = kd.interval(kd.measured(table, "depth", "16 layers; hint then labels")).mean
-    assert 1.7 < at_16 / kd.interval(labels_at_16).mean < 2.3  # "twice as many errors"
-
-
-def test_the_numbers_that_notebook_06_quotes_are_those_of_the_table():
-    table, text = kd.results("fsp"), words_of("06_fsp")
-
-    def gain(way, other="labels at 0.3"):
-        ours, theirs = (kd.measured(table, "smaller", name) for name in (way, other))
-        return kd.paired(ours, theirs, lower_is_better=True)
-
-    rates = [f"validation_errors at {rate}" for rate in ("0.1", "0.3")]
-    chosen, beside = (kd.measured(table, "smaller", "labels", rate)[0] for rate in rates)
-    same = gain("fsp then labels; teacher of the same images")
-    for phrase in (
-        f"{-gain('fsp then labels').difference:.0f} of 10,000 fewer on CIFAR-10",
-        f"chose, by {beside - chosen:.0f} errors of {beside:,.0f},",
-        f"FSP first saves {-gain('fsp then labels').difference:.0f} errors against it",
-        f"a hint first {-gain('hint then labels').difference:.0f},",
-        f"soft targets alone {-gain('soft').difference:.0f}.",
-        f"({same.difference:.0f}, {same.verdict})",
-        f"save {-gain('labels + fsp').difference:.0f}, more than anything else",
-    ):
-        assert phrase in text, phrase
-    alike = {
-        way: kd.interval(kd.measured(table, "together", way, "correlation")).mean
-        for way in ("labels", "fsp, one first stage")
-    }
-    of_one, of_each, shuffled = (
-        kd.measured(table, "together", f"fsp, {way}", "test_errors of three")
-        for way in ("one first stage", "a first stage each", "shuffled")
-    )
-    by_shuffling, by_own = (kd.paired(a, shuffled) for a in (of_one, of_each))
-    for phrase in (
-        f"correlate at {alike['fsp, one first stage']:.2f}, those of students of labels",
-        f"labels at {alike['labels']:.2f})",
-        f"make {by_shuffling.difference:.0f} errors fewer together",
-        f"even {-by_own.difference:.0f} errors in its favour",
-    ):
-        assert phrase in text, phrase
-    assert by_shuffling.low > 0 > by_own.high
-    labels = kd.measured(table, "elsewhere", "labels")
-    moved = {
-        way: kd.paired(kd.measured(table, "elsewhere", way), labels, lower_is_better=True)
-        for way in ("hint then labels", "soft", "fsp then labels")
-    }
-    alone = kd.measured(table, "elsewhere", "teacher", "test_errors without animals")
-    for phrase in (
-        f"makes {mean_of(table, 'elsewhere', 'teacher')} errors on vehicles after them",
-        f"{kd.interval(alone).mean:,.0f} without.",
-        f"({-moved['hint then labels'].difference:.0f} errors fewer than labels)",
-        f"a good part ({-moved['soft'].difference:.0f}).",
-        f"is seen here ({moved['fsp then labels'].difference:.0f}),",
-    ):
-        assert phrase in text, phrase
-    assert [c.verdict for c in moved.values()] == ["better", "better", "no difference seen"]
-    better = ("fsp then labels", "hint then labels", "soft", "labels + fsp")
-    assert {gain(way).verdict for way in better} == {"better"}
-    assert gain("fsp then labels; untrained teacher").verdict == "worse"
-    assert gain("hint then soft", "soft").verdict == "worse"
-    for other in ("soft", "fsp then labels"):
-        assert gain("labels + fsp", other).verdict == "better"
-
-
-def test_the_numbers_that_notebook_07_quotes_are_those_of_the_table():
-    table, text = kd.results("ban"), words_of("07_born_again")
-
-    def gain(experiment, way, other="labels 1"):
-        ours, theirs = (kd.measured(table, experiment, name) for name in (way, other))
-        return kd.paired(ours, theirs, lower_is_better=True)
-
-    saved = {
-        way: f"{-gain('wrong', way).difference:.0f}" for way in ("BAN-1", "argmax", "CWTM", "DKPP")
-    }
-    labels = f"{mean_of(table, 'wrong', 'labels 1')}"
-    right = kd.interval(kd.measured(table, "wrong", "labels", "right_where_wrong")).mean
-    for phrase in (
-        f"one generation saves {saved['BAN-1']} errors of {labels}, five paired seeds",
-        f"One generation saves {saved['BAN-1']} errors of {labels};",
-        f"without any teacher, save {-gain('wrong', 'smoothed').difference:.0f}",
-        f"save about the same ({saved['BAN-1']} and {saved['argmax']};",
-        f"CWTM saves {saved['CWTM']}.",
-        f"DKPP saves {saved['DKPP']},",
-        f"labels save {-gain('clean', 'smoothed').difference:.0f} errors",
-        f"is worse, by {gain('wide', 'BAN-3', 'labels 3').difference:.0f} errors",
-        f"class for {right:.0%} of those".replace("%", " %"),
-    ):
-        assert phrase in text, phrase
-    for experiment in ("clean", "wide"):
-        for way in ("BAN-1", "BAN+L", "CWTM", "DKPP", "argmax"):
-            assert gain(experiment, way).verdict == "no difference seen"
-    for generation in (1, 2, 3):
-        assert gain("wrong", f"BAN-{generation}", f"labels {generation}").verdict == "better"
-    for way in ("CWTM", "DKPP", "argmax", "smoothed"):
-        assert gain("wrong", way).verdict == "better"
-    assert gain("wrong", "BAN+L").verdict == "no difference seen"
-    assert gain("wide", "BAN-3", "labels 3").verdict == "worse"
-    assert gain("clean", "smoothed").verdict == "better"
-    for experiment in ("clean", "wrong"):
-        assert gain(experiment, "Ens*3", "independent*3").verdict == "no difference seen"
-    assert gain("wide", "Ens*3", "independent*3").verdict == "worse"
-    assert gain("wide", "Ens*3").verdict == "no difference seen"
-    assert -gain("wrong", "Ens*3").difference > 120 < -gain("wrong", "independent*3").difference
-    worse, ends = (
-        gain("families", way, "residual: labels 1")
-        for way in ("residual: BAN", "residual: labels 1, shared ends")
-    )
-    assert f"alone, by {worse.difference:.0f} errors" in text and worse.verdict == "worse"
-    assert f"under labels save {-ends.difference:.0f} errors" in text and ends.verdict == "better"
-    of_wide = gain("families", "dense: BAN of wide", "dense: labels 1")
-    assert of_wide.verdict == "no difference seen"
-    assert gain("wrong", "smoothed", "BAN-1").verdict == "better"  # "more than being born again"
-
-    def losses(experiment, way):
-        return kd.measured(table, experiment, way, "test_loss")
-
-    falling = [
-        kd.interval(losses("clean", way)).mean for way in ("labels 1", "BAN-1", "BAN-2", "BAN-3")
-    ]
-    assert "({:.3f} for labels; then {:.3f}, {:.3f}, {:.3f})".format(*falling) in text
-    for way, verdict in (
-        ("BAN-1", "better"),
-        *((w, "worse") for w in ("DKPP", "argmax", "smoothed")),
-    ):
-        by_loss = kd.paired(losses("wrong", way), losses("wrong", "labels 1"), lower_is_better=True)
-        assert by_loss.verdict == verdict
-    one, three = (
-        sum(kd.interval(kd.measured(table, "wide", f"{kind}{k}")).mean for k in (1, 2, 3)) / 3
-        for kind in ("BAN-", "labels ")
-    )
-    assert f"({one:,.0f} errors on the mean against {three:,.0f})" in text
-    together = [
-        kd.interval(kd.measured(table, "wide", f"{w}*3")).mean for w in ("Ens", "independent")
-    ]
-    assert f"gains less ({one - together[0]:.0f} against {three - together[1]:.0f})" in text
-    independent = gain("wide", "independent*3")
-    assert f"together make {-independent.difference:.0f} errors fewer than one," in text
-
-
-def test_the_numbers_that_notebook_08_quotes_are_those_of_the_table():
-    table, text = kd.results("ban_lm"), words_of("08_born_again_language")
-
-    def perplexities(experiment, way):
-        return kd.measured(table, experiment, way, "test_perplexity")
-
-    def gain(experiment, way, other):
-        return kd.paired(perplexities(experiment, way), other, lower_is_better=True)
-
-    labels, born = (perplexities("ptb", way) for way in ("labels", "BAN+L"))
-    by_seed = gain("ptb", "BAN+L", labels)
-    by_teacher = gain("ptb", "BAN+L", [*labels[1:], labels[0]])
-    for phrase in (
-        f"of {kd.interval(born).mean:.1f} where labels alone reach {kd.interval(labels).mean:.1f}:",
-        f"Students end {-by_seed.difference:.1f} below labels on the mean",
-    ):
-        assert phrase in text, phrase
-    assert (by_seed.verdict, by_teacher.verdict) == ("no difference seen", "better")
-    theirs = kd.measured(table, "ptb", "labels", "validation_perplexity")
-    ours = kd.measured(table, "ptb", "BAN+L", "validation_perplexity")
-    open_yet = kd.paired(ours, [*theirs[1:], theirs[0]], lower_is_better=True)
-    assert f"({open_yet.difference:.1f} [{open_yet.low:.1f}, {open_yet.high:+.1f}])" in text
-    assert all(
-        student < teacher for student, teacher in zip(born, [*labels[1:], labels[0]], strict=True)
-    )
-    two = gain("ptb", "two of labels", labels)
-    assert f"about twice that ({-two.difference:.1f})," in text and two.verdict == "better"
-    of_characters = perplexities("topics", "labels")
-    for way, verdict in (
-        ("BAN+L", "no difference seen"),
-        ("BAN", "worse"),
-        ("two of labels", "better"),
-    ):
-        assert gain("topics", way, of_characters).verdict == verdict
-    for experiment in ("ptb", "topics"):
-        best = kd.interval(perplexities(experiment, "two of labels")).mean
-        for way in ("labels", "BAN+L", "BAN+L and its teacher"):
-            assert best < kd.interval(perplexities(experiment, way)).mean
-
-
-FITNETS = ("labels", "lambda", "hint then labels", "hint then lambda")
+    assert len(claims) > 100
 
 
 @pytest.mark.parametrize("name", ["hinton", "fitnets", "fsp", "ban", "ban_lm"])
