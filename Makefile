@@ -1,5 +1,7 @@
 # make lab      open the notebooks in JupyterLab
-# make test     run every test, and every notebook at smoke size
+# make test     run every quick test, and every notebook at smoke size, on all cores (ARGS=tests/test_losses.py for one file)
+# make test-all     make test, then the slow tests: browsers, nbgrader, kernels, clusters
+# make mutations    plant faults into a copy of kdlib; a test has to notice each (NAME=soften for those of one function)
 # make lint     check format and style
 # make lesson   run the notebooks at lesson size and save their outputs (NB=02_temperature for one)
 # make site     write the lessons as static pages into site/, to be opened from disk or put on a web server
@@ -18,20 +20,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NB ?=
+NAME ?=
 ARGS ?=
+WORKERS ?= logical
+# Each process has one torch thread, and takes tests from the other when it has none left.
+PYTEST := -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 # JupyterLab asks for this in a container, where one is root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Whoever names a Python for the GPU has torch in it.
 GPU_PYTHON := $(if $(filter file,$(origin PYTHON)),$(BIN)/python,$(PYTHON))
 
-.PHONY: lab test lint lesson site thumbnails animation explorers homework grade feedback badges gpu test-floors clean
+.PHONY: lab test test-all mutations lint lesson site thumbnails animation explorers homework grade feedback badges gpu test-floors clean
 
 lab: .venv/ready
 	$(BIN)/jupyter lab $(AS_ROOT) $(ARGS) notebooks/00_start_here.ipynb
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+test-all: test
+	$(BIN)/python $(PYTEST) -m slow $(ARGS)
+
+mutations: .venv/ready
+	$(BIN)/python tests/mutations.py $(NAME)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -71,7 +83,7 @@ gpu: $(if $(filter file,$(origin PYTHON)),.venv/ready)
 	$(GPU_PYTHON) -m pytest -rs tests/gpu $(ARGS); tests=$$?; PYTHONPATH=. $(GPU_PYTHON) benchmarks/training.py && exit $$tests
 
 test-floors: build/floors/ready
-	build/floors/bin/python -m pytest $(ARGS)
+	build/floors/bin/python $(PYTEST) $(ARGS)
 
 build/floors/ready: pyproject.toml tools/floors.py
 	$(PYTHON) -m venv build/floors

@@ -40,6 +40,11 @@ def test_the_floors_are_installed_beside_the_usual_environment():
     assert lines[-1].startswith("build/floors/bin/python -m pytest")
 
 
+def test_the_slow_tests_run_after_all_others():
+    quick, slow = (line for line in planned("test-all", "ARGS=tests") if "-m pytest" in line)
+    assert '-m "not slow" tests' in quick and "-m slow tests" in slow
+
+
 def test_every_target_is_explained_at_the_top():
     text = (ROOT / "Makefile").read_text()
     (targets,) = (line for line in text.splitlines() if line.startswith(".PHONY:"))
