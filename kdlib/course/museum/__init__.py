@@ -1,1 +1,1 @@
-"""Bugs seen in real distillation code, and the test that a reader writes of one."""
+"""Bugs seen in real distillation code, and the tests that readers write to catch them."""

@@ -1,7 +1,7 @@
 """The bug museum: grade a reader's test of a known bug, and show the bug in our words.
 
-A test is a function of the code under test. It must let right code pass and catch the wrong twin, of
-which it gets neither the name nor the text.
+A test is a function of the code under test. It must pass on right code and fail on the bug, and it
+sees neither the bug's name nor its source.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _NAMES = {mistake.name: mistake for mistake in MISTAKES}
 
 
 def check_test(name: str, test: Callable[[Callable], None], *, hints: int = 1) -> Report:
-    """Say whether ``test`` tells right code from a bug: ``test(code)`` raises where code is wrong.
+    """Report whether ``test`` tells right code from a bug: it must raise where code is wrong.
 
-    It is called with the right twin, with the bug, and with the right twin again, for some bugs also
-    with right code that is written in another way; random numbers begin afresh each time.
+    It is called with the right twin, with the bug, and with the right twin again; for some bugs
+    also with right code that is written in another way. Every call starts from the same seed.
 
     Args:
-        name: of the bug, one of ``catalogue()``.
-        test: takes the code under test, a function with the arguments that ``wrong_code(name)`` shows.
-        hints: how many hints the text shows; in a notebook they are all there, folded.
+        name: a bug of ``catalogue()``.
+        test: takes the code under test, which has the signature that ``wrong_code(name)`` shows.
+        hints: how many hints the text shows; a notebook shows all of them, folded.
 
     Raises:
         ValueError: there is no bug of this name.
-        TypeError: test is no function.
+        TypeError: test is not a function.
 
     >>> import torch
     >>> def agreement_costs_nothing(loss):
@@ -71,11 +71,11 @@ def check_test(name: str, test: Callable[[Callable], None], *, hints: int = 1) -
 
 
 _ON_THE_BUG = "It fails on the bug"
-_NO_WORD = "returned; a test says nothing by what it returns, only by raising, as assert does"
+_NO_WORD = "returned; a test reports only by raising, as assert does, not by what it returns"
 
 
 def _asked(mistake: Mistake, test: Callable) -> Iterator[tuple[str, Failed | None]]:
-    """Each property, and what speaks against it."""
+    """Each property, with its failure if it fails."""
     first = _raised(test, mistake.right, mistake)
     yield "It passes on the right code", _passes("the right code", first)
     if mistake.right in _OTHERS:
@@ -103,14 +103,14 @@ def _fails(raised: str, on_right_code: str) -> Failed | None:
 
 
 def _raised(test: Callable, code: Callable, mistake: Mistake) -> str:
-    """The exception in a line, "" where there was none."""
+    """The exception in one line, "" if there was none."""
     try:
         with seeded(0), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             said = test(_anonymous(code, inspect.signature(mistake.right)))
     except (NotImplementedError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # noqa: BLE001  pytest's own failures are no Exceptions
+    except BaseException as error:  # noqa: BLE001  pytest's own failures are not Exceptions
         return in_a_line(error).replace(":  (in", " (in")
     return f"{said}, {_NO_WORD}" if isinstance(said, bool) else ""
 
@@ -133,7 +133,7 @@ def _found(name: str) -> Mistake:
 
 
 class Code(str):
-    """Python as text; in a notebook with its colours."""
+    """Python source; a notebook shows it highlighted."""
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self}\n```"
@@ -155,37 +155,39 @@ def wrong_code(name: str) -> Code:
     """
     wrong = _found(name).wrong
     private = dict.fromkeys(name for name in _names_in(wrong.__code__) if name.startswith("_"))
-    helpers = [getattr(mistakes, name, None) for name in private]
+    helpers = [wrong.__globals__.get(name) for name in private]
     shown = [wrong, *(h for h in helpers if isinstance(h, FunctionType | type))]
-    return Code("\n\n\n".join(map(_without_docstring, shown)))
+    return Code("\n\n\n".join(map(_bare, shown)))
 
 
 def _names_in(code: CodeType) -> list[str]:
-    """Those of comprehensions and lambdas, too."""
+    """The names that the code uses, in its comprehensions and lambdas, too."""
     inner = [name for c in code.co_consts if isinstance(c, CodeType) for name in _names_in(c)]
     return [*code.co_names, *inner]
 
 
-def _without_docstring(code: Callable) -> str:
+def _bare(code: Callable) -> str:
+    """The source without its docstring and without the decorator that tells the story."""
     source = textwrap.dedent(inspect.getsource(code)).rstrip()
-    body = ast.parse(source).body[0].body
-    if ast.get_docstring(ast.parse(source).body[0]) is None:
-        return source
+    (node,) = ast.parse(source).body
     lines = source.splitlines()
-    return "\n".join([*lines[: body[0].lineno - 1], *lines[body[0].end_lineno :]])
+    if ast.get_docstring(node) is not None:
+        docstring = node.body[0]
+        del lines[docstring.lineno - 1 : docstring.end_lineno]
+    return "\n".join(lines[node.lineno - 1 :])
 
 
 def catalogue() -> pd.DataFrame:
-    """All bugs of the museum: what one sees, and where the bug was seen.
+    """List all bugs of the museum: the symptom, and where each was seen.
 
-    >>> catalogue().loc["divided_by_batches", "what one sees"]
+    >>> catalogue().loc["divided_by_batches", "symptom"]
     'An accuracy above 1, as large as the batches are.'
     """
-    rows = {m.name: {"what one sees": m.symptom, "source": m.source} for m in MISTAKES}
+    rows = {m.name: {"symptom": m.symptom, "source": m.source} for m in MISTAKES}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
 
 
-# Right code in another form, which a test must not take for wrong. All of it calls kdlib's own.
+# Right code in another form, which a test must not reject. All of it calls kdlib's own functions.
 
 
 def _last_class_first(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -224,7 +226,7 @@ _OTHERS = {
     mistakes.permute_dark_knowledge: _permuted_twice,
 }
 
-# How to find the property that a room's bug breaks.
+# Hints at the property that the bug breaks.
 HINTS = {
     "kl_averaged_over_classes": (
         "A mean over what? Work the loss out by hand for one image and two classes.",
@@ -232,18 +234,18 @@ HINTS = {
     ),
     "t_squared_forgotten": (
         "At one temperature a factor can be anything. Compare several.",
-        "For small logits the gradient by the student has about one size at T = 4, 8 and 16.",
+        "For small logits the gradient has about the same size at T = 4, 8 and 16.",
     ),
     "both_sides_are_the_teacher": (
         "Leave the labels out of it: which alpha does that?",
-        "At alpha = 1 the gradient by the student is not zero, unless the logits agree.",
+        "At alpha = 1 the student gets a gradient other than zero, unless the logits agree.",
     ),
     "roles_swapped": (
         "One of the two networks must move, the other must not.",
         "Copy both state dicts before a step and compare them afterwards.",
     ),
     "teacher_in_train_mode": (
-        "Take a network with dropout or BatchNorm, in train mode, and ask it twice.",
+        "Take a network with dropout or BatchNorm, in train mode, and call it twice on one batch.",
         "It also leaves a trace: compare the buffers of its state dict before and after.",
     ),
     "evaluated_in_train_mode": (
@@ -251,23 +253,23 @@ HINTS = {
         "Count the errors yourself with a copy in eval mode; look at its buffers, too.",
     ),
     "targets_by_position": (
-        "Each pair is a batch and its targets. What would the teacher itself say to this batch?",
+        "Each pair is a batch and its targets. What does the teacher itself output for this batch?",
         "Ask the teacher for the inputs of each pair and compare. A split of more than one batch!",
     ),
     "cached_despite_augmentation": (
         "Each pair is a batch of views and its targets. Whose targets?",
-        "Ask the teacher for the views of each pair and compare; kd.data.shift(2) moves images.",
+        "Ask the teacher for the views of each pair and compare; kd.data.shift(2) shifts images.",
     ),
     "hint_trains_the_teacher": (
         "Who should get a gradient from this loss?",
         "Let both arguments require gradients, call backward, and look at both .grad.",
     ),
     "batch_divided_twice": (
-        "What should a loss that is a mean over images do if every image is there twice?",
+        "What happens to a loss that is a mean over images if every image is there twice?",
         "torch.cat([maps, maps]) in each pair of layers, for student and teacher.",
     ),
     "samples_permuted": (
-        "What of a row may change, and what must not?",
+        "Which part of a row may change, and which must not?",
         "Every row keeps its sorted entries, and its largest one in place.",
     ),
     "chosen_by_test": (
