@@ -58,7 +58,7 @@ from kdlib.training import (
 __version__ = "0.1.0"
 
 
-# Loaded when first used, not by ``import kdlib``: matplotlib and its friends, and what only lessons need.
+# Imported at first use: matplotlib is slow to import, and only lessons need the rest.
 _LATER = {
     "against_the_paper": "reproduce",
     "cohort": "training.cohort",

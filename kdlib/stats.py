@@ -14,12 +14,12 @@ __all__ = ["Comparison", "Interval", "interval", "paired"]
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of some scores.
+    """The mean of several scores, with a confidence interval.
 
     Attributes:
-        mean: in their unit.
-        low, high: its confidence interval.
-        n: how many scores.
+        mean: the mean, in the unit of the scores.
+        low, high: the ends of the confidence interval.
+        n: number of scores.
     """
 
     mean: float
@@ -36,11 +36,11 @@ class Comparison:
     """A paired comparison of ``a`` with ``b``.
 
     Attributes:
-        difference: the mean of ``a - b``, in their unit.
-        low, high: its confidence interval.
-        n: how many pairs.
-        verdict: ``better``, ``worse`` or ``no difference seen``: of ``a``, where the interval leaves
-            zero out.
+        difference: the mean of ``a - b``, in the unit of the scores.
+        low, high: the ends of the confidence interval.
+        n: number of pairs.
+        verdict: ``better`` or ``worse`` says how ``a`` compares; ``no difference seen`` if the
+            interval contains zero.
     """
 
     difference: float
@@ -57,24 +57,25 @@ class Comparison:
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean of scores of several seeds, with Student's t interval.
+    """Compute the mean of scores of several seeds, with Student's t interval.
 
-    ``m +- t * s / sqrt(n)`` with m the mean and s the standard deviation of the scores and t of n - 1
-    degrees of freedom.
+    ``m +- t * s / sqrt(n)``, where m is the mean and s the standard deviation of the scores, and t
+    has n - 1 degrees of freedom.
 
     Args:
-        values: one score a seed.
-        confidence: of the interval, in (0, 1).
+        values: one score per seed.
+        confidence: confidence level of the interval, in (0, 1).
 
     Raises:
-        ValueError: fewer than two scores, scores that are not finite, or a confidence out of range.
+        ValueError: there are fewer than two scores, a score is not finite, or confidence is out of
+            range.
 
     >>> print(interval([74, 78, 76]))
     76 [71.03, 80.97], n = 3
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        raise ValueError(f"values must be at least two finite scores, got {values.tolist()}")
+        raise ValueError(f"values must hold at least two finite scores, got {values.tolist()}")
     margin = _margin(values, confidence)
     mean = float(values.mean())
     return Interval(mean, mean - margin, mean + margin, len(values))
@@ -87,19 +88,19 @@ def paired(
     *,
     lower_is_better: bool = False,
 ) -> Comparison:
-    """Compare two treatments run on the same seeds, by Student's t interval of the differences.
+    """Compare two treatments run with the same seeds, by Student's t interval of the differences.
 
-    ``d +- t * s / sqrt(n)`` with d the mean and s the standard deviation of ``a_i - b_i`` and t of
-    n - 1 degrees of freedom.
+    ``d +- t * s / sqrt(n)``, where d is the mean and s the standard deviation of ``a_i - b_i``, and
+    t has n - 1 degrees of freedom.
 
     Args:
-        a, b: one score a seed, in the same order.
-        confidence: of the interval, in (0, 1).
+        a, b: one score per seed, in the same order.
+        confidence: confidence level of the interval, in (0, 1).
         lower_is_better: True for errors and losses.
 
     Raises:
-        ValueError: fewer than two pairs, unequal lengths, scores that are not finite, or a confidence
-            out of range.
+        ValueError: there are fewer than two pairs, the lengths differ, a score is not finite, or
+            confidence is out of range.
 
     >>> print(paired([98.1, 98.3, 98.2], [97.5, 97.9, 97.7]))
     +0.5 [+0.2516, +0.7484], n = 3, paired: better
@@ -107,14 +108,14 @@ def paired(
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.ndim != 1 or a.shape != b.shape or len(a) < 2:
         raise ValueError(
-            f"a and b must be at least two scores each, pair by pair, got shapes {a.shape} and "
+            f"a and b must hold the same number of scores, at least two, got shapes {a.shape} and "
             f"{b.shape}"
         )
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError(f"a and b must be finite, got {a.tolist()} and {b.tolist()}")
-    d = a - b
+    d = a - b  # (n,)
     rounding = 4 * np.finfo(float).eps * np.maximum(np.abs(a), np.abs(b))
-    d[np.abs(d) <= rounding] = 0  # the same score, computed in two ways
+    d[np.abs(d) <= rounding] = 0  # the same score, computed in two ways, is not a difference
     margin = _margin(d, confidence)
     low, high = float(d.mean() - margin), float(d.mean() + margin)
     return Comparison(float(d.mean()), low, high, len(d), _verdict(low, high, lower_is_better))

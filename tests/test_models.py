@@ -466,7 +466,7 @@ def test_an_lstm_looks_at_no_token_to_come():
 
 @pytest.mark.parametrize("tokens", [torch.zeros(3).long(), torch.zeros(2, 3)])
 def test_an_lstm_takes_rows_of_whole_numbers_only(tokens):
-    with pytest.raises(ValueError, match=r"tokens must be whole numbers \(N, L\), got torch"):
+    with pytest.raises(ValueError, match=r"tokens must be integers \(N, L\), got torch"):
         kd.models.lstm(5, width=4)(tokens)
 
 
@@ -510,7 +510,7 @@ def test_an_lstm_in_the_middle_of_a_text_takes_no_other_number_of_rows():
     net, tokens = kd.models.lstm(20, width=8), torch.zeros(3, 4).long()
     net.begin_text(carry=True)
     net(tokens)
-    with pytest.raises(ValueError, match=r"go on with the 3 rows .*got 2; begin_text"):
+    with pytest.raises(ValueError, match=r"continue the 3 rows .*got 2; begin_text"):
         net(tokens[:2])
     net.begin_text(carry=True)
     net(tokens[:2])

@@ -64,7 +64,7 @@ def test_a_comparison_reads_as_a_sentence():
 
 @pytest.mark.parametrize("a, b", [([1.0], [2.0]), ([1.0, 2.0], [1.0]), ([], []), (1.0, 2.0)])
 def test_fewer_than_two_pairs_or_unequal_lengths_are_refused(a, b):
-    with pytest.raises(ValueError, match="at least two scores each, pair by pair, got shapes"):
+    with pytest.raises(ValueError, match="the same number of scores, at least two, got shapes"):
         kd.paired(a, b)
 
 
@@ -119,7 +119,9 @@ def test_equal_scores_have_an_interval_without_width():
 
 def test_an_interval_over_several_dimensions_or_fewer_than_two_scores_is_refused():
     for values in ([], [74.0], 74.0, [[74.0, 75.0]]):
-        with pytest.raises(ValueError, match="values must be at least two finite scores, got") as e:
+        with pytest.raises(
+            ValueError, match="values must hold at least two finite scores, got"
+        ) as e:
             kd.interval(values)
         assert str(e.value).endswith(f"got {values}")
 

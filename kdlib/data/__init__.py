@@ -1,4 +1,4 @@
-"""Data sets that live on the device: found, downloaded, or one's own; ``kdlib.data.text`` has texts."""
+"""Data sets on the device: the course's own, and yours; texts are in ``kdlib.data.text``."""
 
 from kdlib.data.load import load
 from kdlib.data.own import from_arrays, from_dataset, from_folder

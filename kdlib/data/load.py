@@ -1,4 +1,4 @@
-"""The course's data sets: digits, MNIST, Fashion-MNIST, CIFAR, found on disk or downloaded."""
+"""The course's data sets: digits, MNIST, Fashion-MNIST, CIFAR, read from disk or downloaded."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _CLASSES = {
     "fashion_mnist": "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot",
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck",
     "cifar100": """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge
-        bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
-        crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
-        keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse
-        mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
-        porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
-        snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television
-        tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""",
+        bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach
+        couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house
+        kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+        mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+        plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew
+        skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+        telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree
+        wolf woman worm""",
 }
-# torchvision's class for a data set, and the folder it keeps it in
+# torchvision's class for each data set, and the folder in which it keeps the files
 _TORCHVISION = {
     "mnist": ("MNIST", "MNIST/raw"),
     "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
@@ -46,27 +47,27 @@ def load(
     device: torch.device | str | None = None,
     root: str | os.PathLike | None = None,
 ) -> Data:
-    """A data set, normalised, split and on the device.
+    """Load a data set: normalised, split and on the device.
 
-    Looked up in this order: ``root`` or the folder that the environment variable ``KDLIB_DATA``
-    names, as ``NAME.npz`` (x_train, y_train, x_test, y_test, the form Keras uses) or in torchvision's
-    own layout; then a download by torchvision into torch's cache folder. ``digits`` comes with
-    scikit-learn, resized to 28 x 28.
+    It is looked for in ``root``, or else in the folder that the environment variable ``KDLIB_DATA``
+    names: first as ``NAME.npz`` (x_train, y_train, x_test, y_test, as Keras stores it), then in
+    torchvision's own layout. If it is in neither form, torchvision downloads it into torch's cache
+    folder. ``digits`` comes with scikit-learn and is resized to 28 x 28.
 
-    Images are put in an order that depends on their pixels alone, so that index and validation split
-    mean the same whatever file or mirror they came from. They are normalised by mean and standard
-    deviation per channel of all training images.
+    Images are sorted by a hash of their pixels, so that the index and the validation split are the
+    same for every file and mirror. Each channel is normalised by its mean and standard deviation
+    over all training images.
 
     Args:
         name: ``digits``, ``mnist``, ``fashion_mnist``, ``cifar10`` or ``cifar100``.
-        validation: how many images to hold out of training: 5000 (digits: 300) if not given, 0 for
-            none.
-        device: where the tensors live: the GPU if there is one, if not given.
+        validation: how many training images to hold out; by default 5000 (digits: 300), 0 for none.
+        device: device of the tensors; by default the GPU if there is one.
         root: a folder that holds data sets.
 
     Raises:
-        ValueError: an unknown name, a damaged file, or more validation images than there are.
-        FileNotFoundError: the data is not there and cannot be downloaded; says what to do.
+        ValueError: the name is unknown, the file is damaged, or validation would leave no training
+            images.
+        FileNotFoundError: the data is missing and cannot be downloaded; the message has remedies.
 
     >>> load("digits", device="cpu")
     Data(digits: 1,137 training, 300 validation and 360 test samples of 10 classes on cpu)
@@ -84,7 +85,7 @@ def load(
 
 
 def _read(name: str, classes: int, root: str | os.PathLike | None) -> Arrays:
-    """uint8 images and int64 labels, from wherever the data set is."""
+    """Return uint8 images and int64 labels from wherever the data set is."""
     if name == "digits":
         return _digits()
     root = root or os.environ.get("KDLIB_DATA")
@@ -105,7 +106,7 @@ def _digits() -> Arrays:
         [np.asarray(Image.fromarray(x).resize((28, 28), Image.Resampling.BILINEAR)) for x in small]
     )
     labels = digits.target.astype(np.int64)
-    order = pixel_order(small, labels)
+    order = pixel_order(small, labels)  # (1797,)
     train, test = order[:-360], order[-360:]
     return images[train], labels[train], images[test], labels[test]
 
@@ -116,10 +117,10 @@ def _from_npz(path: Path, classes: int) -> Arrays:
             x_train, y_train, x_test, y_test = (
                 file[key] for key in ("x_train", "y_train", "x_test", "y_test")
             )
-    except Exception as error:  # a damaged file fails in many ways in there
+    except Exception as error:  # numpy raises many kinds of error on a damaged file
         raise ValueError(
             f"{path} is damaged or lacks x_train, y_train, x_test or y_test ({error}); "
-            "put a whole copy there or take it away"
+            "replace it with an intact copy or delete it"
         ) from error
     for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
         if images.dtype != np.uint8 or len(images) == 0 or not channels_last(images):
@@ -129,17 +130,18 @@ def _from_npz(path: Path, classes: int) -> Arrays:
             )
         if labels.dtype.kind not in "iu" or labels.size != len(images):
             raise ValueError(
-                f"{path}: y_{part} must be {len(images)} whole class numbers, "
+                f"{path}: y_{part} must hold {len(images)} integer labels, "
                 f"got {labels.dtype} of shape {labels.shape}"
             )
         if labels.min() < 0 or labels.max() >= classes:
             raise ValueError(
-                f"{path}: y_{part} must be labels from 0 to {classes - 1}, "
+                f"{path}: y_{part} must hold labels from 0 to {classes - 1}, "
                 f"got {labels.min()} to {labels.max()}"
             )
     if x_test.shape[1:] != x_train.shape[1:]:
         raise ValueError(
-            f"{path}: x_test must be like x_train, {x_train.shape[1:]} each, got {x_test.shape[1:]}"
+            f"{path}: x_test must have images of x_train's shape {x_train.shape[1:]}, "
+            f"got {x_test.shape[1:]}"
         )
     return x_train, flat(y_train), x_test, flat(y_test)
 
@@ -150,7 +152,7 @@ def _from_torchvision(name: str, folder: Path) -> Arrays:
     kind = getattr(torchvision.datasets, _TORCHVISION[name][0])
     try:
         train, test = kind(str(folder), train=True), kind(str(folder), train=False)
-    except Exception as error:  # a short file fails in many ways in there
+    except Exception as error:  # torchvision raises many kinds of error on a damaged file
         raise ValueError(
             f"{folder / _TORCHVISION[name][1]} is damaged or incomplete ({error}); "
             "delete that folder and load again"
@@ -164,7 +166,7 @@ def _from_torchvision(name: str, folder: Path) -> Arrays:
 
 
 def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
-    """The folder of a download that is there whole; made now if need be."""
+    """Return the folder of a complete download, after downloading if there is none."""
     import torchvision
 
     target = Path(torch.hub.get_dir()) / "kdlib" / "data" / name
@@ -179,17 +181,17 @@ def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
             socket.setdefaulttimeout(30)
             getattr(torchvision.datasets, _TORCHVISION[name][0])(str(part), download=True)
         except (OSError, RuntimeError, HTTPException) as error:
-            place = f"the folder {root}" if root else "a folder that KDLIB_DATA names"
+            place = f"the folder {root}" if root else "a folder named by KDLIB_DATA"
             raise FileNotFoundError(
-                f"{name} could not be downloaded ({error}). Without internet, put {name}.npz (uint8 "
-                f"x_train and x_test, y_train and y_test, the form Keras uses) into {place}, "
-                'or use load("digits"), which needs no download'
+                f"{name} could not be downloaded ({error}). Without internet, put {name}.npz "
+                f"(uint8 x_train and x_test, y_train and y_test, as Keras stores them) into "
+                f'{place}, or use load("digits"), which needs no download'
             ) from error
         finally:
             socket.setdefaulttimeout(patience)
         try:
             part.rename(target)
         except OSError:
-            if not target.exists():  # else another process was faster
+            if not target.exists():  # if it does, another process was faster
                 raise
     return target

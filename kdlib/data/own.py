@@ -1,4 +1,4 @@
-"""Data of one's own: arrays, a folder of images, or a torch Dataset, in the order they come in."""
+"""Your own data, from arrays, a folder of images or a torch Dataset; its order is kept."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def from_arrays(
     validation: int = 0,
     device: torch.device | str | None = None,
 ) -> Data:
-    """Data of one's own; the given order is kept and a sample's index is its row.
+    """Make a data set of your arrays; their order is kept, and a sample's index is its row.
 
     Args:
-        x_train, x_test: uint8 images ``(N, H, W)`` or ``(N, H, W, C)``, normalised here by the
-            training images; or floating-point inputs ``(N, ...)``, taken as they are, in float32.
-        y_train, y_test: class numbers ``(N,)``, or None where there are none.
-        classes: names by label; the numbers themselves if not given.
-        name: what to call it.
+        x_train, x_test: uint8 images ``(N, H, W)`` or ``(N, H, W, C)``, which are normalised by the
+            training images; or floating-point inputs ``(N, ...)``, which are only cast to float32.
+        y_train, y_test: integer labels ``(N,)``, or None if there are none.
+        classes: names by label; by default the numbers themselves.
+        name: name of the data set.
         validation: how many training samples to hold out, chosen by a hash of their contents.
-        device: the GPU if there is one, if not given.
+        device: by default the GPU if there is one.
 
     Raises:
-        TypeError: arrays of another dtype.
-        ValueError: lengths or shapes that do not fit, or labels that are not class numbers.
+        TypeError: an array has another dtype.
+        ValueError: lengths or shapes do not match, or a label is negative or has no class name.
 
     >>> images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8)), np.arange(20) % 2
     >>> from_arrays(images.astype("uint8"), labels, validation=5, device="cpu")
@@ -56,7 +56,7 @@ def from_arrays(
         x_test, y_test = _array(x_test, "x_test"), _labels(y_test, "y_test", x_test)
         if x_test.shape[1:] != x_train.shape[1:] or x_test.dtype != x_train.dtype:
             raise ValueError(
-                f"x_test must be like x_train, {x_train.dtype} {x_train.shape[1:]} each, "
+                f"x_test must have x_train's dtype and shape, {x_train.dtype} {x_train.shape[1:]}, "
                 f"got {x_test.dtype} {x_test.shape[1:]}"
             )
     if classes is None:
@@ -74,20 +74,21 @@ def from_folder(
     validation: int = 0,
     device: torch.device | str | None = None,
 ) -> Data:
-    """Images of one's own, in ``folder/train/CLASS/`` and, if there, ``folder/test/CLASS/``.
+    """Make a data set of the images in ``folder/train/CLASS/`` and, if any, ``folder/test/CLASS/``.
 
-    Classes are the sub-folders of ``train`` in alphabetical order, samples the files in theirs; a
-    sample's index is its place in that order. One channel if all images are grey, else three.
+    The classes are the subfolders of ``train`` in alphabetical order, and the files of each are in
+    alphabetical order, too; a sample's index is its place in this order. The images get one channel
+    if all of them are grey, else three.
 
     Args:
         folder: the folder.
-        size: every image is resized to size x size pixels; if not given they must be of one size.
+        size: every image is resized to size x size pixels; without it all must have one size.
         validation: how many training images to hold out.
-        device: the GPU if there is one, if not given.
+        device: by default the GPU if there is one.
 
     Raises:
         FileNotFoundError: there is no ``train`` folder with classes and images in it.
-        ValueError: images of several sizes and no ``size``, or a test class that train has not.
+        ValueError: images differ in size and no ``size`` is given, or a test class is not in train.
     """
     from torchvision.datasets import ImageFolder
 
@@ -131,22 +132,22 @@ def from_dataset(
     validation: int = 0,
     device: torch.device | str | None = None,
 ) -> Data:
-    """Data of a torch ``Dataset`` of pairs (image, label), each read once, in its order.
+    """Make a data set of a torch ``Dataset`` of pairs (image, label), read once and in order.
 
-    An image is a PIL picture or an array ``(H, W)`` or ``(H, W, C)`` of uint8, or a tensor: of uint8
-    ``(C, H, W)``, or of floating-point numbers, taken as it is. The dataset's own random transforms are
-    drawn once; random views of every epoch are the recipe's ``augment``.
+    An image is a PIL image, a uint8 array ``(H, W)`` or ``(H, W, C)``, a uint8 tensor
+    ``(C, H, W)``, or a floating-point tensor, which is not normalised. The dataset's own random
+    transforms are drawn only once; use the recipe's ``augment`` for new random views in every epoch.
 
     Args:
-        train, test: what is read; for a ``DataLoader`` its ``dataset``.
-        classes: names by label; ``train.classes`` if not given, else the numbers themselves.
-        name: what to call it.
+        train, test: the datasets; pass a ``DataLoader``'s ``dataset``.
+        classes: names by label; by default ``train.classes``, or else the numbers themselves.
+        name: name of the data set.
         validation: how many training samples to hold out, chosen by a hash of their contents.
-        device: the GPU if there is one, if not given.
+        device: by default the GPU if there is one.
 
     Raises:
-        TypeError: not a dataset of a length, or samples that are not pairs of image and label.
-        ValueError: images of several shapes, or whatever :func:`from_arrays` refuses.
+        TypeError: the dataset has no length, or its samples are not pairs (image, label).
+        ValueError: images differ in shape, or :func:`from_arrays` refuses the arrays.
 
     >>> from torch.utils.data import TensorDataset
     >>> pairs = TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 2)
@@ -168,7 +169,7 @@ def from_dataset(
 
 
 def _classes(dataset: Dataset) -> Sequence[str] | None:
-    """Its own names, or of a ``Subset`` those of what it is part of."""
+    """Return its class names; a ``Subset`` has those of the whole dataset."""
     return getattr(dataset, "classes", getattr(getattr(dataset, "dataset", None), "classes", None))
 
 
@@ -176,7 +177,7 @@ def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
         raise TypeError(
             f"{name} must be a dataset of (image, label) with a length above 0, got "
-            f"{type(dataset).__name__}; a DataLoader's is its .dataset"
+            f"{type(dataset).__name__}; pass a DataLoader's .dataset"
         )
     images, labels = [], []
     for i in range(len(dataset)):
@@ -190,20 +191,18 @@ def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
             label = label.item()
         if not isinstance(label, Integral):
-            raise TypeError(
-                f"{name}: the label of sample {i} must be a whole class number, got {label!r}"
-            )
+            raise TypeError(f"{name}: the label of sample {i} must be an integer, got {label!r}")
         labels.append(int(label))
         if images[i].shape != images[0].shape:
             raise ValueError(
-                f"{name} must hold images of one shape: sample {i} has {images[i].shape}, the first "
-                f"{images[0].shape}; a transform that resizes them does"
+                f"{name} must hold images of one shape: sample {i} has {images[i].shape}, the "
+                f"first {images[0].shape}; resize them in the dataset's transform"
             )
     return np.stack(images), np.array(labels)
 
 
 def _channels_last_image(image: object) -> np.ndarray:
-    """A picture as an array: of PIL grey or RGB, a uint8 tensor (C, H, W) with its channels last."""
+    """Turn an image into an array: PIL images into grey or RGB, uint8 tensors into (H, W, C)."""
     from PIL import Image
 
     if isinstance(image, Image.Image):
@@ -222,7 +221,7 @@ def _channels_last_image(image: object) -> np.ndarray:
 
 
 def pixel_order(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rows sorted by a hash of the pixels; equal images by label."""
+    """Sort the rows by a hash of the pixels, and equal images by label."""
     images = np.ascontiguousarray(images)
     hashes = [hashlib.blake2b(image, digest_size=8).digest() for image in images]
     return np.lexsort((labels, np.frombuffer(b"".join(hashes), dtype=">u8")))
@@ -238,7 +237,7 @@ def assemble(
     held_out: np.ndarray,
     device: torch.device | str | None,
 ) -> Data:
-    """Splits on the device; a sample's index is its row."""
+    """Put the splits on the device; a sample's index is its row."""
     device = device_or_gpu(device)
     statistics = _mean_and_deviation(x_train) if x_train.dtype == np.uint8 else None
 
@@ -258,18 +257,20 @@ def assemble(
 
 
 def _mean_and_deviation(images: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Per channel, in pixel values, summed in integers: equal to the bit for any order."""
+    """Mean and deviation of each channel, the same bits for any order of the images."""
     channels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1)  # (N * H * W, C)
     means, deviations = [], []
     for channel in channels.T:
-        # Of a histogram in Python's whole numbers: no order of the images can move the last bit.
+        # Python integers from a histogram: floating-point sums depend on the order of the images.
         counts = np.bincount(channel, minlength=256).tolist()
         n = sum(counts)
         first = sum(value * count for value, count in enumerate(counts))
         second = sum(value * value * count for value, count in enumerate(counts))
         variance = (n * second - first * first) / (n * n)
         if variance == 0:
-            raise ValueError("x_train must not be constant: a channel has one value only")
+            raise ValueError(
+                "x_train must not be constant: one channel has the same value everywhere"
+            )
         means.append(first / n)
         deviations.append(variance**0.5)
     return torch.tensor(means), torch.tensor(deviations)
@@ -284,11 +285,11 @@ def _inputs(
     tensor = tensor.to(device)
     mean, deviation = (value.to(device).view(-1, 1, 1) for value in statistics)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)  # (N, C, H, W)
-    return tensor.float().sub_(mean).div_(deviation).contiguous()
+    return tensor.float().sub_(mean).div_(deviation).contiguous()  # (N, C, H, W)
 
 
 def channels_last(images: np.ndarray) -> bool:
-    """Whether they can be (N, H, W) or (N, H, W, C)."""
+    """Whether the shape can be (N, H, W) or (N, H, W, C)."""
     return images.ndim == 3 or (images.ndim == 4 and images.shape[3] <= 4)
 
 
@@ -296,7 +297,7 @@ def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype == np.uint8 and not channels_last(array):
         raise ValueError(
-            f"{name} must be images (N, H, W) or (N, H, W, C) where it is uint8, "
+            f"{name} must be images (N, H, W) or (N, H, W, C) if it is uint8, "
             f"got shape {array.shape}"
         )
     if array.dtype != np.uint8 and array.dtype.kind != "f":
@@ -311,9 +312,11 @@ def _labels(values: np.ndarray | Tensor | None, name: str, inputs: object) -> np
         return None
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be whole class numbers, got {array.dtype}")
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
     if array.size != len(inputs):
-        raise ValueError(f"{name} must be {len(inputs)} labels, one each, got {array.size}")
+        raise ValueError(
+            f"{name} must hold one label for each of the {len(inputs)} inputs, got {array.size}"
+        )
     if array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {array.min()}")
     return flat(array)
@@ -338,7 +341,8 @@ def _picture_mode(path: str) -> str:
 def _check_mode(mode: str, where: str) -> None:
     if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise ValueError(
-            f"{where} has pixels of kind {mode!r}, which would be cut short; save it as 8-bit grey or RGB"
+            f"{where} has pixels of mode {mode!r}, which would be truncated; "
+            "save it as 8-bit grey or RGB"
         )
 
 
@@ -358,6 +362,6 @@ def checked_validation(validation: int, available: int) -> int:
 def _parts(folder: Path) -> list[str]:
     if not (folder / "train").is_dir():
         raise FileNotFoundError(
-            f"folder must hold train/CLASS/ with images, and there is no {folder / 'train'}"
+            f"folder must hold train/CLASS/ with images, but there is no {folder / 'train'}"
         )
     return [part for part in ("train", "test") if (folder / part).is_dir()]

@@ -1,4 +1,4 @@
-"""Samples that live on one device, with an index that stays theirs: a split, and a data set of three.
+"""Splits on one device, whose samples keep their index, and data sets of up to three splits.
 
 A split yields its own batches; nothing here trains.
 """
@@ -23,16 +23,16 @@ __all__ = ["Data", "Samples", "Split"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Samples:
-    """What a network reads: a :class:`Split` in any order, a ``Text`` from left to right.
+    """Samples that a network reads: a :class:`Split` in any order, a ``Text`` from left to right.
 
-    Training, scores and teachers ask for what stands here and never which of the two it is; each of
-    them adds ``steps``, ``batches``, ``parts``, ``joined`` and ``beginning``.
+    Training, scores and teachers use this interface and never ask which of the two it is; both add
+    ``steps``, ``batches``, ``parts``, ``joined`` and ``beginning``.
 
     Attributes:
         inputs: ``(N, ...)``.
         labels: ``(N,)`` int64, or None.
-        index: ``(N,)`` int64: which samples these are. Every selection keeps it, so that a table of
-            logits by index fits whatever the order.
+        index: ``(N,)`` int64, the identity of each sample. Selections keep it, so that a table of
+            logits can be looked up by index in any order.
 
     Raises:
         TypeError: a tensor has the wrong dtype.
@@ -43,7 +43,7 @@ class Samples:
     labels: Tensor | None
     index: Tensor
 
-    # Whether a network's answer to a sample depends on that sample alone, so that it can be looked up.
+    # Whether a network's output for a sample depends on that sample alone: tables need this.
     stands_alone = True
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Samples:
                 raise TypeError(f"{name} must be an int64 tensor, got {found}")
             if values.shape != (len(self.inputs),):
                 raise ValueError(
-                    f"{name} must be one for each of the {len(self.inputs)} inputs, "
+                    f"{name} must hold one for each of the {len(self.inputs)} inputs, "
                     f"got shape {tuple(values.shape)}"
                 )
             if int(values.min()) < 0:
@@ -82,39 +82,39 @@ class Samples:
         return replace(self, labels=None)
 
     def fingerprint(self) -> str:
-        """A hash of the inputs, the labels and the index, computed once while none of them changes.
+        """A hash of inputs, labels and index; computed again only if one of them has changed.
 
-        A change is seen where torch counts it: not through ``.data`` or the memory of a numpy array.
+        It sees the changes that torch counts: none made through ``.data`` or a shared numpy array.
         """
         parts = {"inputs": self.inputs, "labels": self.labels, "index": self.index}
         state = [(id(x), _version(x)) for x in parts.values() if x is not None]
-        kept = vars(self).get("_fingerprint")  # a frozen dataclass keeps it beside its fields
+        kept = vars(self).get("_fingerprint")  # beside the fields of the frozen dataclass
         if kept is None or kept[0] != state:
             kept = state, tensors_hash(parts)[:16]
             vars(self)["_fingerprint"] = kept
         return kept[1]
 
     def __getstate__(self) -> dict:
-        """Without the fingerprint, whose addresses mean something here and now alone."""
+        """Leave the fingerprint out: its addresses are valid in this process only."""
         return {name: value for name, value in vars(self).items() if name != "_fingerprint"}
 
     def begin(self, *models: nn.Module) -> None:
-        """Let recurrent networks forget what they read, and read this from its beginning."""
+        """Reset recurrent networks, so that they read these samples from the beginning."""
         begin_text(models, carry=not self.stands_alone)
 
     def reading(self, *models: nn.Module) -> AbstractContextManager[None]:
-        """Inside, recurrent networks read this call after call; a split's rows have no past."""
+        """Let recurrent networks keep their state from call to call for a text, not for a split."""
         return carrying(models, not self.stands_alone)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split(Samples):
-    """Samples that mean the same in any order.
+    """Samples whose order does not matter.
 
     Attributes:
         inputs: ``(N, ...)``, images ``(N, C, H, W)`` float32.
         labels: ``(N,)`` int64, or None.
-        index: ``(N,)`` int64: which samples these are; every selection keeps it.
+        index: ``(N,)`` int64, the identity of each sample; selections keep it.
     """
 
     def __repr__(self) -> str:
@@ -123,7 +123,7 @@ class Split(Samples):
         return f"Split({len(self):,} {kind} samples of {shape} on {self.device})"
 
     def steps(self, batch_size: int) -> int:
-        """How many batches an epoch has: the incomplete last one is dropped unless it is all."""
+        """Batches in an epoch; an incomplete last one is dropped unless it is the only one."""
         return max(1, len(self) // batch_size)
 
     def batches(
@@ -133,13 +133,13 @@ class Split(Samples):
         augment: Views | None,
         views: torch.Generator,
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """One epoch in random order: inputs, labels and index of each batch."""
+        """Yield one epoch in random order: inputs, labels and index of each batch."""
         # Drawn on the CPU, so that the order is the same on every device.
         shuffled = torch.randperm(len(self), generator=order)  # (N,)
         shuffled = shuffled.to(self.device, non_blocking=self.device.type == "cuda")
         for step in range(self.steps(batch_size)):
             rows = shuffled[step * batch_size : (step + 1) * batch_size]  # (B,)
-            # index_select copies whole rows, on a CPU several times faster than self.inputs[rows].
+            # index_select copies whole rows: on a CPU several times faster than inputs[rows].
             inputs = self.inputs.index_select(0, rows)  # (B, ...)
             if augment is not None:
                 inputs = _viewed(inputs, augment, views)
@@ -147,30 +147,30 @@ class Split(Samples):
             yield inputs, labels, self.index.index_select(0, rows)
 
     def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """All samples in their order, ``size`` at a time: inputs and labels."""
+        """Yield all samples in order, ``size`` at a time: inputs and labels."""
         for first in range(0, len(self), size):
             here = slice(first, first + size)
             yield self.inputs[here], None if self.labels is None else self.labels[here]
 
     def joined(self, answers: list[Tensor]) -> Tensor:
-        """A network's answers to the parts, as one row a sample."""
+        """Join a network's outputs for the parts: one row per sample."""
         return torch.cat(answers)
 
     def beginning(self, n: int, seed: int) -> Split:
-        """``n`` samples, the classes as equal as can be; see :meth:`Data.limit`."""
+        """Select ``n`` samples with balanced classes; see :meth:`Data.limit`."""
         return self.select(_balanced_order(self, seed)[:n].sort().values.to(self.device))
 
     def select(self, rows: Tensor) -> Split:
-        """The samples at these rows (or where a mask is true); they keep their index."""
+        """Select samples by row number or by mask; they keep their index."""
         labels = None if self.labels is None else self.labels[rows]
         return Split(self.inputs[rows], labels, self.index[rows])
 
     def only(self, classes: int | Iterable[int]) -> Split:
-        """The samples of these classes: ``split.only([7, 8])``."""
+        """Select the samples of these classes: ``split.only([7, 8])``."""
         return self.select(self._of(classes))
 
     def without(self, classes: int | Iterable[int]) -> Split:
-        """The samples of all other classes: ``split.without(3)``."""
+        """Select the samples of all other classes: ``split.without(3)``."""
         return self.select(~self._of(classes))
 
     def _of(self, classes: int | Iterable[int]) -> Tensor:
@@ -183,7 +183,7 @@ class Split(Samples):
             if name not in present:
                 raise ValueError(
                     f"classes must be labels that occur in the split, got {name!r}; "
-                    f"there are {sorted(present)}"
+                    f"it has {sorted(present)}"
                 )
         return torch.isin(self.labels, torch.tensor(wanted, device=self.device))
 
@@ -193,11 +193,11 @@ class Data:
     """A data set in three parts. The test split is never used to choose anything.
 
     Attributes:
-        train: what networks are trained on.
-        validation: held out of training, for choosing settings; None where nothing is held out.
-        test: for the last word; None where there is none.
-        classes: their names, by label.
-        name: the data set's.
+        train: the samples to train on.
+        validation: held out of training, to choose settings with; or None.
+        test: for the final scores; or None.
+        classes: names by label.
+        name: name of the data set.
     """
 
     train: Samples
@@ -223,17 +223,17 @@ class Data:
         )
 
     def labelled(self, part: str) -> bool:
-        """Whether the split of this name is there and has labels."""
+        """Whether there is a split of this name and it has labels."""
         split = getattr(self, part)
         return split is not None and split.labelled
 
     def limit(self, n: int, seed: int = 0) -> Data:
-        """Keep ``n`` training samples, the classes as equal as can be; of a text the first n tokens.
+        """Keep ``n`` training samples with balanced classes; of a text, the first n tokens.
 
-        For one seed a smaller part lies within every larger one.
+        With the same seed, a smaller selection is part of every larger one.
 
         Raises:
-            ValueError: n is not from 1 to the number of training samples.
+            ValueError: n is not between 1 and the number of training samples.
         """
         check_seed(seed)
         if not isinstance(n, Integral) or not 1 <= n <= len(self.train):
@@ -244,19 +244,19 @@ class Data:
         return replace(self, train=self.train.beginning(n, seed))
 
     def fingerprint(self) -> str:
-        """A hash of what training sees: the training and the validation split."""
+        """A hash of the training and validation splits; training never sees the test split."""
         validation = "none" if self.validation is None else self.validation.fingerprint()
         return f"{self.train.fingerprint()}-{validation}"
 
 
 def _balanced_order(split: Split, seed: int) -> Tensor:
-    """All rows, class after class in turn, so that every beginning is as balanced as can be."""
+    """Order the rows so that classes take turns: the first n are as balanced as possible."""
     generator = torch.Generator().manual_seed(int(seed))
-    shuffled = torch.randperm(len(split), generator=generator)
+    shuffled = torch.randperm(len(split), generator=generator)  # (N,)
     if split.labels is None:
         return shuffled
     labels = split.labels.cpu()[shuffled]
-    turn = torch.empty_like(labels)
+    turn = torch.empty_like(labels)  # (N,): how many of the same class come before
     for label in labels.unique():
         mine = labels == label
         turn[mine] = torch.arange(int(mine.sum()))
@@ -264,7 +264,7 @@ def _balanced_order(split: Split, seed: int) -> Tensor:
 
 
 def device_or_gpu(device: torch.device | str | None) -> torch.device:
-    """The device asked for, or the GPU if there is one."""
+    """Return the device asked for, or by default the GPU if there is one."""
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
@@ -286,12 +286,12 @@ def _viewed(images: Tensor, augment: Views, generator: torch.Generator) -> Tenso
         )
     if views.shape != images.shape or views.dtype != images.dtype:
         raise ValueError(
-            f"augment must keep shape and dtype, {tuple(images.shape)} of {images.dtype}; {augment!r} "
-            f"returned {tuple(views.shape)} of {views.dtype}"
+            f"augment must keep shape and dtype, {tuple(images.shape)} of {images.dtype}; "
+            f"{augment!r} returned {tuple(views.shape)} of {views.dtype}"
         )
     return views
 
 
 def _version(tensor: Tensor) -> object:
-    """How often a tensor was changed in place; one made in inference mode does not count its changes."""
+    """Count in-place changes of a tensor; inference tensors have no count, so each call differs."""
     return object() if tensor.is_inference() else tensor._version

@@ -1,7 +1,7 @@
-"""Texts that live on the device: tokens in their order, read in pieces from left to right.
+"""Texts on the device: tokens in order, read in pieces from left to right.
 
-``ptb`` gives words of a user's own copy of the Penn Treebank, ``topics`` the characters of the help
-texts that come with Python, ``from_texts`` anything else. Nothing here trains.
+``ptb`` reads the words of your copy of the Penn Treebank, ``topics`` the characters of Python's
+help texts, ``from_texts`` any other text. Nothing here trains.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ _UNKNOWN, _END = "<unk>", "<eos>"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Text(Samples):
-    """Tokens in their order; what is to be predicted at each is the next one.
+    """Tokens in order; at each token, the next one is to be predicted.
 
-    A batch of B is B rows of the text, one B-th of it each, that are read side by side: batch follows
-    batch from left to right, ``unroll`` tokens of each row at a time, so that a recurrent network can
-    go on where it ended. There is no shuffling and no augmentation, and there are no rows to select.
+    For a batch size of B the text is cut into B rows of equal length, which are read in parallel:
+    each batch holds the next ``unroll`` tokens of every row, so that a recurrent network continues
+    where the last batch ended. There is no shuffling and no augmentation, and rows cannot be
+    selected.
 
     Attributes:
         inputs: ``(N,)`` int64, all tokens but the last.
         labels: ``(N,)`` int64, the token after each.
-        index: ``(N,)`` int64, its place.
-        unroll: tokens of a row in a batch, through which gradients flow.
+        index: ``(N,)`` int64, the position of each.
+        unroll: tokens per row in a batch; gradients flow through these.
     """
 
     unroll: int = 35
 
-    stands_alone = False  # what comes before a token is part of the question
+    stands_alone = False  # a prediction depends on the tokens before
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +62,7 @@ class Text(Samples):
         return f"Text({len(self):,} tokens, read {self.unroll} at a time, on {self.device})"
 
     def steps(self, batch_size: int) -> int:
-        """How many batches an epoch has; the incomplete last one is dropped unless it is all."""
+        """Batches in an epoch; an incomplete last one is dropped unless it is the only one."""
         return max(1, self._row(batch_size) // self.unroll)
 
     def batches(
@@ -71,7 +72,7 @@ class Text(Samples):
         augment: Views | None,
         views: torch.Generator,
     ) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
-        """One epoch from left to right: inputs, labels and index ``(batch_size, unroll)`` of each."""
+        """Yield one epoch, left to right: inputs, labels and index ``(batch_size, unroll)``."""
         if augment is not None:
             raise ValueError(f"augment must be None for a text, got {augment}")
         length = self._row(batch_size)
@@ -81,22 +82,22 @@ class Text(Samples):
         ]
         for step in range(self.steps(batch_size)):
             here = slice(step * self.unroll, (step + 1) * self.unroll)
-            # Copies, as an image's batches are: an objective may write into them.
+            # Copies, like the batches of images: an objective may write into them.
             yield tuple(None if part is None else part[:, here].clone() for part in rows)
 
     def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The whole text as one row, ``size`` tokens at a time: inputs and labels ``(1, size)``."""
+        """Yield the text as one row, ``size`` tokens at a time: inputs and labels ``(1, size)``."""
         for first in range(0, len(self), size):
             here = slice(first, first + size)
             labels = None if self.labels is None else self.labels[None, here]
             yield self.inputs[None, here], labels
 
     def joined(self, answers: list[Tensor]) -> Tensor:
-        """A network's answers ``(1, size, ...)`` to the parts, as one row a token."""
+        """Join a network's outputs ``(1, size, ...)`` for the parts: one row per token."""
         return torch.cat(answers, dim=1).flatten(0, 1)
 
     def beginning(self, n: int, seed: int) -> Text:
-        """The first n tokens, whatever the seed."""
+        """Return the first n tokens; the seed plays no part."""
         labels = None if self.labels is None else self.labels[:n]
         return Text(self.inputs[:n], labels, self.index[:n], self.unroll)
 
@@ -116,21 +117,21 @@ def ptb(
     device: torch.device | str | None = None,
     unroll: int = 35,
 ) -> Data:
-    """The Penn Treebank as language models use it: 10,000 types of words, 929,589 to train on.
+    """Load the Penn Treebank for language models: 929,589 training tokens of 10,000 distinct words.
 
-    Mikolov's version, in which rare words are ``<unk>`` and numbers N; each line ends with ``<eos>``. The
-    text is not free to be passed on, so that there is no download here: it is in the folder ``data`` of
-    ``simple-examples.tgz``, which comes with Mikolov's RNNLM toolkit.
+    This is Mikolov's version: rare words are ``<unk>``, numbers are N, and each line ends with
+    ``<eos>``. Its licence forbids redistribution, so kdlib cannot download it: take it from the
+    folder ``data`` of ``simple-examples.tgz``, which comes with Mikolov's RNNLM toolkit.
 
     Args:
         root: a folder that holds ``ptb/train.txt``, ``valid.txt`` and ``test.txt``, or
-            ``ptb/ptb.train.txt`` and so on; if not given the one that ``KDLIB_DATA`` names, else the
-            present one.
-        device: where the tokens live: the GPU if there is one, if not given.
-        unroll: tokens of a row in a batch.
+            ``ptb/ptb.train.txt`` and so on; by default the folder named by ``KDLIB_DATA``, or else
+            the current one.
+        device: device of the tokens; by default the GPU if there is one.
+        unroll: tokens per row in a batch.
 
     Raises:
-        FileNotFoundError: the files are not there; says what to do.
+        FileNotFoundError: the files are missing; the message says what to do.
     """
     root = root or os.environ.get("KDLIB_DATA")
     folder = Path(root) / "ptb" if root else Path("ptb")
@@ -139,12 +140,12 @@ def ptb(
 
 
 def topics(device: torch.device | str | None = None, unroll: int = 100) -> Data:
-    """The help texts that come with Python, character by character: nothing to download.
+    """Load the help texts that come with Python, character by character; no download is needed.
 
-    The topics of ``pydoc_data.topics`` in alphabetical order, each text once: the first nine tenths to
-    train on, a twentieth for validation and the last twentieth for test. Other versions of Python have
-    other texts: the name shows the version and a hash of the text, and losses are to be compared within
-    one.
+    The topics of ``pydoc_data.topics`` are taken in alphabetical order, each text once: the first
+    90 % for training, the next 5 % for validation and the last 5 % for test. The texts change
+    between versions of Python, so the name holds the version and a hash of the text: compare losses
+    within one version.
 
     >>> topics(device="cpu").name.startswith("topics of python 3.")
     True
@@ -169,16 +170,16 @@ def from_texts(
     device: torch.device | str | None = None,
     unroll: int = 35,
 ) -> Data:
-    """A text of one's own, as tokens that a language model can be trained on with ``fit``.
+    """Turn your texts into tokens on which ``fit`` can train a language model.
 
     Args:
-        train, validation, test: the texts. The vocabulary is the training text's, in the order of
-            first appearance; what else occurs elsewhere becomes ``<unk>``.
-        words: tokens are what white space separates, and each line ends with ``<eos>``; else they are
+        train, validation, test: the texts. The vocabulary is that of the training text, in order of
+            first appearance; any other token becomes ``<unk>``.
+        words: split at white space and end each line with ``<eos>``; otherwise tokens are
             characters.
-        name: what to call it.
-        device: the GPU if there is one, if not given.
-        unroll: tokens of a row in a batch.
+        name: name of the data set.
+        device: by default the GPU if there is one.
+        unroll: tokens per row in a batch.
 
     Raises:
         TypeError: one of the texts is not a str.
@@ -211,21 +212,22 @@ def sample(
     prompt: str = "\n",
     seed: int = 0,
 ) -> str:
-    """Let a model go on from a prompt, drawing each token from ``softmax(z / T)``.
+    """Let a model continue a prompt, drawing each token from ``softmax(z / T)``.
 
-    The formula of soft targets: a low temperature takes the likeliest token, a high one any. For one
-    seed the draws are the same at every temperature, so that texts differ by it alone.
+    This is the formula of soft targets: a low temperature picks the most likely token, a high one
+    any token. One seed gives the same random draws at every temperature, so that only T makes texts
+    differ.
 
     Args:
         model: from tokens ``(N, L)`` to logits ``(N, L, C)``.
-        data: whose tokens the model knows.
-        length: tokens to draw.
+        data: the data set whose tokens the model knows.
+        length: number of tokens to draw.
         temperature: T > 0.
-        prompt: a text of known tokens; of words, separated by spaces.
-        seed: of the draws.
+        prompt: a text of known tokens; words are separated by spaces.
+        seed: seed of the draws.
 
     Returns:
-        The new text, the prompt left out.
+        The new text, without the prompt.
 
     Raises:
         ValueError: the prompt is empty or has unknown tokens, or the temperature is not positive.
@@ -238,37 +240,38 @@ def sample(
     unknown = [token for token in known if token not in place]
     if not known or unknown:
         raise ValueError(
-            f"prompt must be some of the text's tokens, got {prompt!r}, unknown of it: {unknown}; "
-            "data.classes has all that are known"
+            f"prompt must consist of known tokens, got {prompt!r} with unknown {unknown}; "
+            "data.classes lists the known ones"
         )
-    # The largest of logits and Gumbel noise is a draw from their softmax, and the noise the seed's.
+    # The argmax of logits plus Gumbel noise is a draw from their softmax (Gumbel-max trick).
     generator = torch.Generator().manual_seed(int(seed))
     uniform = torch.rand(length, len(place), generator=generator, dtype=torch.float64)
-    noise = -torch.log(-torch.log(uniform))
+    noise = -torch.log(-torch.log(uniform))  # (length, C)
+    # On the CPU, since not every device has float64.
     drawn, tokens = [], torch.tensor([[place[token] for token in known]])
     with evaluating(model), carrying([model]):
         for draw in noise:
-            logits = answers(model, tokens)[0, -1].cpu().double()  # not every device has float64
+            logits = answers(model, tokens)[0, -1].cpu().double()  # (C,)
             tokens = (torch.log(soften(logits, temperature)) + draw).argmax().view(1, 1)
             drawn.append(data.classes[tokens.item()])
     return " ".join(drawn).replace(_END, "\n") if words else "".join(drawn)
 
 
 def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
-    """How well counts of n tokens predict, without any network: the mean of -log p, in nats.
+    """Mean of -log p, in nats, when counts of n-grams predict each token: no network needed.
 
-    ``p_n(c | context) = (count(context c) + K * p_(n-1)(c | shorter context)) / (count(context) + K)``,
-    from ``p_0 = 1 / C`` upwards: smoothing by a Dirichlet prior (MacKay and Peto 1995), the one K chosen
-    on validation, 4 where there is none.
+    ``p_n(c | context) = (count(context c) + K * p_(n-1)(c | shorter context)) / (count(context)
+    + K)``, starting from ``p_0 = 1 / C``: smoothing by a Dirichlet prior (MacKay and Peto 1995). One
+    K serves all orders; it is chosen on the validation text, or is 4 if there is none.
 
     Args:
-        data: its training text is counted.
-        order: n: 1 looks at no context, 3 at the two tokens before.
-        split: to predict; the test text if not given.
+        data: the training text gives the counts.
+        order: n; 1 uses no context, 3 the two tokens before.
+        split: the text to predict; by default the test text.
 
     Raises:
-        TypeError: what is to be counted or predicted is not a text, or has no labels.
-        ValueError: order is below 1, or so large that contexts can no longer be numbered.
+        TypeError: the text to count or to predict is not a text, or has no labels.
+        ValueError: order is below 1, or too large for contexts to be numbered in int64.
 
     >>> data = from_texts("ab" * 50, "ab" * 10, "ab" * 10, device="cpu")
     >>> round(ngram_loss(data, 1), 2), round(ngram_loss(data, 2), 2)
@@ -289,17 +292,17 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
 
 
 def _ngram_loss(seen: np.ndarray, new: np.ndarray, base: int, order: int, strength: float) -> float:
-    p = np.full(len(new) - 1, 1 / base)  # of each token but the first
+    p = np.full(len(new) - 1, 1 / base)  # (N,): for every token except the first
     for n in range(1, order + 1):
         known, grams = _grams(seen, n, base), _grams(new, n, base)[n == 1 :]
         context = _count(known // base, grams // base)
-        here = slice(max(0, n - 2), None)  # the first tokens have shorter contexts alone
+        here = slice(max(0, n - 2), None)  # the first tokens have only shorter contexts
         p[here] = (_count(known, grams) + strength * p[here]) / (context + strength)
     return float(-np.log(p).mean())
 
 
 def _grams(tokens: np.ndarray, n: int, base: int) -> np.ndarray:
-    """A number for the n tokens that end at each place; without the last of them, its ``// base``."""
+    """Number the n-gram that ends at each position; ``// base`` gives that of its context."""
     length = max(0, len(tokens) - n + 1)
     return sum(tokens[i : i + length] * base ** (n - 1 - i) for i in range(n))
 
@@ -328,7 +331,7 @@ def _of_words(data: Data) -> bool:
 
 def _tokens(part: str, text: str, words: bool) -> list[str]:
     if not isinstance(text, str):
-        raise TypeError(f"{part} must be a text, got {type(text).__name__}")
+        raise TypeError(f"{part} must be a str, got {type(text).__name__}")
     found = _pieces(text, words)
     if len(found) < 2:
         raise ValueError(f"{part} must have at least two tokens, got {len(found)}")
@@ -346,7 +349,7 @@ def _ptb_file(folder: Path, part: str) -> str:
         if (folder / name).exists():
             return (folder / name).read_text(encoding="utf-8")
     raise FileNotFoundError(
-        f"{folder} must hold {part}.txt or ptb.{part}.txt, and does not. The Penn Treebank is not free to "
-        "be passed on: take ptb.train.txt, ptb.valid.txt and ptb.test.txt from data/ in Mikolov's "
-        "simple-examples.tgz, and let KDLIB_DATA name the folder above ptb"
+        f"{folder} must hold {part}.txt or ptb.{part}.txt, but does not. The Penn Treebank may not "
+        "be redistributed: take ptb.train.txt, ptb.valid.txt and ptb.test.txt from data/ in "
+        "Mikolov's simple-examples.tgz, and set KDLIB_DATA to the folder that contains ptb"
     )

@@ -1,4 +1,4 @@
-"""Random views of training images: shifted, cropped, mirrored, on their device."""
+"""Random shifts, crops and mirror images of training images, computed on their device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Augmentation", "crop", "flip", "shift"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random views of images ``(N, C, H, W)``, drawn on their device, a draw for every image.
+    """Random views of images ``(N, C, H, W)``, drawn for each image separately, on its device.
 
-    Made by :func:`shift`, :func:`crop` and :func:`flip`; chained with ``+``.
+    :func:`shift`, :func:`crop` and :func:`flip` make them, and ``+`` chains them.
     """
 
     steps: tuple[tuple[str, int], ...]
@@ -42,12 +42,12 @@ class Augmentation:
 
 
 def shift(pixels: int) -> Augmentation:
-    """Move each image by up to ``pixels`` in both directions; the edge is repeated."""
+    """Shift each image by up to ``pixels`` in both directions and repeat its edge."""
     return _moving("shift", pixels)
 
 
 def crop(pixels: int) -> Augmentation:
-    """Pad each image by ``pixels`` on every side by reflection, then cut its size out of it."""
+    """Pad each image by reflection, ``pixels`` on every side, then crop it to its size."""
     return _moving("crop", pixels)
 
 

@@ -1,6 +1,6 @@
-"""The networks of the papers. Sizes are given, nothing is lazy, and every builder takes a seed.
+"""The networks of the papers. Every builder takes its sizes and a seed; there are no lazy layers.
 
-The same seed gives the same weights, whatever was drawn before.
+The same seed gives the same weights, whatever random numbers were drawn before.
 """
 
 from kdlib.models.dense import DenseNet, densenet

@@ -21,22 +21,23 @@ def densenet(
     classes: int = 10,
     seed: int = 0,
 ) -> DenseNet:
-    """A DenseNet-BC for images of 28 x 28 or 32 x 32 pixels: every layer sees all before it.
+    """Build a DenseNet-BC for images of 28 x 28 or 32 x 32 pixels: each layer reads all before it.
 
-    Huang, Liu, van der Maaten, Weinberger 2017, section 3: a 3 x 3 convolution of ``2 * growth``
-    channels, three dense blocks of ``(depth - 4) // 6`` layers, each a 1 x 1 convolution to
-    ``4 * growth`` channels and a 3 x 3 to ``growth``, and between the blocks a 1 x 1 convolution that
-    halves the channels and a mean that halves the image. Furlanello et al. 2018 take 112-33, 90-60,
-    80-80 and 80-120, of which only the first depth is 6n + 4: hence the whole part.
+    Huang, Liu, van der Maaten, Weinberger 2017, section 3: a 3 x 3 convolution to ``2 * growth``
+    channels, then three dense blocks of ``(depth - 4) // 6`` layers, each a 1 x 1 convolution to
+    ``4 * growth`` channels and a 3 x 3 convolution to ``growth``. Between the blocks a 1 x 1
+    convolution halves the channels and average pooling halves the image. Furlanello et al. 2018 use
+    112-33, 90-60, 80-80 and 80-120; only the first of these depths is 6n + 4, so the number of
+    layers is rounded down.
 
     Args:
         depth: at least 10.
         growth: channels that each layer adds.
-        dropout: share of the activations that each layer adds which is dropped in training. (The paper's
-            is after each convolution but the first, here it is after those of 3 x 3 alone.)
-        channels: of the images, 1 or 3.
-        classes: logits ``(N, classes)``.
-        seed: of the initial weights (He et al. 2015 for convolutions).
+        dropout: probability of dropping an activation that a layer adds. (Huang et al. drop after
+            every convolution except the first; here dropout follows the 3 x 3 convolutions only.)
+        channels: channels of the images, 1 or 3.
+        classes: number of classes; the logits are ``(N, classes)``.
+        seed: seed of the initial weights (He et al. 2015 for convolutions).
 
     Raises:
         ValueError: depth is below 10.
@@ -53,7 +54,7 @@ def densenet(
 
 
 class DenseNet(nn.Module):
-    """Built by :func:`densenet`; its parts are ``stem``, ``stage1``, ``stage2``, ``stage3``, ``norm``,
+    """The network that :func:`densenet` builds, from ``stem``, ``stage1`` to ``stage3``, ``norm``,
     ``head``.
 
     Attributes:
@@ -99,9 +100,9 @@ class _Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        new = self.conv1(F.relu(self.norm1(x)))
+        new = self.conv1(F.relu(self.norm1(x)))  # (N, 4 growth, H, W)
         new = self.dropout(self.conv2(F.relu(self.norm2(new))))  # (N, growth, H, W)
-        return torch.cat([x, new], 1)
+        return torch.cat([x, new], 1)  # (N, inputs + growth, H, W)
 
 
 def _transition(inputs: int, outputs: int) -> nn.Sequential:

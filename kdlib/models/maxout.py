@@ -11,11 +11,11 @@ from kdlib.seeding import seeded
 
 
 def fitnets_teacher(channels: int = 1, classes: int = 10, seed: int = 0) -> nn.Sequential:
-    """The maxout network that teaches on MNIST in FitNets: three wide layers, ``layer1`` to ``layer3``.
+    """Build the MNIST teacher of FitNets: three wide maxout layers, ``layer1`` to ``layer3``.
 
-    Romero et al. 2015, appendix A.2: 48, 48 and 24 units of two linear pieces each. The kernels of 8, 8
-    and 5 with their paddings and pools are those of Goodfellow et al. 2013, whose network it is; so is
-    the dropout, of a fifth of the inputs and a half of each layer.
+    Romero et al. 2015, appendix A.2: 48, 48 and 24 units of two linear pieces each. The kernels of
+    8, 8 and 5, the padding and the pooling are those of Goodfellow et al. 2013, who designed the
+    network; so is the dropout of 20 % of the inputs and 50 % of each layer.
 
     >>> sum(p.numel() for p in fitnets_teacher().parameters())
     361066
@@ -38,11 +38,11 @@ def fitnets_teacher(channels: int = 1, classes: int = 10, seed: int = 0) -> nn.S
 
 
 def fitnets_student(channels: int = 1, classes: int = 10, seed: int = 0) -> nn.Sequential:
-    """The student of FitNets on MNIST, thin and deep: six maxout layers, ``layer1`` to ``layer6``.
+    """Build the thin, deep MNIST student of FitNets: six maxout layers, ``layer1`` to ``layer6``.
 
-    Romero et al. 2015, appendix A.2: 16, 16, 16, 16, 12 and 12 units of two linear pieces, a pool after
-    every second; kernels and paddings as in the authors' own settings. The paper's guided layer is
-    ``layer4``, its hint the teacher's ``layer2``.
+    Romero et al. 2015, appendix A.2: 16, 16, 16, 16, 12 and 12 units of two linear pieces, with
+    pooling after every second layer; kernels and padding follow the authors' own code. Their guided
+    layer is ``layer4``, and the hint is the teacher's ``layer2``.
 
     >>> sum(p.numel() for p in fitnets_student().parameters())
     30130
@@ -64,7 +64,7 @@ def fitnets_student(channels: int = 1, classes: int = 10, seed: int = 0) -> nn.S
 
 
 class Maxout(nn.Module):
-    """The largest of ``pieces`` channels each: ``(N, pieces * C, ...)`` to ``(N, C, ...)``.
+    """The maximum of every ``pieces`` channels: ``(N, pieces * C, ...)`` to ``(N, C, ...)``.
 
     Source: Goodfellow et al. 2013, section 3.
 
@@ -79,7 +79,7 @@ class Maxout(nn.Module):
         self.pieces = pieces
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (-1, self.pieces)).amax(2)
+        return x.unflatten(1, (-1, self.pieces)).amax(2)  # (N, C, ...)
 
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}"
@@ -88,7 +88,7 @@ class Maxout(nn.Module):
 def _maxout(
     inputs: int, outputs: int, *, kernel: int, padding: int, pool: int | None = None
 ) -> nn.Sequential:
-    """A convolution of two pieces a unit, and a pool that overlaps unless its size is 2."""
+    """A convolution with two pieces per unit; pooling of stride 2, which overlaps if pool > 2."""
     layers = [nn.Conv2d(inputs, 2 * outputs, kernel, padding=padding), Maxout(2)]
     if pool is not None:
         layers.append(nn.MaxPool2d(pool, stride=2, ceil_mode=True))

@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, and a blog's two small networks."""
+"""Multilayer perceptrons, and two small networks from a blog post."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def mlp(
     classes: int = 10,
     seed: int = 0,
 ) -> nn.Sequential:
-    """``depth`` hidden layers of ``width`` ReLU units: the nets of Hinton, Vinyals, Dean 2015, section 3.
+    """Build ``depth`` hidden layers of ``width`` ReLU units (Hinton et al. 2015, section 3).
 
     Args:
-        width: units in a hidden layer, 1200 for the paper's teacher and 800 for its student.
-        depth: hidden layers, 2 in the paper; 0 is a linear classifier.
-        dropout: share of each hidden layer that is dropped in training.
-        inputs: numbers in an input, flattened here from ``(N, ...)``.
-        classes: logits ``(N, classes)``.
-        seed: of the initial weights, drawn as torch draws them for a Linear layer.
+        width: units per hidden layer; Hinton et al. use 1200 for the teacher and 800 for the
+            student.
+        depth: number of hidden layers, there 2; 0 gives a linear classifier.
+        dropout: probability of dropping a hidden unit in training.
+        inputs: numbers per input; inputs ``(N, ...)`` are flattened.
+        classes: number of classes; the logits are ``(N, classes)``.
+        seed: seed of the initial weights, which have torch's default distribution for Linear
+            layers.
 
     >>> sum(p.numel() for p in mlp(1200).parameters())
     2395210
@@ -46,9 +48,9 @@ def mlp(
 
 
 def anNet_deep(classes: int = 10, seed: int = 0) -> nn.Sequential:
-    """A blog's teacher for 1 x 28 x 28 images: four 3 x 3 convolutions with batch norm.
+    """Build a blog's teacher for 1 x 28 x 28 images: four 3 x 3 convolutions with batch norm.
 
-    Its initialisation, written in the blog and never called there, is called here.
+    The blog defines an initialisation but never calls it; here it is called.
 
     >>> sum(p.numel() for p in anNet_deep().parameters())
     322506
@@ -70,7 +72,7 @@ def anNet_deep(classes: int = 10, seed: int = 0) -> nn.Sequential:
 
 
 def anNet(classes: int = 10, seed: int = 0) -> nn.Sequential:
-    """The same blog's student: one convolution, and a pool of stride 1 that hardly pools.
+    """Build the same blog's student: one convolution, and max pooling with stride 1.
 
     >>> sum(p.numel() for p in anNet().parameters())
     37570

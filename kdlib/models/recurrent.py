@@ -1,4 +1,4 @@
-"""The language model: an LSTM that reads a text from left to right."""
+"""A language model: an LSTM that reads a text from left to right."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from kdlib.seeding import seeded
 def lstm(
     vocabulary: int, width: int = 200, layers: int = 2, dropout: float = 0.0, seed: int = 0
 ) -> LanguageModel:
-    """A recurrent language model with tied weights: the next token's logits at every place.
+    """Build a recurrent language model with tied weights: the next token's logits everywhere.
 
-    An embedding, LSTM layers of its width, and a last layer whose weights are the embedding's own (Press
-    and Wolf 2017), with dropout between them, never within the recurrence (Zaremba, Sutskever, Vinyals
-    2014). Furlanello et al. 2018 write of a single layer of 1500 units and a dropout of 0.65; the 52
-    million parameters of their table 6 are those of two.
+    An embedding, LSTM layers of the same width, and an output layer that shares the embedding's
+    weights (Press and Wolf 2017); dropout acts between them, never within the recurrence (Zaremba,
+    Sutskever, Vinyals 2014). Furlanello et al. 2018 describe one layer of 1500 units and a dropout
+    of 0.65, but the 52 million parameters in their table 6 are those of two layers.
 
     Args:
-        vocabulary: how many tokens there are; logits ``(N, L, vocabulary)`` for tokens ``(N, L)``.
-        width: of the embedding and of each layer.
-        layers: of the LSTM.
-        dropout: share of the embedding's and of each layer's outputs that is dropped in training.
-        seed: of the initial weights: the embedding's uniform from -0.1 to 0.1, the LSTM's as torch
-            draws them.
+        vocabulary: number of tokens; the logits are ``(N, L, vocabulary)`` for tokens ``(N, L)``.
+        width: width of the embedding and of each layer.
+        layers: number of LSTM layers.
+        dropout: probability of dropping an output of the embedding or of a layer in training.
+        seed: seed of the initial weights: the embedding is uniform from -0.1 to 0.1, the LSTM has
+            torch's defaults.
 
     >>> sum(p.numel() for p in lstm(10_000, width=1500).parameters())
     51034000
@@ -36,11 +36,12 @@ def lstm(
 
 
 class LanguageModel(nn.Module):
-    """Built by :func:`lstm`; its parts are ``embedding``, ``lstm``, ``head``.
+    """The network that :func:`lstm` builds, from ``embedding``, ``lstm``, ``head``.
 
-    A call begins with a state of zeros. Between ``begin_text(carry=True)`` and
-    ``begin_text(carry=False)`` it goes on from the state in which the last call ended, detached: so
-    ``fit`` and ``evaluate`` read a text in pieces. Any network with that method is treated so.
+    A call starts from a state of zeros. Between ``begin_text(carry=True)`` and
+    ``begin_text(carry=False)`` it starts from the detached final state of the previous call;
+    ``fit`` and ``evaluate`` read a text in pieces this way, and do so with any network that has
+    this method.
     """
 
     def __init__(self, vocabulary: int, width: int, layers: int, dropout: float) -> None:
@@ -56,28 +57,28 @@ class LanguageModel(nn.Module):
         self.begin_text(carry=False)
 
     def begin_text(self, carry: bool) -> None:
-        """Forget what was read; from now on go on from call to call, or not."""
+        """Reset the state; from now on keep it from call to call, or not."""
         self._carry = carry
         self._state: tuple[Tensor, Tensor] | None = None
 
     def forward(self, tokens: Tensor) -> Tensor:
         if tokens.ndim != 2 or tokens.is_floating_point():
             raise ValueError(
-                f"tokens must be whole numbers (N, L), got {tokens.dtype} of shape "
-                f"{tuple(tokens.shape)}"
+                f"tokens must be integers (N, L), got {tokens.dtype} of shape {tuple(tokens.shape)}"
             )
         state = self._state
         if state is not None and state[0].shape[1] != len(tokens):
             raise ValueError(
-                f"tokens must go on with the {state[0].shape[1]} rows of the last call, got "
-                f"{len(tokens)}; begin_text(carry=True) begins anew"
+                f"tokens must continue the {state[0].shape[1]} rows of the last call, got "
+                f"{len(tokens)}; begin_text(carry=True) starts a new text"
             )
         try:
-            embedded = self.embedding(tokens)
-        except IndexError as error:  # torch looks at every token on a CPU, and nowhere else
+            embedded = self.embedding(tokens)  # (N, L, width)
+        except IndexError as error:  # torch checks the tokens on a CPU only
             raise ValueError(
-                f"tokens must be from 0 to {self.head.out_features - 1}, got {int(tokens.min())} to "
-                f"{int(tokens.max())}; build the network for the text's len(data.classes)"
+                f"tokens must be from 0 to {self.head.out_features - 1}, got "
+                f"{int(tokens.min())} to {int(tokens.max())}; build the network with "
+                "vocabulary=len(data.classes)"
             ) from error
         read, state = self.lstm(self.dropout(embedded), state)  # (N, L, width)
         if self._carry:

@@ -1,4 +1,4 @@
-"""Residual networks: plain, pre-activation, wide, and ImageNet's."""
+"""Residual networks: plain, pre-activation and wide ones, and those for ImageNet."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from kdlib.seeding import seeded
 def resnet(
     depth: int, width: int = 16, channels: int = 3, classes: int = 10, seed: int = 0
 ) -> ResNet:
-    """A residual network of depth 6n + 2 for images of 28 x 28 or 32 x 32 pixels.
+    """Build a residual network of depth 6n + 2 for images of 28 x 28 or 32 x 32 pixels.
 
-    He, Zhang, Ren, Sun 2016, section 4.2: a 3 x 3 convolution, three stages of n blocks at width,
-    2 * width and 4 * width, shortcuts without parameters, a global mean and one linear layer.
+    He, Zhang, Ren, Sun 2016, section 4.2: a 3 x 3 convolution, three stages of n blocks with
+    width, 2 * width and 4 * width channels, shortcuts without parameters, global average pooling
+    and one linear layer.
 
     Args:
         depth: 8, 14, 20, 26, 32 ...
-        width: channels of the first stage; Yim et al. 2017 take 16, or 64 for CIFAR-100.
-        channels: of the images, 1 or 3.
-        classes: logits ``(N, classes)``.
-        seed: of the initial weights (He et al. 2015 for convolutions).
+        width: channels of the first stage; Yim et al. 2017 use 16, or 64 for CIFAR-100.
+        channels: channels of the images, 1 or 3.
+        classes: number of classes; the logits are ``(N, classes)``.
+        seed: seed of the initial weights (He et al. 2015 for convolutions).
 
     Raises:
         ValueError: depth is not 6n + 2.
@@ -44,20 +45,20 @@ def resnet(
 def resnet_for_transfer(
     depth: int, classes: int = 1000, pretrained: bool = False, seed: int = 0
 ) -> nn.Module:
-    """ImageNet's residual network of 34 layers, or the student of 20 of Yim et al. 2017, section 4.3.
+    """Build ImageNet's 34-layer ResNet, or the 20-layer student of Yim et al. 2017, section 4.3.
 
-    torchvision's, for colour images of about 224 x 224 pixels: four stages of 3, 4, 6, 3 or 2, 2, 3, 2
-    blocks, named ``layer1`` to ``layer4`` after the stem (``maxpool``).
+    This is torchvision's network, for colour images of about 224 x 224 pixels: after the stem
+    (``maxpool``), four stages ``layer1`` to ``layer4`` of 3, 4, 6, 3 or 2, 2, 3, 2 blocks.
 
     Args:
         depth: 34 or 20.
-        classes: logits ``(N, classes)``.
-        pretrained: on ImageNet, downloaded by torchvision; for depth 34 alone. The classifier is new
-            where classes are not ImageNet's 1000.
-        seed: of the initial weights.
+        classes: number of classes; the logits are ``(N, classes)``.
+        pretrained: take the ImageNet weights, which torchvision downloads; depth 34 only. The
+            classifier stays untrained unless there are 1000 classes.
+        seed: seed of the initial weights.
 
     Raises:
-        ValueError: another depth, or 20 pretrained.
+        ValueError: depth is neither 34 nor 20, or is 20 with pretrained.
     """
     from torchvision.models import ResNet34_Weights
     from torchvision.models.resnet import BasicBlock
@@ -68,7 +69,9 @@ def resnet_for_transfer(
     if depth not in list(blocks):
         raise ValueError(f"depth must be 34 or 20, got {depth!r}")
     if pretrained and depth != 34:
-        raise ValueError(f"pretrained must be False for depth {depth}: nobody offers its weights")
+        raise ValueError(
+            f"pretrained must be False for depth {depth}: torchvision has no weights for it"
+        )
     with seeded(seed):
         net = TorchvisionResNet(BasicBlock, blocks[depth], num_classes=classes)
     if pretrained:
@@ -87,19 +90,19 @@ def wide_resnet(
     classes: int = 10,
     seed: int = 0,
 ) -> PreactResNet:
-    """A wide residual network of depth 6n + 4 for images of 28 x 28 or 32 x 32 pixels.
+    """Build a wide residual network of depth 6n + 4 for images of 28 x 28 or 32 x 32 pixels.
 
-    Zagoruyko and Komodakis 2016, section 2: a 3 x 3 convolution of 16 channels and three stages of n
-    pre-activation blocks at 16, 32 and 64 times ``width`` channels. Furlanello et al. 2018 take depth
-    28 and widths 1, 2, 5 and 10.
+    Zagoruyko and Komodakis 2016, section 2: a 3 x 3 convolution to 16 channels and three stages of
+    n pre-activation blocks with 16, 32 and 64 times ``width`` channels. Furlanello et al. 2018 use
+    depth 28 and widths 1, 2, 5 and 10.
 
     Args:
         depth: 10, 16, 22, 28 ...
-        width: k, the factor by which the stages are wider than a plain network's.
-        dropout: share of the activations between a block's convolutions that is dropped in training.
-        channels: of the images, 1 or 3.
-        classes: logits ``(N, classes)``.
-        seed: of the initial weights (He et al. 2015 for convolutions).
+        width: k, the number of times that the stages are as wide as a plain network's.
+        dropout: probability of dropping an activation between a block's convolutions in training.
+        channels: channels of the images, 1 or 3.
+        classes: number of classes; the logits are ``(N, classes)``.
+        seed: seed of the initial weights (He et al. 2015 for convolutions).
 
     Raises:
         ValueError: depth is not 6n + 4.
@@ -124,21 +127,22 @@ def preact_resnet(
     classes: int = 10,
     seed: int = 0,
 ) -> PreactResNet:
-    """A pre-activation residual network for images of 28 x 28 or 32 x 32 pixels.
+    """Build a pre-activation residual network for images of 28 x 28 or 32 x 32 pixels.
 
-    He, Zhang, Ren, Sun 2016, "Identity mappings in deep residual networks": batch norm and ReLU come
-    before each convolution. Furlanello et al. 2018 name the one of 1001 layers, with bottlenecks.
+    He, Zhang, Ren, Sun 2016, "Identity mappings in deep residual networks": batch norm and ReLU
+    come before each convolution. Furlanello et al. 2018 mention the one with 1001 layers and
+    bottlenecks.
 
     Args:
         depth: 6n + 2 (8, 14, 20 ...), or with bottlenecks 9n + 2 (11, 20, ..., 164, 1001).
-        width: channels of the first stage, a quarter of them with bottlenecks.
-        bottleneck: blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions instead of two of 3 x 3.
-        channels: of the images, 1 or 3.
-        classes: logits ``(N, classes)``.
-        seed: of the initial weights (He et al. 2015 for convolutions).
+        width: channels of the first stage; with bottlenecks, a quarter of them.
+        bottleneck: use blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions instead of two 3 x 3 ones.
+        channels: channels of the images, 1 or 3.
+        classes: number of classes; the logits are ``(N, classes)``.
+        seed: seed of the initial weights (He et al. 2015 for convolutions).
 
     Raises:
-        ValueError: depth is none of these.
+        ValueError: depth has another form.
 
     >>> sum(p.numel() for p in preact_resnet(164, bottleneck=True).parameters())
     1703258
@@ -156,15 +160,16 @@ def preact_resnet(
 
 
 def residual_student(teacher: nn.Module, blocks: int = 1, seed: int = 0) -> PreactResNet:
-    """A residual network with the channels of a dense teacher, so that the two can share their ends.
+    """Build a residual network with the channels of a dense teacher, ready to share its ends.
 
-    Each dense block and the transition after it become a stage of pre-activation blocks that ends with
-    as many channels. The stages halve the image where they begin, those of the teacher where they end. Source: Furlanello et al. 2018, table 5.
+    Each dense block with the transition after it becomes a stage of pre-activation blocks with the
+    same number of output channels. A stage halves the image in its first block, the teacher's at
+    its end. Source: Furlanello et al. 2018, table 5.
 
     Args:
-        teacher: built by :func:`kdlib.models.densenet`.
-        blocks: of each stage.
-        seed: of the initial weights.
+        teacher: a network built by :func:`kdlib.models.densenet`.
+        blocks: number of blocks in each stage.
+        seed: seed of the initial weights.
 
     >>> from kdlib.models import densenet
     >>> teacher = densenet(16, growth=8)
@@ -182,12 +187,12 @@ def residual_student(teacher: nn.Module, blocks: int = 1, seed: int = 0) -> Prea
 
 
 def share_ends(student: nn.Module, teacher: nn.Module) -> nn.Module:
-    """Give a student the teacher's first convolution and last layer, frozen; returns the student.
+    """Give a student frozen copies of the teacher's first and last layer; returns the student.
 
-    Source: Furlanello et al. 2018, table 5: so the residual students of table 5 were taught.
+    Furlanello et al. 2018 trained the residual students of their table 5 this way.
 
     Raises:
-        ValueError: the layers ``stem`` and ``head`` of the two have not the same shapes.
+        ValueError: the layers ``stem`` or ``head`` of the two differ in shape.
 
     >>> from kdlib.models import densenet
     >>> teacher = densenet(16, growth=8)
@@ -215,7 +220,7 @@ def _same_shapes(mine: nn.Module | None, theirs: nn.Module | None) -> bool:
 
 
 class ResNet(nn.Module):
-    """Built by :func:`resnet`; its parts are ``stem``, ``stage1``, ``stage2``, ``stage3``, ``head``."""
+    """The network that :func:`resnet` builds, from ``stem``, ``stage1`` to ``stage3``, ``head``."""
 
     def __init__(self, blocks: int, width: int, channels: int, classes: int) -> None:
         super().__init__()
@@ -246,7 +251,7 @@ class _Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))  # (N, outputs, ...)
         shortcut = x[:, :, :: self.stride, :: self.stride]
         missing = residual.shape[1] - x.shape[1]
         shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, missing))  # new channels start at zero
@@ -259,9 +264,7 @@ def _stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PreactResNet(nn.Module):
-    """Built by :func:`wide_resnet` and the like; its parts are ``stem``, ``stage1``, ``stage2``,
-    ``stage3``, ``norm``, ``head``.
-    """
+    """A pre-activation network, from ``stem``, ``stage1`` to ``stage3``, ``norm``, ``head``."""
 
     def __init__(
         self,

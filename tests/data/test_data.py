@@ -461,12 +461,28 @@ OK, Y = np.zeros((6, 4, 4), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, No
         ({"x_train": OK.reshape(6, 16)}, ValueError, r"x_train must be images \(N, H, W\)"),
         ({"x_train": OK[:0], "y_train": Y[:0]}, ValueError, "x_train must be .*at least one"),
         ({"x_train": np.zeros(6)}, ValueError, r"x_train must be \(N, ...\)"),
-        ({"y_train": Y[:5]}, ValueError, "y_train must be 6 labels, one each, got 5"),
-        ({"y_train": Y.astype(float)}, TypeError, "y_train must be whole class numbers"),
+        (
+            {"y_train": Y[:5]},
+            ValueError,
+            "y_train must hold one label for each of the 6 inputs, got 5",
+        ),
+        ({"y_train": Y.astype(float)}, TypeError, "y_train must hold integers, got float64"),
         ({"y_train": Y - 1}, ValueError, "y_train must not be negative, got -1"),
-        ({"x_test": OK[:, :3], "y_test": Y}, ValueError, "x_test must be like x_train"),
-        ({"x_test": OK.astype(float), "y_test": Y}, ValueError, "x_test must be like x_train"),
-        ({"x_test": OK, "y_test": Y[:2]}, ValueError, "y_test must be 6 labels"),
+        (
+            {"x_test": OK[:, :3], "y_test": Y},
+            ValueError,
+            "x_test must have x_train's dtype and shape",
+        ),
+        (
+            {"x_test": OK.astype(float), "y_test": Y},
+            ValueError,
+            "x_test must have x_train's dtype and shape",
+        ),
+        (
+            {"x_test": OK, "y_test": Y[:2]},
+            ValueError,
+            "y_test must hold one label for each of the 6",
+        ),
         ({"y_test": Y}, ValueError, "y_test must come with x_test"),
         ({"classes": ["a", "b"]}, ValueError, "labels of train must be below 2.*got 5"),
         ({"validation": 6}, ValueError, "validation must be .*0 to 5, got 6"),
@@ -593,17 +609,17 @@ def test_every_data_set_has_as_many_classes_as_its_name_says(tmp_path):
         ({"y_test": None}, "damaged or lacks"),
         ({"x_train": arrays()["x_train"] / 255}, "x_train must be uint8 images.*float64"),
         ({"x_test": arrays()["x_test"].reshape(TEST, -1)}, "x_test must be uint8 images"),
-        ({"x_test": arrays()["x_test"][:, :5]}, "x_test must be like x_train"),
-        ({"x_test": arrays(3)["x_test"]}, "x_test must be like x_train"),
+        ({"x_test": arrays()["x_test"][:, :5]}, "x_test must have images of x_train's shape"),
+        ({"x_test": arrays(3)["x_test"]}, "x_test must have images of x_train's shape"),
         ({"x_test": arrays()["x_test"][:0], "y_test": np.arange(0)}, "x_test must be uint8"),
-        ({"y_train": arrays()["y_train"][1:]}, r"y_train must be 120 whole.*\(119,\)"),
+        ({"y_train": arrays()["y_train"][1:]}, r"y_train must hold 120 integer labels.*\(119,\)"),
         ({"y_train": np.eye(10, dtype=int)[arrays()["y_train"]]}, r"y_train.*\(120, 10\)"),
-        ({"y_train": arrays()["y_train"] + 0.5}, "y_train must be 120 whole.*float64"),
-        ({"y_train": arrays()["y_train"].astype(str)}, "y_train must be 120 whole"),
-        ({"y_train": np.int64(3)}, r"y_train must be 120 whole.*shape \(\)"),
+        ({"y_train": arrays()["y_train"] + 0.5}, "y_train must hold 120 integer labels.*float64"),
+        ({"y_train": arrays()["y_train"].astype(str)}, "y_train must hold 120 integer labels"),
+        ({"y_train": np.int64(3)}, r"y_train must hold 120 integer labels.*shape \(\)"),
         ({"y_train": np.array([{}] * TRAIN)}, "damaged"),
-        ({"y_train": arrays()["y_train"] + 1}, "y_train must be labels from 0 to 9, got 1 to 10"),
-        ({"y_test": arrays()["y_test"] - 1}, "y_test must be labels from 0 to 9, got -1 to 8"),
+        ({"y_train": arrays()["y_train"] + 1}, "y_train must hold labels from 0 to 9, got 1 to 10"),
+        ({"y_test": arrays()["y_test"] - 1}, "y_test must hold labels from 0 to 9, got -1 to 8"),
     ],
 )
 def test_a_file_with_the_wrong_contents_is_refused_with_its_name(tmp_path, change, message):
@@ -965,12 +981,12 @@ def test_views_are_for_images_only():
         ({"labels": torch.zeros(3)}, TypeError, "labels must be an int64 .*torch.float32"),
         ({"labels": torch.zeros(3, dtype=torch.int32)}, TypeError, "labels must be an int64"),
         ({"labels": [0, 1, 2]}, TypeError, "labels must be an int64 tensor, got list"),
-        ({"labels": torch.tensor([0, 1])}, ValueError, "labels must be one for each of the 3"),
-        ({"labels": torch.zeros(3, 1).long()}, ValueError, "labels must be one for each"),
+        ({"labels": torch.tensor([0, 1])}, ValueError, "labels must hold one for each of the 3"),
+        ({"labels": torch.zeros(3, 1).long()}, ValueError, "labels must hold one for each"),
         ({"labels": torch.tensor([0, -1, 1])}, ValueError, "labels must not be negative, got -1"),
         ({"index": torch.arange(3.0)}, TypeError, "index must be an int64"),
         ({"index": None}, TypeError, "index must be an int64 tensor, got NoneType"),
-        ({"index": torch.arange(4)}, ValueError, "index must be one for each"),
+        ({"index": torch.arange(4)}, ValueError, "index must hold one for each"),
         ({"index": torch.arange(3) - 2}, ValueError, "index must not be negative, got -2"),
     ],
 )
@@ -1059,7 +1075,7 @@ def test_images_that_would_be_cut_short_and_a_size_of_zero_are_refused(tmp_path)
     folder.mkdir(parents=True)
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     Image.fromarray(deep).save(folder / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png has pixels of kind"):
+    with pytest.raises(ValueError, match=r"deep\.png has pixels of mode"):
         kd.data.from_folder(tmp_path)
     with pytest.raises(ValueError, match="size must be a whole number of at least 1, got 0"):
         kd.data.from_folder(tmp_path, size=0)

@@ -95,7 +95,7 @@ def test_a_loaders_dataset_trains(tmp_path):
         (
             DataLoader(Pairs([(PIXELS[0], 0)])),
             TypeError,
-            r"train must be a dataset.*DataLoader's is its \.dataset",
+            r"train must be a dataset.*pass a DataLoader's \.dataset",
         ),
         (Pairs([]), TypeError, "length above 0"),
         (iter([1]), TypeError, "train must be a dataset of .image, label."),
@@ -113,14 +113,14 @@ def test_a_loaders_dataset_trains(tmp_path):
         (
             Pairs([(PIXELS[0], "cat")]),
             TypeError,
-            "label of sample 0 must be a whole class number, got 'cat'",
+            "label of sample 0 must be an integer, got 'cat'",
         ),
-        (Pairs([(PIXELS[0], 1.5)]), TypeError, "whole class number, got 1.5"),
-        (Pairs([(Image.new("I;16", (6, 6)), 0)]), ValueError, "an image has pixels of kind 'I;16'"),
+        (Pairs([(PIXELS[0], 1.5)]), TypeError, "must be an integer, got 1.5"),
+        (Pairs([(Image.new("I;16", (6, 6)), 0)]), ValueError, "an image has pixels of mode 'I;16'"),
         (
             Pairs([(PIXELS[0], torch.tensor([0, 1]))]),
             TypeError,
-            r"whole class number, got tensor\(\[0, 1",
+            r"must be an integer, got tensor\(\[0, 1",
         ),
         (
             Pairs([(PIXELS[0] / 255.0, 0)]),

@@ -17,8 +17,6 @@ from torch import nn
 import kdlib as kd
 from kdlib.data.text import Text, from_texts, ngram_loss, ptb, sample, topics
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def scribble(n, seed=0, letters="aabbbcd "):
     return "".join(random.Random(seed).choices(letters, k=n))
@@ -74,8 +72,8 @@ def test_what_the_training_text_lacks_is_unknown_and_shares_the_texts_own_unknow
 @pytest.mark.parametrize(
     ("texts", "kind", "message"),
     [
-        (("ab", 3), TypeError, "validation must be a text, got int"),
-        ((["a", "b"],), TypeError, "train must be a text, got list"),
+        (("ab", 3), TypeError, "validation must be a str, got int"),
+        ((["a", "b"],), TypeError, "train must be a str, got list"),
         (("a",), ValueError, "train must have at least two tokens, got 1"),
         (("ab", "ab", ""), ValueError, "test must have at least two tokens, got 0"),
     ],
@@ -490,7 +488,7 @@ def test_a_sample_of_words_is_joined_by_spaces_and_ends_its_lines():
 @pytest.mark.parametrize(("prompt", "unknown"), [("", []), ("aYbX", ["Y", "X"]), ("\n", ["\n"])])
 def test_a_prompt_that_is_empty_or_unknown_is_refused(prompt, unknown):
     model, data = chain()
-    message = f"prompt must be some of the text's tokens, got {prompt!r}, unknown of it: {unknown}"
+    message = f"prompt must consist of known tokens, got {prompt!r} with unknown {unknown}"
     with pytest.raises(ValueError, match=re.escape(message)):
         sample(model, data, 5, prompt=prompt)
 
