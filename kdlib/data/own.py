@@ -136,7 +136,8 @@ def from_dataset(
 
     An image is a PIL image, a uint8 array ``(H, W)`` or ``(H, W, C)``, a uint8 tensor
     ``(C, H, W)``, or a floating-point tensor, which is not normalised. The dataset's own random
-    transforms are drawn only once; use the recipe's ``augment`` for new random views in every epoch.
+    transforms are drawn only once; use the recipe's ``augment`` for new random views in every
+    epoch.
 
     Args:
         train, test: the datasets; pass a ``DataLoader``'s ``dataset``.

@@ -247,10 +247,10 @@ def sample(
     generator = torch.Generator().manual_seed(int(seed))
     uniform = torch.rand(length, len(place), generator=generator, dtype=torch.float64)
     noise = -torch.log(-torch.log(uniform))  # (length, C)
-    # On the CPU, since not every device has float64.
     drawn, tokens = [], torch.tensor([[place[token] for token in known]])
     with evaluating(model), carrying([model]):
         for draw in noise:
+            # On the CPU, since not every device has float64.
             logits = answers(model, tokens)[0, -1].cpu().double()  # (C,)
             tokens = (torch.log(soften(logits, temperature)) + draw).argmax().view(1, 1)
             drawn.append(data.classes[tokens.item()])
@@ -261,8 +261,8 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
     """Mean of -log p, in nats, when counts of n-grams predict each token: no network needed.
 
     ``p_n(c | context) = (count(context c) + K * p_(n-1)(c | shorter context)) / (count(context)
-    + K)``, starting from ``p_0 = 1 / C``: smoothing by a Dirichlet prior (MacKay and Peto 1995). One
-    K serves all orders; it is chosen on the validation text, or is 4 if there is none.
+    + K)``, starting from ``p_0 = 1 / C``: smoothing by a Dirichlet prior (MacKay and Peto 1995).
+    One K serves all orders; it is chosen on the validation text, or is 4 if there is none.
 
     Args:
         data: the training text gives the counts.
