@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 
 from kdlib.course.exercises import HOMEWORKS
+from kdlib.course.grading.matrix import ANSWERS, right_answers
 
 COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "homework"
 IMPORTS = """
@@ -70,11 +71,18 @@ def plain(value):
     return value
 
 
+def known_answers(homework, exercise, kind):
+    """Every wrong answer, or every right one."""
+    if kind == "wrong":
+        return [mistake.wrong for mistake in exercise.mistakes]
+    return right_answers(homework, exercise, ANSWERS)
+
+
 def one_of_each(homework, kind, k):
     """The k-th wrong (or right) answer to every exercise, from the start again where there are fewer."""
     chosen = {}
     for exercise in HOMEWORKS[homework]:
-        known = [m.wrong for m in exercise.mistakes] if kind == "wrong" else exercise.right
+        known = known_answers(homework, exercise, kind)
         chosen[exercise.name] = known[k % len(known)]
     return chosen
 

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 import kdlib as kd
 from kdlib.course.exercises import hw2, layers
+from kdlib.course.exercises.hw2.hint_step import _downhill, _step
+from kdlib.course.exercises.hw2.two_stages import _stages
 from kdlib.course.grading.exercise import Ask, Draw
 from kdlib.course.grading.observe import observe
 
@@ -34,17 +36,17 @@ def test_an_expected_flow_is_that_of_kdlib(size):
 
 
 def test_an_expected_step_is_down_the_gradient_of_the_hint_loss():
-    given = hw2._step(a_draw())
+    given = _step(a_draw())
     guided, regressor = given["guided"], given["regressor"]
     kd.hint_loss(regressor(guided(given["inputs"])), given["hint"]).backward()
-    for network, step in zip((guided, regressor), hw2._downhill(given), strict=True):
+    for network, step in zip((guided, regressor), _downhill(given), strict=True):
         slope = torch.cat([weight.grad.flatten() for weight in network.parameters()])
         torch.testing.assert_close(torch.from_numpy(step), -0.01 * slope)
 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_an_expected_descent_is_that_of_torch(stage):
-    given = hw2._stages(a_draw(), (0, 0))
+    given = _stages(a_draw(), (0, 0))
     parts = [copy.deepcopy(given[of]) for of in ("lower", "upper")][: stage + 1]
     loss = given["second_loss" if stage else "first_loss"]
     slope = (layers.of_first_loss, layers.of_second_loss)[stage]
@@ -238,7 +240,7 @@ def test_a_report_on_a_stage_shows_what_came_and_what_should_have_come():
 
 
 def test_a_change_says_nothing_of_what_is_returned_or_of_gradients():
-    given = hw2._step(a_draw())
+    given = _step(a_draw())
     ask = Ask(hw2.hint_step.source(cleared_after_the_step))
     layers.change(ask, "guided", **given)
     (seen,) = ask.seen

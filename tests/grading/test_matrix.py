@@ -1,35 +1,44 @@
-"""The grading matrix: without a miss for the homework, and never silent about one that is planted."""
+"""The grading matrix: it has no miss for the homework, and reports every miss that is planted."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import torch
 
 from kdlib.course.exercises import HOMEWORKS
+from kdlib.course.grading import __main__, matrix
 from kdlib.course.grading.exercise import VISIBLE, Exercise
-from kdlib.course.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, rows, show, some
+from kdlib.course.grading.matrix import ANSWERS, FEWEST_RIGHT, HIDDEN, gaps, right_answers, rows
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
 ALL = [(homework, e) for homework, exercises in HOMEWORKS.items() for e in exercises]
 
 
 @pytest.mark.parametrize(("homework", "exercise"), ALL, ids=[e.name for _, e in ALL])
 @pytest.mark.parametrize("seed", [VISIBLE, HIDDEN])
 def test_no_known_answer_of_the_homework_is_missed(homework, exercise, seed):
-    found = list(rows(homework, exercise, seed))
+    found = list(rows(homework, exercise, seed, right_answers(homework, exercise, ANSWERS)))
     assert [f"{row.answer}: {row.miss}" for row in found if row.miss] == []
     assert gaps(exercise, found) == []
-    assert len(found) == len(exercise.mistakes) + len(exercise.right)
+    assert sum(not row.right for row in found) == len(exercise.mistakes)
 
 
-def test_each_homework_has_its_exercises_once():
+def test_each_homework_has_its_exercises_once_and_every_file_of_right_answers_has_an_exercise():
     names = [e.name for _, e in ALL]
     assert set(HOMEWORKS) == {"hw1", "hw2", "hw3"} and len(set(names)) == len(names)
+    files = {(path.parent.name, path.stem) for path in ANSWERS.glob("*/*.py")}
+    assert files == {(homework, e.name) for homework, e in ALL}
+
+
+@pytest.mark.parametrize(("homework", "exercise"), ALL, ids=[e.name for _, e in ALL])
+def test_properties_and_answers_have_names_that_a_traceback_can_tell_apart(homework, exercise):
+    properties = [p.check.__name__ for p in exercise.properties]
+    answers = [m.name for m in exercise.mistakes]
+    answers += [f.__name__ for f in right_answers(homework, exercise, ANSWERS)]
+    assert len({*properties, *answers}) == len(properties) + len(answers)
+    assert not any(name.startswith("_") for name in properties + answers)
 
 
 # Planted
@@ -39,124 +48,123 @@ def product(a, b):
     return a * b
 
 
-def with_arguments_swapped(x, y):
-    return y * x
-
-
-def by_adding(a, b):
-    return sum(a for _ in range(b))
-
-
-def by_halves(a, b):
-    return a * b / 2 + a * b / 2
-
-
 def always_six(a, b):
     return 6
-
-
-def always_zero(a, b):
-    return 0
 
 
 def added(a, b):
     return a + b
 
 
+def added_the_other_way_round(a, b):
+    return b + a
+
+
 def subtracted(a, b):
     return 3 * (b - a)
+
+
+OTHERS = """
+from operator import mul
+
+def with_arguments_swapped(x, y):
+    return mul(y, x)
+
+def by_adding(a, b):
+    return sum(a for _ in range(b))
+
+def by_halves(a, b):
+    return a * b / 2 + a * b / 2
+"""
+
+
+def times_is(a, b, c):
+    return lambda ask, draw: ask(a=a, b=b).should_be(c)
 
 
 def complete():
     """An exercise that lacks nothing: 2 · 3 is 6, and 0 · 0 is 0."""
     times = Exercise("times", "times(a, b) gives a · b.", minutes=1)
-
-    @times.holds("2 · 3 is 6")
-    def _(ask, draw):
-        ask(a=2, b=3).should_be(6)
-
-    @times.holds("0 · 0 is 0")
-    def _(ask, draw):
-        ask(a=0, b=0).should_be(0)
-
+    times.holds("2 · 3 is 6")(times_is(2, 3, 6))
+    times.holds("0 · 0 is 0")(times_is(0, 0, 0))
     times.hint("Does it look at its arguments?")(always_six)
     times.hint("Which sign stands there?")(added)
-    for right in (product, with_arguments_swapped, by_adding, by_halves):
-        times.answer(right)
+    times.answer(product)
     return times
 
 
-def shown(exercise, capsys):
-    misses = show({"hw0": (exercise,)})
-    return misses, [line for line in capsys.readouterr().out.splitlines() if "MISS" in line]
+@pytest.fixture
+def show(tmp_path, capsys):
+    """Show the matrix of an exercise, with other right answers from a folder: misses and lines."""
+    (tmp_path / "hw0").mkdir()
+    (tmp_path / "hw0" / "times.py").write_text(OTHERS)
+
+    def shown(exercise, folder=tmp_path):
+        misses = matrix.show({"hw0": (exercise,)}, folder)
+        return misses, capsys.readouterr().out.splitlines()
+
+    return shown
 
 
-def test_a_complete_exercise_has_no_misses(capsys):
-    assert show({"hw0": (complete(),)}) == 0
-    text = capsys.readouterr().out
-    assert "MISS" not in text and "6 answers, with two draws of cases each: no misses" in text
-    assert "wrong  added" in text and "right  by_halves" in text
+def test_a_complete_exercise_has_no_misses(show):
+    misses, lines = show(complete())
+    assert misses == 0
+    assert lines[-1] == "6 answers, with two draws of cases each: no misses"
+    kinds = [line.split()[:2] for line in lines if line.startswith(("  wrong", "  right"))]
+    wrong, right = ["always_six", "added"], ["product", "with_arguments_swapped"]
+    assert kinds == [["wrong", name] for name in wrong] + [
+        ["right", name] for name in [*right, "by_adding", "by_halves"]
+    ]
 
 
-def test_a_property_that_no_wrong_answer_fails_alone_is_a_miss(capsys):
+def test_without_a_folder_one_right_answer_will_do_and_the_matrix_says_so(show):
+    misses, lines = show(complete(), None)
+    assert misses == 0
+    assert lines[-1] == "3 answers, with two draws of cases each: no misses"
+    assert any(line.startswith("One right answer for each exercise") for line in lines)
+
+
+MISSES = {
+    "a property that no wrong answer fails": (
+        lambda e: e.holds("7 · 1 is 7 or 8")(
+            lambda ask, draw: ask(a=7, b=1).should(ask.last.value in (6, 7, 8), "7 or 8")
+        ),
+        'no wrong answer fails "7 · 1 is 7 or 8" alone',
+    ),
+    "a property that fails only beside another": (
+        lambda e: e.holds("4 · 5 is 20")(times_is(4, 5, 20)),
+        'no wrong answer fails "4 · 5 is 20" alone',
+    ),
+    "too few right answers": (
+        lambda e: setattr(e, "right", None),
+        f"{FEWEST_RIGHT - 1} right answers, fewer than {FEWEST_RIGHT}",
+    ),
+    "a right answer that fails": (
+        lambda e: e.answer(subtracted),
+        "subtracted: a right answer loses points",
+    ),
+    "a wrong answer that passes": (
+        lambda e: e.hint("Nothing is wrong with it.")(lambda a, b: b * a),
+        "<lambda>: a wrong answer passes",
+    ),
+    "a wrong answer taken for another": (
+        lambda e: e.hint("Did you add?")(added_the_other_way_round),
+        "added_the_other_way_round: recognised as added",
+    ),
+}
+
+
+@pytest.mark.parametrize(("plant", "expected"), MISSES.values(), ids=MISSES)
+def test_a_planted_miss_is_shown_in_both_draws(show, plant, expected):
     exercise = complete()
-
-    @exercise.holds("What it gives is a number")
-    def _(ask, draw):
-        found = ask(a=1, b=1)
-        found.should(isinstance(found.value, int | float), "a number")
-
-    misses, lines = shown(exercise, capsys)
-    assert misses == 2  # in each draw
-    assert set(lines) == {'  MISS: no wrong answer fails "What it gives is a number" alone'}
-
-
-def test_a_property_that_fails_only_beside_another_is_a_miss(capsys):
-    exercise = complete()
-
-    @exercise.holds("4 · 5 is 20")
-    def _(ask, draw):
-        ask(a=4, b=5).should_be(20)
-
-    misses, lines = shown(exercise, capsys)
-    assert misses > 0
-    assert '  MISS: no wrong answer fails "4 · 5 is 20" alone' in lines
-
-
-def test_too_few_right_answers_are_a_miss(capsys):
-    exercise = complete()
-    exercise.right.pop()
-    misses, lines = shown(exercise, capsys)
-    assert misses == 2
-    assert set(lines) == {f"  MISS: {FEWEST_RIGHT - 1} right answers, fewer than {FEWEST_RIGHT}"}
-
-
-def test_a_right_answer_that_fails_is_a_miss(capsys):
-    exercise = complete()
-    exercise.answer(subtracted)
-    misses, lines = shown(exercise, capsys)
-    assert misses == 2
-    assert all("subtracted" in line and "a right answer loses points" in line for line in lines)
-
-
-def test_a_wrong_answer_that_passes_is_a_miss(capsys):
-    exercise = complete()
-    exercise.hint("Nothing is wrong with it.")(lambda a, b: b * a)
-    misses, lines = shown(exercise, capsys)
-    assert misses == 2 == len(lines)
-    assert all("<lambda>" in line and "a wrong answer passes" in line for line in lines)
-
-
-def test_a_wrong_answer_that_is_taken_for_another_is_a_miss(capsys):
-    exercise = complete()
-    exercise.hint("Did you add?")(added_in_another_way)
-    misses, lines = shown(exercise, capsys)
-    assert misses == 2 == len(lines)
-    assert all("added_in_another_way" in line and "recognised as added" in line for line in lines)
-
-
-def added_in_another_way(a, b):
-    return b + a
+    plant(exercise)
+    misses, lines = show(exercise)
+    found = [line.partition("MISS: ") for line in lines if "MISS: " in line]
+    named = [f"{line.split()[1]}: {miss}" if line.split() else miss for line, _, miss in found]
+    assert misses == len(named)
+    assert named.count(expected) == 2
+    if "4 · 5" not in expected:  # added, which fails both, now leaves 2 · 3 without a witness
+        assert set(named) == {expected}
 
 
 def test_a_wrong_answer_that_nothing_recognises_is_a_miss():
@@ -171,70 +179,79 @@ def test_a_wrong_answer_that_nothing_recognises_is_a_miss():
     assert missed == {"another_each_time": "recognised as nothing"}
 
 
-def test_a_miss_in_the_hidden_draw_alone_is_shown(capsys):
+def test_a_miss_in_the_hidden_draw_alone_is_shown(show):
     exercise = complete()
-    exercise.answer(lambda a, b: exercise_says(a, b))
-
-    def exercise_says(a, b):
-        return a * b if seen.pop(0) else -1
-
-    seen = [True, True, False, False]  # two properties, twice
-    misses, lines = shown(exercise, capsys)
-    assert misses == 1 == len(lines) and "a right answer loses points" in lines[0]
+    right = [True, True, False, False]  # two properties, twice
+    exercise.answer(lambda a, b: a * b if right.pop(0) else -1)
+    misses, lines = show(exercise)
+    (line,) = (line for line in lines if "MISS" in line)
+    assert misses == 1 and "a right answer loses points" in line
 
 
-def test_the_command_prints_every_exercise_and_is_content():
-    root = Path(__file__).resolve().parents[2]
+@pytest.mark.parametrize(
+    ("names", "homeworks"),
+    [
+        ([], ["hw0", "hw9"]),
+        (["hw9"], ["hw9"]),
+        (["times"], ["hw0", "hw9"]),
+        (["hw0", "hw9"], ["hw0", "hw9"]),
+    ],
+)
+def test_the_matrix_of_some_homeworks_or_exercises(names, homeworks):
+    everything = {"hw0": (complete(),), "hw9": (complete(),)}
+    assert list(matrix.some(everything, names)) == homeworks
+
+
+# The command
+
+
+def test_the_command_shows_every_answer_of_an_exercise_and_is_content():
     done = subprocess.run(
-        [sys.executable, "-m", "kdlib.course.grading", "matrix"],
+        [sys.executable, "-m", "kdlib.course.grading", "matrix", "soften"],
         capture_output=True,
         check=False,
         text=True,
         encoding="utf-8",
-        cwd=root,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    for homework, exercise in ALL:
-        assert f"{homework} {exercise.name}: {exercise.points:g} points" in done.stdout
-        for answer in [m.name for m in exercise.mistakes] + [r.__name__ for r in exercise.right]:
-            assert f" {answer} " in done.stdout
+    exercise = HOMEWORKS["hw1"][0]
+    assert "hw1 soften: 4 points (kdlib.course.exercises.hw1.soften)" in done.stdout
+    right = right_answers("hw1", exercise, ANSWERS)
+    for answer in [m.name for m in exercise.mistakes] + [r.__name__ for r in right]:
+        assert f" {answer} " in done.stdout
     assert "no misses" in done.stdout and "MISS" not in done.stdout
 
 
+def test_the_command_runs_in_one_thread():
+    torch.set_num_threads(2)
+    try:
+        assert __main__.main(["matrix", "choose_temperature"]) == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(
-    ("names", "shown"),
+    ("arguments", "message"),
     [
-        ([], ["hw0", "hw9"]),
-        (["hw9"], ["hw9"]),
-        (["complete"], ["hw0", "hw9"]),
-        (["hw0", "hw9"], ["hw0", "hw9"]),
-    ],
-)
-def test_the_matrix_of_some_homeworks_or_exercises(names, shown):
-    exercise = complete()
-    everything = {"hw0": (exercise,), "hw9": (exercise,)}
-    names = [exercise.name if name == "complete" else name for name in names]
-    assert list(some(everything, names)) == shown
-
-
-def test_the_command_refuses_names_that_it_does_not_know(capsys):
-    from kdlib.course.grading import __main__
-
-    for arguments, message in (
         (["matrix", "hw4"], "NAME must be one of hw1, hw2, hw3, soften, "),
         (["grade", "hw1"], "NAME goes with matrix alone, got hw1"),
-    ):
-        with pytest.raises(SystemExit):
-            __main__.main(arguments)
-        assert message in capsys.readouterr().err
+        (
+            ["matrix", "--answers", "nowhere"],
+            "--answers must be a folder with answers, got nowhere",
+        ),
+    ],
+)
+def test_the_command_refuses_what_it_does_not_know(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(arguments)
+    assert message in capsys.readouterr().err
 
 
 def test_the_command_fails_where_something_is_missed(monkeypatch, capsys):
-    from kdlib.course.grading import __main__
-
     exercise = complete()
-    exercise.right.clear()
+    exercise.right = None
     monkeypatch.setattr(__main__, "HOMEWORKS", {"hw0": (exercise,)})
     assert __main__.main(["matrix"]) == 1
     assert "0 right answers" in capsys.readouterr().out

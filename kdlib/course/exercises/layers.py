@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlib.course.exercises.claims import is_moving
 from kdlib.course.exercises.material import digits, seed_of
 from kdlib.course.grading.exercise import Answer, Ask, Draw
 from kdlib.objectives import CrossEntropy
@@ -91,6 +92,11 @@ def _added(after: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor | None
     if shapes[0] != shapes[1]:
         return None
     return torch.cat([(after[name] - before[name]).flatten() for name in before])
+
+
+def moves(found: Answer) -> bool:
+    """Whether weights changed, to numbers."""
+    return isinstance(found.value, Tensor) and is_moving(found.value, found.value)
 
 
 def changed(network: nn.Module, by: Tensor) -> nn.Module:

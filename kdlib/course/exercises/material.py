@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import unicodedata
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdlib.data import Data, load
 from kdlib.models import mlp
@@ -28,41 +26,6 @@ def divergence(student: Tensor, teacher: Tensor, T: float) -> Tensor:
     """T² times the mean over rows of KL(p ‖ q), written from the definition."""
     q, p = softmax(student, T), softmax(teacher, T)
     return T**2 * (p * (p / q).log()).sum(-1).mean()
-
-
-def is_like(value: object, z: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == z.shape
-
-
-def is_along(value: object, wanted: Tensor) -> bool:
-    """Whether it is a positive multiple."""
-    if not is_like(value, wanted):
-        return False
-    return float(F.cosine_similarity(value.double(), wanted, dim=-1).min()) > 1 - 1e-6
-
-
-def is_number(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return value.numel() == 1
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_finite(value: object) -> bool:
-    return is_number(value) and math.isfinite(float(value))
-
-
-def is_positive(value: object) -> bool:
-    """Above 0 by more than rounding makes of a 0."""
-    return is_number(value) and float(value) > 1e-9
-
-
-def is_moving(value: object, z: Tensor) -> bool:
-    """Whether it is a gradient of ``z`` that does something."""
-    return is_like(value, z) and bool(value.isfinite().all()) and float(value.abs().max()) > 0
-
-
-def same_number(value: object, expected: float) -> bool:
-    return is_number(value) and math.isclose(float(value), expected, rel_tol=1e-4)
 
 
 def seed_of(student: str, purpose: str = "teacher") -> int:

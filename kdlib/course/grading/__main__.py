@@ -1,7 +1,7 @@
 """The grader's commands.
 
 ``python -m kdlib.course.grading matrix``: is the grader right about every answer it knows? With names of
-homeworks or exercises (``matrix hw1``, ``matrix soft_target_loss``), about theirs.
+homeworks or exercises (``matrix hw1``, ``matrix soft_target_loss``): about those that belong to them?
 ``python -m kdlib.course.grading release``: build what is handed out from the source with solutions.
 ``python -m kdlib.course.grading grade``: grade what was handed in, write feedback and grades.
 ``python -m kdlib.course.grading feedback``: write them again, after reading the open answers by hand.
@@ -25,12 +25,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--course", type=Path, default=Path("notebooks/homework"), help="default: %(default)s"
     )
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        metavar="FOLDER",
+        help="matrix: where other right answers are; default: tests/grading/right of a checkout",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.command == "matrix":
-        from kdlib.course.grading.matrix import show, some
+        import torch
 
+        from kdlib.course.grading.matrix import ANSWERS, show, some
+
+        torch.set_num_threads(1)  # tensors this small wait for each other on several
+        folder = chosen.answers or (ANSWERS if ANSWERS.is_dir() else None)
+        if folder and not folder.is_dir():
+            parser.error(f"--answers must be a folder with answers, got {folder}")
         try:
-            return bool(show(some(HOMEWORKS, chosen.names)))
+            return bool(show(some(HOMEWORKS, chosen.names), folder))
         except ValueError as error:
             parser.error(str(error))
     if chosen.names:

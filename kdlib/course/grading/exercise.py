@@ -1,7 +1,7 @@
-"""Exercises: properties that an answer must have, and mistakes that have a name.
+"""Exercises: properties that an answer must have, and known mistakes.
 
-Nothing here knows a right answer as code: a property says what must hold, and computes what it
-expects from the definition. How a report looks is in ``report``.
+A property never compares with a right answer: it computes what it expects from the definition. What
+a report looks like is in ``report``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ VISIBLE = 0  # the seed of the cases that a student sees
 
 
 class Unanswered(Exception):
-    """There is nothing to check; the message says why."""
+    """There is nothing to check; the message gives the reason."""
 
 
 class Stopped(Exception):
-    """The answer could not be called to the end: it took too long, or its process ended."""
+    """A call of the answer did not finish: it took too long, or its process ended."""
 
 
 class Draw:
-    """Random inputs for a property: the same for the same seed and name, whatever was drawn before.
+    """Random inputs for one property; they depend on the seed and the name only.
 
     Attributes:
-        student: whose work it is; "" if that does not matter.
+        student: the student's name; "" if that does not matter.
     """
 
     def __init__(self, seed: int, name: str, student: str = ""):
@@ -43,17 +43,17 @@ class Draw:
         self.student = student
 
     def normal(self, *shape: int) -> Tensor:
-        """float64 numbers of mean 0 and standard deviation 1."""
+        """Standard normal numbers in float64."""
         return torch.randn(*shape, generator=self._generator, dtype=torch.float64)
 
     def logits(self, n: int, classes: int = 10, scale: float = 3.0) -> Tensor:
         return scale * self.normal(n, classes)  # (n, classes)
 
     def labels(self, n: int, classes: int = 10) -> Tensor:
-        return torch.randint(classes, (n,), generator=self._generator)
+        return torch.randint(classes, (n,), generator=self._generator)  # (n,)
 
     def integer(self, low: int, high: int) -> int:
-        """A whole number from ``low`` to ``high``, both included."""
+        """A whole number from ``low`` to ``high``, inclusive."""
         return int(torch.randint(low, high + 1, (1,), generator=self._generator))
 
     def number(self, low: float, high: float) -> float:
@@ -66,20 +66,20 @@ class Draw:
 
 @dataclass(frozen=True)
 class Answer:
-    """One value that an answer gave; a property says what it ``should`` be."""
+    """One value that an answer gave; a property states what it ``should`` be."""
 
-    given: str
+    given: dict[str, Any]
     what: str
     value: Any
 
     def should_be(self, expected: Any, tolerance: float = TOLERANCE) -> None:
         expected = plain(expected)
         if not same(self.value, expected, tolerance):
-            raise Failed(self.given, self._got(expected), described(expected))
+            raise Failed(_with(self.given), self._got(expected), described(expected))
 
     def should(self, holds: bool, expected: str) -> None:
         if not holds:
-            raise Failed(self.given, self._got(None), expected)
+            raise Failed(_with(self.given), self._got(None), expected)
 
     def _got(self, expected: Any) -> str:
         text = f"{self.what} {described(self.value)}".strip()
@@ -94,7 +94,7 @@ class Answer:
 
 
 def _factor(got: Any, expected: Any) -> float | None:
-    """The positive number f with ``got == f * expected`` in every entry, None if there is none."""
+    """The positive f with ``got == f * expected`` in every entry, or None."""
     try:
         a, b = (torch.as_tensor(x, dtype=torch.float64).flatten() for x in (got, expected))
     except (TypeError, ValueError, RuntimeError):
@@ -106,10 +106,10 @@ def _factor(got: Any, expected: Any) -> float | None:
 
 
 class Ask:
-    """Calls an answer and remembers what was seen.
+    """Calls an answer and keeps what each call did.
 
-    ``ask(student=z, teacher=t, temperature=4.0)`` passes these arguments in this order. The names are
-    for the reader; the answer may call its arguments as it likes.
+    ``ask(student=z, teacher=t, temperature=4.0)`` passes these arguments by position, in this order.
+    The names are for the report; the answer's parameters may have others.
     """
 
     def __init__(self, source: Callable[..., Seen]):
@@ -121,22 +121,22 @@ class Ask:
         return self._answer(given, "", self._look(given).value)
 
     def gradient(self, of: str, **given: Any) -> Answer:
-        """Ask for the gradient of the value (or of its sum) with respect to one argument."""
+        """Ask for the gradient of the value (or of its sum) with respect to the argument ``of``."""
         seen = self._look(given, gradients=(of,))
         return self._answer(given, f"a gradient by {of} of", seen.gradients.get(of))
 
     def after(self, of: str, **given: Any) -> Answer:
-        """Ask what the call left in one argument; for a network: state, modes and gradients."""
+        """Ask what the call left in the argument ``of``; for a network: state, modes and gradients."""
         left = self._look(given, after=(of,)).after.get(of)
         return self._answer(given, f"afterwards {of} is", left)
 
     def largest(self, **given: Any) -> Answer:
-        """Ask how many numbers the largest tensor holds that the call makes."""
+        """Ask for the number of entries of the largest tensor that the call makes."""
         seen = self._look(given, size=True)
         return self._answer(given, "the numbers in its largest tensor:", seen.largest)
 
     def _answer(self, given: dict[str, Any], what: str, value: Any) -> Answer:
-        self.last = Answer(_with(given), what, value)
+        self.last = Answer(given, what, value)
         return self.last
 
     def _look(self, given: dict[str, Any], **wanted: Any) -> Seen:
@@ -167,14 +167,14 @@ class Exercise:
     """One question that grades itself.
 
     Attributes:
-        name: of the function that a student writes.
-        task: what it takes and returns, in a sentence.
+        name: the name of the function that a student writes.
+        task: what it takes and returns, in one sentence.
         minutes: how long a student may need.
-        personal: the answer is a value (or a function without arguments that returns it) which depends
-            on the student's name. Known mistakes and right answers are then functions of that name.
+        personal: the answer is a value (or a function without arguments that returns it) that depends
+            on the student's name. Known mistakes and the right answer are then functions of that name.
         properties: what must hold, each with its points.
         mistakes: known wrong answers, each with hints in steps.
-        right: equivalent right answers, for the tests of the grader.
+        right: the right answer, lent to later exercises where the student's own is wrong.
     """
 
     name: str
@@ -183,7 +183,7 @@ class Exercise:
     personal: bool = False
     properties: list[Property] = field(default_factory=list)
     mistakes: list[Known] = field(default_factory=list)
-    right: list[Callable] = field(default_factory=list)
+    right: Callable | None = None
     _runs: dict = field(default_factory=dict, repr=False)
 
     @property
@@ -191,7 +191,7 @@ class Exercise:
         return sum(p.points for p in self.properties)
 
     def holds(self, says: str, points: float = 1.0) -> Callable:
-        """Decorate a property: ``check(ask, draw)`` raises if it does not hold."""
+        """Decorate a property: ``check(ask, draw)`` raises unless it holds."""
 
         def note(check: Callable[[Ask, Draw], None]) -> Callable:
             self.properties.append(Property(says, points, check))
@@ -200,7 +200,7 @@ class Exercise:
         return note
 
     def hint(self, *hints: str) -> Callable:
-        """Decorate a wrong answer with what to tell a student whose answer behaves like it."""
+        """Decorate a wrong answer with hints for a student whose answer behaves like it."""
 
         def note(wrong: Callable) -> Callable:
             self.mistakes.append(Known(wrong, hints))
@@ -209,18 +209,18 @@ class Exercise:
         return note
 
     def answer(self, right: Callable) -> Callable:
-        """Decorate a right answer."""
-        self.right.append(right)
+        """Decorate the right answer."""
+        self.right = right
         return right
 
     def check(self, answer: Any, student: str = "", *, hints: int = 1) -> Report:
-        """Say whether an answer is right and, if not, what kind of mistake it may be.
+        """Report whether an answer is right and, if not, what kind of mistake it may be.
 
-        Numbers must agree to within 0.01 % as a rule. Nothing is stored and the cases are fixed: the
-        same answer gets the same report. (Homework is graded with other cases.)
+        As a rule numbers must agree to within 0.01 %. Nothing is stored and the cases are fixed, so
+        the same answer gets the same report. (Homework is graded on other cases.)
 
         Args:
-            answer: the function, or the value, that was asked for.
+            answer: the function, or the value, that the exercise asks for.
             student: the student's own name, for a question about a teacher drawn from it.
             hints: how many hints the text shows; a notebook has them all, folded.
         """
@@ -232,7 +232,7 @@ class Exercise:
 
     @staticmethod
     def source(answer: Any, may_borrow: bool = False) -> Callable[..., Seen]:
-        """Ask an answer here, in this process; ``may_borrow`` lets it call kdlib's own functions."""
+        """Call an answer in this process; ``may_borrow`` lets it call kdlib's own functions."""
 
         def ask(given: dict[str, Any], **wanted: Any) -> Seen:
             seen = observe(answer, given, **wanted)
@@ -243,7 +243,7 @@ class Exercise:
     def report(
         self, source: Callable[..., Seen], seed: int, student: str = "", hints: int = 1
     ) -> Report:
-        """Check all properties on ``source``, with the cases of one seed."""
+        """Check all properties of ``source`` on the cases of one seed."""
         try:
             run = self._run(source, seed, student)
         except (Unanswered, Stopped) as nothing:
@@ -255,7 +255,7 @@ class Exercise:
         return Report(self.name, results, self._recognised(run, seed, student), shown=hints)
 
     def refused(self, why: str) -> Report:
-        """A report without points that says why."""
+        """A report without points that gives the reason."""
         results = [Result(p.says, p.points, None) for p in self.properties]
         return Report(self.name, tuple(results), note=why)
 
@@ -269,17 +269,17 @@ class Exercise:
                 failed = error
             except (Unanswered, Stopped):
                 raise
-            except Exception:  # noqa: BLE001  a property met a value of a form that it does not know
-                last = ask.last or Answer("your answer", "", None)
-                failed = Failed(last.given, described(last.value), "what the task asks for")
+            except Exception:  # noqa: BLE001  a property met a value of an unexpected form
+                last = ask.last or Answer({}, "", None)
+                failed = Failed(_with(last.given), described(last.value), "what the task asks for")
             run.append((Result(p.says, p.points, failed), ask.seen))
         return run
 
     def _recognised(self, run: list[_Run], seed: int, student: str) -> tuple[Known, ...]:
-        """The known mistakes that explain how this answer fails."""
+        """The known mistakes that explain the failures of this answer."""
         failing = _failing(run)
         if not failing:
-            return ()  # a right answer need not wait until every mistake was run
+            return ()  # a right answer need not wait for every mistake to be run
         candidates = []
         for known in self.mistakes:
             its_run = self._run_of(known, seed, student)
@@ -300,7 +300,7 @@ _Run = tuple[Result, list[Seen]]
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A known mistake, the failures that it explains, and how many it has that the answer lacks."""
+    """A known mistake, the failures it explains, and how many more it has than the answer."""
 
     known: Known
     explains: set[int]
@@ -308,13 +308,13 @@ class _Candidate:
 
 
 def _smallest_explanation(failing: set[int], candidates: Sequence[_Candidate]) -> tuple[Known, ...]:
-    """The fewest mistakes that together explain the failures, as a greedy set cover finds them.
+    """The fewest mistakes that together explain the failures, by a greedy set cover.
 
-    Failures that no mistake explains are left over.
+    Failures that no mistake explains are left out.
     """
     left, found = set(failing), []
     while left and candidates:
-        # Of mistakes that explain equally much, the one that would break the least besides.
+        # Among mistakes that explain equally much, the one that breaks the least besides.
         best = max(candidates, key=lambda c: (len(left & c.explains), -c.beyond))
         if not left & best.explains:
             break

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from kdlib.course.grading.exercise import VISIBLE, Exercise
+from kdlib.course.grading.observe import HOME
 from kdlib.course.grading.report import Report
 
-FEWEST_RIGHT = 4
-HIDDEN = 2026  # any other seed would do: of the cases that a grader might draw
+FEWEST_RIGHT = 4  # forms of a right answer: properties must not judge how it is written
+ANSWERS = HOME.parent / "tests" / "grading" / "right"  # where a checkout keeps the other forms
+HIDDEN = 2026  # any other seed would do: cases that a grader might draw
 STUDENT = "ada"
+
+Homeworks = dict[str, tuple[Exercise, ...]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Row:
 
     @property
     def miss(self) -> str:
-        """What the grader got wrong about it, "" where nothing."""
+        """What the grader got wrong about it, "" if nothing."""
         if self.right and self.report.points < self.report.out_of:
             return "a right answer loses points"
         if not self.right and self.report.passed:
@@ -44,21 +51,38 @@ class Row:
         return f"  {kind}  {self.answer:<38} {marks:<10} {points:>6}  {last}"
 
 
-def rows(homework: str, exercise: Exercise, seed: int) -> Iterator[Row]:
+def right_answers(homework: str, exercise: Exercise, folder: Path | None) -> list[Callable]:
+    """The exercise's own right answer, and the functions of ``folder/hw1/soften.py`` or its like."""
+    answers = [exercise.right] if exercise.right else []
+    path = folder and folder / homework / f"{exercise.name}.py"
+    if path and path.exists():
+        spec = spec_from_file_location(f"right.{homework}.{exercise.name}", path)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        functions = filter(inspect.isfunction, vars(module).values())
+        answers += [f for f in functions if f.__module__ == spec.name]
+    return answers
+
+
+def rows(
+    homework: str, exercise: Exercise, seed: int, right: Sequence[Callable] = ()
+) -> Iterator[Row]:
+    """Each known mistake and each of the ``right`` answers, graded with the cases of one seed."""
     answers = [(known.wrong, False) for known in exercise.mistakes]
-    answers += [(answer, True) for answer in exercise.right]
-    for answer, right in answers:
+    answers += [(answer, True) for answer in right]
+    for answer, is_right in answers:
         own = answer(STUDENT) if exercise.personal else answer
         source = exercise.source(own, may_borrow=True)
         report = exercise.report(source, seed, STUDENT)
-        yield Row(homework, exercise.name, answer.__name__, right, seed, report)
+        yield Row(homework, exercise.name, answer.__name__, is_right, seed, report)
 
 
-def gaps(exercise: Exercise, found: list[Row]) -> list[str]:
+def gaps(exercise: Exercise, found: Sequence[Row], fewest: int = FEWEST_RIGHT) -> list[str]:
     """What the matrix of an exercise lacks: right answers, or a wrong one for a property alone."""
     lacks = []
-    if len(exercise.right) < FEWEST_RIGHT:
-        lacks.append(f"{len(exercise.right)} right answers, fewer than {FEWEST_RIGHT}")
+    right = sum(row.right for row in found)
+    if right < fewest:
+        lacks.append(f"{right} right answers, fewer than {fewest}")
     failures = [
         [r.failed is not None for r in row.report.results] for row in found if not row.right
     ]
@@ -68,13 +92,11 @@ def gaps(exercise: Exercise, found: list[Row]) -> list[str]:
     return lacks
 
 
-def some(
-    homeworks: dict[str, tuple[Exercise, ...]], names: Sequence[str]
-) -> dict[str, tuple[Exercise, ...]]:
+def some(homeworks: Homeworks, names: Sequence[str]) -> Homeworks:
     """The homeworks and exercises of these names; all if there are none.
 
     Raises:
-        ValueError: a name is neither's.
+        ValueError: no homework and no exercise has one of the names.
     """
     known = [*homeworks, *(e.name for exercises in homeworks.values() for e in exercises)]
     for name in names:
@@ -87,31 +109,39 @@ def some(
     return {homework: exercises for homework, exercises in chosen.items() if exercises}
 
 
-def show(homeworks: dict[str, tuple[Exercise, ...]]) -> int:
-    """Print the matrix; how many misses there are."""
-    misses = 0
+def show(homeworks: Homeworks, folder: Path | None = None) -> int:
+    """Print the matrix and return how many misses it has.
+
+    Args:
+        homeworks: exercises by homework.
+        folder: where other right answers are; without it each exercise needs its own one only.
+    """
+    misses, answers = 0, 0
     for homework, exercises in homeworks.items():
         for exercise in exercises:
             print(f"\n{homework} {exercise.name}: {exercise.points:g} points{_where(exercise)}")
             print(f"  {exercise.task}")
             for k, p in enumerate(exercise.properties):
                 print(f"    {' ' * 45}{' ' * k}↓ {p.says}")
+            right = right_answers(homework, exercise, folder)
+            answers += len(exercise.mistakes) + len(right)
             for seed in (VISIBLE, HIDDEN):
-                found = list(rows(homework, exercise, seed))
+                found = list(rows(homework, exercise, seed, right))
                 # Both draws are held to the same; the reader needs to see one.
                 shown = found if seed == VISIBLE else [row for row in found if row.miss]
                 for row in shown:
                     print(row)
-                lacks = gaps(exercise, found)
+                lacks = gaps(exercise, found, FEWEST_RIGHT if folder else 1)
                 for lack in lacks:
                     print(f"  MISS: {lack}")
                 misses += sum(bool(row.miss) for row in found) + len(lacks)
-    answers = sum(len(e.mistakes) + len(e.right) for es in homeworks.values() for e in es)
+    if not folder:
+        print("\nOne right answer for each exercise: the other forms are in the project's checkout")
+        print("(tests/grading/right), not in the installed package; --answers says where.")
     print(f"\n{answers} answers, with two draws of cases each: {misses or 'no'} misses")
     return misses
 
 
 def _where(exercise: Exercise) -> str:
     """The module that holds its properties, hints and known answers."""
-    modules = {right.__module__ for right in exercise.right}
-    return f" ({modules.pop()})" if len(modules) == 1 else ""
+    return f" ({exercise.right.__module__})" if exercise.right else ""

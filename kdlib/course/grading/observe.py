@@ -1,7 +1,7 @@
-"""Call an answer and write down what it did: the same code in a notebook and in the grader's child.
+"""Call an answer and record what it did, in a notebook and in the grader's child process alike.
 
-An answer is called on copies, so that it can spoil nothing. What it gives back is reduced to plain
-things (tensors, numbers, texts, lists and dictionaries of them), which can be sent and compared.
+An answer is called on copies, so it cannot spoil anything. Its value is reduced to plain things
+(tensors, numbers, strings, lists and dictionaries of them), which can be sent and compared.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LIBRARIES = (
     *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")),
     "<frozen ",
 )
-# Modules, by the name that a frame knows itself by: a file may move, and its name goes with it.
+# Modules whose functions would do the work of an answer, by the name that their frames report.
 BORROWED = (
     f"{KDLIB}.losses",
     f"{KDLIB}._exact",
@@ -52,17 +52,18 @@ BORROWED = (
     f"{KDLIB}.stats",
     f"{KDLIB}.course.museum",
     *(f"{KDLIB}.course.exercises.hw{k}" for k in (1, 2, 3)),
+    f"{KDLIB}.course.exercises.claims",
     f"{KDLIB}.course.exercises.material",
 )
-# Where they lie today, files and folders: so that a copy under another name is seen, too.
+# Their files and folders, so that a copy loaded under another name is caught, too.
 PLACES = tuple(
     str(place) + os.sep if place.is_dir() else f"{place}.py"
     for place in (HOME.joinpath(*room.split(".")[1:]) for room in BORROWED)
 )
-# Of the layers these two; the rest is given.
+# In ``layers`` only these two are answers; students are given the rest.
 REFERENCES = {(f"{KDLIB}.course.exercises.layers", name) for name in ("flow", "pooled")}
-UNWRITTEN = "Unwritten"  # the kind of an answer that is a stub
-NOT_WRITTEN = "not written yet"  # what is said of it
+UNWRITTEN = "Unwritten"  # the kind of error that a stub raises
+NOT_WRITTEN = "not written yet"  # its message
 MOST_NUMBERS = 1_000_000  # in one tensor of an answer
 LONGEST = 1000  # entries of a list or a dictionary
 LONGEST_LINE = 500  # characters of an error
@@ -85,13 +86,14 @@ class Seen:
     """What one call did.
 
     Attributes:
-        value: what it returned, as plain things; a network as its state dict.
-        gradients: of the sum of the value by the arguments asked for; None where none arrives.
-        after: arguments asked for, as the call left them.
-        largest: how many numbers the largest tensor had that the call made.
-        error: the exception in a line, "" where there was none.
-        kind: the name of the exception's class; ``UNWRITTEN`` where it was a stub's.
-        borrowed: the function of kdlib that the answer called instead of doing the work.
+        value: the return value as plain things; a network as its state dict.
+        gradients: of the value's sum with respect to the arguments asked for; None where no
+            gradient arrives.
+        after: the arguments asked for, as the call left them.
+        largest: number of elements in the largest tensor that the call made.
+        error: the exception in one line, "" if there was none.
+        kind: the name of the exception's class; ``UNWRITTEN`` for a stub.
+        borrowed: the kdlib function that the answer called instead of doing the work.
     """
 
     value: Any = None
@@ -111,10 +113,10 @@ def observe(
     size: bool = False,
     allowed: Collection[Callable] = (),
 ) -> Seen:
-    """Call ``function`` on copies of ``given``, in their order; a value that is no function is itself.
+    """Call ``function`` on copies of ``given``, in order; anything not callable is its own value.
 
-    With ``size`` the largest tensor that the call makes is measured, too. Functions of kdlib that are
-    ``allowed`` may be called without being seen as borrowed.
+    With ``size``, also measure the largest tensor that the call makes. Calling kdlib's functions in
+    ``allowed`` does not count as borrowing.
     """
     given = unpacked(packed(dict(given)))
     for name in gradients:
@@ -123,7 +125,7 @@ def observe(
     try:
         if not callable(function):
             return Seen(value=plain(function))
-        # What takes no arguments is a value in disguise: it cannot borrow a loss.
+        # A function without arguments is a value in disguise: it cannot borrow a loss.
         with _alone(), _borrowing(allowed) if given else nullcontext([]) as borrowed:
             with watch:
                 value = function(*given.values())
@@ -135,7 +137,7 @@ def observe(
                 largest=watch.numbers if size else 0,
             )
         return replace(seen, borrowed=borrowed[0] if borrowed else "")
-    except Exception as error:  # noqa: BLE001  an answer may raise whatever it likes
+    except Exception as error:  # noqa: BLE001  an answer may raise anything
         unwritten = _unwritten(error, function)
         if unwritten:
             return Seen(error=unwritten, kind=UNWRITTEN)
@@ -144,11 +146,11 @@ def observe(
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Random numbers begin afresh, gradients are on, warnings are not shown; afterwards all is as before."""
+    """Seed all generators, turn gradients on, hide warnings; restore everything afterwards."""
     here, numpys = random.getstate(), np.random.get_state()
     try:
         with seeded(0), torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a check says what is wrong, in its own words
+            warnings.simplefilter("ignore")  # the checks report mistakes in their own words
             random.seed(0)
             np.random.seed(0)
             yield
@@ -175,7 +177,7 @@ def _left(argument: Any) -> Any:
 
 
 def in_a_line(error: BaseException) -> str:
-    """Class, message, and the line of the answer that raised: no traceback and no path of ours."""
+    """The error's class, its message and the answer's own line; no traceback, none of our paths."""
     message = message_of(error).splitlines()
     text = f"{type(error).__name__}: {message[0]}" if message else type(error).__name__
     frames = _frames(error)
@@ -188,12 +190,12 @@ def in_a_line(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     try:
         return str(error).strip()
-    except Exception:  # noqa: BLE001  an exception of the answer's own class
+    except Exception:  # noqa: BLE001  the answer may have written the exception's class
         return ""
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Those of the answer itself."""
+    """Frames of the answer itself."""
     frames = traceback.extract_tb(error.__traceback__)
     return [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
 
@@ -203,7 +205,7 @@ def _line(frame: traceback.FrameSummary) -> str:
 
 
 def _unwritten(error: BaseException, function: Any) -> str:
-    """That a stub was met, "" where it is something else; torch has NotImplementedErrors, too."""
+    """Say which stub was reached; "" for any other error (torch has NotImplementedErrors, too)."""
     if not isinstance(error, NotImplementedError):
         return ""
     frames = _frames(error)
@@ -217,14 +219,16 @@ def _unwritten(error: BaseException, function: Any) -> str:
 
 @contextmanager
 def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
-    """The names of kdlib's own losses that are called inside, by whatever name they go there.
+    """Collect the names of kdlib's own losses called inside, whatever the answer calls them.
 
-    What kdlib calls itself, in a training that an answer may start, is not meant; nor is it borrowing
-    to import such a module or to make an objective for a training.
+    Calls that kdlib makes itself, in a training that an answer may start, do not count; nor does
+    importing such a module, or making an objective for a training.
     """
     found: list[str] = []
     codes = {getattr(function, "__code__", None) for function in allowed}
-    judged: dict[int, tuple[CodeType, bool]] = {}  # each code once: imports make millions of calls
+    judged: dict[
+        int, tuple[CodeType, bool]
+    ] = {}  # judge each code once: imports make millions of calls
 
     def watch(frame: FrameType, event: str, argument: Any) -> None:
         if event != "call":
@@ -244,7 +248,7 @@ def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
     threading.setprofile(watch)
     try:
         yield found
-        if sys.getprofile() is not watch:  # who looks away has something to hide
+        if sys.getprofile() is not watch:  # whoever removes the watcher has something to hide
             found.append("sys.setprofile")
     finally:
         sys.setprofile(before[0])
@@ -252,19 +256,19 @@ def _borrowing(allowed: Collection[Callable] = ()) -> Iterator[list[str]]:
 
 
 def within(module: str, rooms: Sequence[str]) -> bool:
-    """Whether a module is one of these, or lies in a package that is."""
+    """Whether a module is one of these or lies inside one of them."""
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
 def _is_borrowed(frame: FrameType) -> bool:
-    """By its module's name, or by its file where that was loaded again under another name."""
+    """Judge by the module's name, or by the file if it was loaded again under another name."""
     code, home = frame.f_code, _module(frame)
     named = within(home, BORROWED) or (home, code.co_name) in REFERENCES
     return named or code.co_filename.startswith(PLACES)
 
 
 def _module(frame: FrameType | None) -> str:
-    """Its module's name, "" where a frame only claims one: a cell may set ``__name__``."""
+    """Name of the frame's module; "" if it only claims that name: a cell may set ``__name__``."""
     name = None if frame is None else frame.f_globals.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
     return name if module is not None and vars(module) is frame.f_globals else ""
@@ -282,7 +286,7 @@ class _Largest(TorchDispatchMode):
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """The value as tensors, numbers, texts, lists and dictionaries; anything else as a text."""
+    """Reduce a value to tensors, numbers, strings, lists and dictionaries; name anything else."""
     if isinstance(value, Tensor):
         return _plain_tensor(value)
     if isinstance(value, nn.Module):
@@ -318,7 +322,7 @@ def _plain_tensor(value: Tensor) -> Tensor | str:
 
 
 def _whole(value: int) -> int | float:
-    """As it is, or where that is too large for the rest of the world, as a float."""
+    """The integer itself, or a float if it does not fit into 64 bits."""
     try:
         return int(value) if abs(value) < 2**63 else float(value)
     except OverflowError:
@@ -326,7 +330,7 @@ def _whole(value: int) -> int | float:
 
 
 def same(a: Any, b: Any, tolerance: float = 1e-4) -> bool:
-    """Whether two plain values agree: numbers and tensors up to a relative error, the rest exactly."""
+    """Whether two plain values agree: numbers and tensors within a relative error, the rest exactly."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         a, b = _as_tensor(a), _as_tensor(b)
         if a is None or b is None or a.shape != b.shape:
@@ -355,7 +359,7 @@ def _as_tensor(value: Any) -> Tensor | None:
 
 
 def packed(value: Any) -> bytes:
-    """For the child, or for a copy: whatever kdlib gives to an answer, generators too."""
+    """Pickle what kdlib gives to an answer, generators too: for the child, or for a copy."""
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream)
     pickler.dispatch_table = copyreg.dispatch_table | {torch.Generator: _packed_generator}
@@ -378,19 +382,19 @@ def _generator(state: Tensor) -> torch.Generator:
 
 
 def sent(seen: Seen) -> bytes:
-    """From the child to the grader: JSON, a tensor as its type, its shape and its bytes."""
+    """Encode for the way from the child to the grader: JSON, a tensor as type, shape and bytes."""
     return json.dumps({name: _coded(getattr(seen, name)) for name in FORM | {"value": 0}}).encode()
 
 
 def received(data: bytes) -> Seen:
-    """Read without running anything: only tensors and plain values can be in it."""
+    """Decode without running anything: a message holds only tensors and plain values."""
     found = json.loads(data)
     seen = Seen(**{name: _decoded(found[name]) for name in FORM | {"value": 0}})
     texts = seen.error, seen.kind, seen.borrowed
     if not all(isinstance(getattr(seen, name), kind) for name, kind in FORM.items()):
-        raise TypeError("a message of another form")
+        raise TypeError("the message has the wrong form")
     if any(len(text) > LONGEST_LINE for text in texts):
-        raise ValueError("a message that is too large")
+        raise ValueError("the message is too large")
     return seen
 
 
@@ -407,16 +411,16 @@ def _coded(value: Any) -> Any:
 
 
 def _decoded(coded: Any, depth: int = 0) -> Any:
-    """Whoever sent it may mean harm: nothing is larger or deeper than what :func:`plain` makes."""
+    """Refuse what is larger or deeper than :func:`plain` makes: the sender may be hostile."""
     if isinstance(coded, int) and not -(2**63) < coded < 2**63:
-        raise ValueError("a number beyond 64 bits")
+        raise ValueError("a number does not fit into 64 bits")
     if isinstance(coded, str):
         return writable(coded)
     if not isinstance(coded, list | dict):
         return coded
     inside = coded.get("dict") if isinstance(coded, dict) else coded
     if depth > DEEPEST + 2 or (inside is not None and len(inside) > LONGEST):
-        raise ValueError("a message that is too large")
+        raise ValueError("the message is too large")
     if isinstance(coded, list):
         return [_decoded(v, depth + 1) for v in coded]
     if inside is not None:
@@ -424,19 +428,19 @@ def _decoded(coded: Any, depth: int = 0) -> Any:
     dtype, shape, numbers = coded["tensor"]
     data = bytearray(base64.b64decode(numbers, validate=True))
     if len(data) > 8 * MOST_NUMBERS:
-        raise ValueError("a tensor that is too large")
+        raise ValueError("a tensor is too large")
     made = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
     made = made != 0 if dtype == "bool" else made.view(DTYPES[dtype])
     return made.reshape(shape)
 
 
 def writable(text: str) -> str:
-    """Half a character, which JSON can hold and no file, becomes a question mark."""
+    """Replace half a character, which JSON can hold but a file cannot, by a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def described(value: Any, depth: int = 0) -> str:
-    """A value in a line, for a reader."""
+    """Describe a value in one line."""
     if isinstance(value, Tensor):
         return _described_tensor(value)
     if isinstance(value, bool) or value is None:

@@ -1,0 +1,201 @@
+"""Homework 1, exercise 3: the whole objective."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from kdlib.course.exercises.claims import (
+    is_moving,
+    is_positive,
+    left_alone,
+    same_number,
+)
+from kdlib.course.exercises.material import divergence, softmax
+from kdlib.course.grading.exercise import Ask, Draw, Exercise
+from kdlib.course.museum import mistakes
+
+hinton_loss = Exercise(
+    "hinton_loss",
+    "hinton_loss(student, teacher, labels, temperature, alpha) mixes the soft-target loss, by alpha, "
+    "with the cross entropy of the labels.",
+    minutes=15,
+)
+
+
+@hinton_loss.holds("alpha = 1 leaves the soft targets alone, with their T²")
+def alpha_1_is_soft_targets_alone(ask: Ask, draw: Draw) -> None:
+    s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
+    for T in (1.0, 4.0):
+        found = ask(student=s, teacher=t, labels=labels, temperature=T, alpha=1.0)
+        found.should_be(divergence(s, t, T))
+
+
+@hinton_loss.holds("alpha = 0 leaves the labels alone, at T = 1")
+def alpha_0_is_labels_alone(ask: Ask, draw: Draw) -> None:
+    s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
+    surprise = -softmax(s, 1)[torch.arange(4), labels].log().mean()
+    for T in (1.0, 4.0):
+        found = ask(student=s, teacher=t, labels=labels, temperature=T, alpha=0.0)
+        found.should_be(surprise)
+
+
+@hinton_loss.holds("In between it lies as far between the two as alpha says")
+def alpha_mixes_linearly(ask: Ask, draw: Draw) -> None:
+    s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
+    given = {"student": s, "teacher": t, "labels": labels, "temperature": 4.0}
+    ends = [ask(**given, alpha=alpha) for alpha in (0.0, 1.0)]
+    for end in ends:
+        end.should(is_positive(end.value), "a number above 0")
+    hard, soft = (float(end.value) for end in ends)
+    ends[1].should(not same_number(hard, soft), "another number than for alpha = 0")
+    for alpha in (0.25, draw.number(0.6, 0.95)):
+        ask(**given, alpha=alpha).should_be((1 - alpha) * hard + alpha * soft)
+
+
+@hinton_loss.holds("Its gradient goes to the student alone, and says what a small step will change")
+def gradient_is_whole_and_the_students(ask: Ask, draw: Draw) -> None:
+    s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
+    for alpha in (0.25, 0.95):
+        given = {"teacher": t, "labels": labels, "temperature": 4.0, "alpha": alpha}
+        pull = ask.gradient("student", student=s, **given)
+        pull.should(is_moving(pull.value, s), "a tensor of the logits' shape, not all zeros")
+        step = 0.05 * pull.value.double()
+        before, after = (ask(student=s + side * step, **given) for side in (-1, 1))
+        change = (float(after.value) - float(before.value)) / 0.1
+        promised = float(pull.value.double().square().sum())
+        pull.should(
+            math.isclose(change, promised, rel_tol=0.02),
+            f"the whole gradient: a step along it changes the loss by {change / promised:.3g} times "
+            "what it says",
+        )
+        ask.gradient("teacher", student=s, **given).should_be(None)
+    left_alone(ask, student=s, **given)
+
+
+hinton_loss.hint(
+    "alpha = 0.9 leaves a tenth to the teacher. Who should get the nine tenths?",
+    "In some papers and programs alpha weighs the labels. Which of the two does it weigh here?",
+    "alpha · soft + (1 - alpha) · hard",
+)(mistakes.alpha_reversed)
+
+
+hinton_loss.hint(
+    "With alpha = 1 the loss is 0 whatever the student says.",
+    "Whom do you compare with whom?",
+    "The soft-target loss is of the student's logits and the teacher's: not of the teacher's twice.",
+)(mistakes.both_sides_are_the_teacher)
+
+
+hinton_loss.hint(
+    "alpha = 1 and alpha = 0.999999 are a factor of T² apart.",
+    "Your function has two paths. Do they scale the soft term alike?",
+    "One formula serves every alpha: alpha · T² · KL + (1 - alpha) · CE.",
+)(mistakes.t_squared_on_one_path)
+
+
+@hinton_loss.hint(
+    "alpha = 1 should leave the soft targets alone, and the labels still count.",
+    "What weighs your second term?",
+    "The labels' weight is 1 - alpha.",
+)
+def labels_at_full_weight(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + F.cross_entropy(student, labels)
+
+
+@hinton_loss.hint(
+    "alpha = 0 should be plain training, the same at every temperature. Yours depends on T.",
+    "Labels are no soft targets: nothing needs softening to be compared with them.",
+    "Give the cross entropy the student's logits as they are.",
+)
+def labels_at_temperature(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student / temperature, labels)
+
+
+@hinton_loss.hint(
+    "alpha = 0 should be plain cross entropy. Yours is flatter: it never falls below 1.46.",
+    "F.cross_entropy takes a softmax by itself. How many are taken in all?",
+    "Give the cross entropy logits, not probabilities.",
+)
+def softmax_twice(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(F.softmax(student, dim=-1), labels)
+
+
+@hinton_loss.hint(
+    "alpha = 1 gives a loss that is T² too small.",
+    "With T² forgotten, raising T turns distillation off as soon as labels are in the mix.",
+    "Use your soft_target_loss, which has the factor.",
+)
+def soft_term_without_t_squared(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+@hinton_loss.hint(
+    "Both ends are right, and in between the loss is too small.",
+    "At alpha = 0.5 each term should count half. What do yours count?",
+    "Each weight is used once: alpha, and 1 - alpha.",
+)
+def weights_used_twice(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = alpha * temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    hard = (1 - alpha) * F.cross_entropy(student, labels)
+    return alpha * soft + (1 - alpha) * hard
+
+
+@hinton_loss.hint(
+    "A gradient reaches the teacher, through the soft term.",
+    "Labels cannot be trained, and neither should soft targets be.",
+    "teacher.detach(), or your soft_target_loss, which has it.",
+)
+def teacher_pulled_too(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+@hinton_loss.hint(
+    "The number is right, and only the labels pull at the student.",
+    "Whose logits are constants in the soft term?",
+    "Detach the teacher, not the student.",
+)
+def student_detached(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student.detach() / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+
+@hinton_loss.hint(
+    "The number is right, and no gradient reaches the student.",
+    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "Return the tensor itself; only the teacher is detached.",
+)
+def objective_as_a_number(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return (alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)).item()
+
+
+@hinton_loss.answer
+def two_terms(student, teacher, labels, temperature, alpha):
+    p = F.softmax(teacher.detach() / temperature, dim=-1)
+    log_q = F.log_softmax(student / temperature, dim=-1)
+    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+    return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)

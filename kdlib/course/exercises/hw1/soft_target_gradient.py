@@ -1,0 +1,143 @@
+"""Homework 1, exercise 4: its gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from kdlib.course.exercises.claims import (
+    is_along,
+    is_moving,
+    left_alone,
+)
+from kdlib.course.exercises.material import softmax
+from kdlib.course.grading.exercise import Ask, Draw, Exercise
+from kdlib.course.grading.observe import described
+
+soft_target_gradient = Exercise(
+    "soft_target_gradient",
+    "soft_target_gradient(student, teacher, temperature) gives the (N, C) gradient of the "
+    "soft-target loss by the student's logits, as a formula.",
+    minutes=15,
+)
+
+
+@soft_target_gradient.holds("At T = 1 and for one example it is q - p")
+def is_q_minus_p_at_t_1(ask: Ask, draw: Draw) -> None:
+    s, t = draw.logits(1), draw.logits(1)
+    found = ask(student=s, teacher=t, temperature=1.0)
+    found.should_be(softmax(s, 1) - softmax(t, 1))
+
+
+@soft_target_gradient.holds("A higher T leaves its size, where logits are small")
+def keeps_its_size_at_higher_t(ask: Ask, draw: Draw) -> None:
+    s, t = draw.logits(1, scale=0.01), draw.logits(1, scale=0.01)
+    first = ask(student=s, teacher=t, temperature=1.0)
+    first.should(is_moving(first.value, s), "something other than zeros")
+    ask(student=t, teacher=s, temperature=1.0).should_be(-first.value, tolerance=0.05)
+    for T in (4.0, draw.number(10, 30)):
+        ask(student=s, teacher=t, temperature=T).should_be(first.value, tolerance=0.05)
+
+
+@soft_target_gradient.holds("At any T it is along q - p, both softened with that T")
+def lies_along_q_minus_p_at_any_t(ask: Ask, draw: Draw) -> None:
+    s, t = draw.logits(1), draw.logits(1)
+    for T in (4.0, draw.number(10, 30)):
+        found = ask(student=s, teacher=t, temperature=T)
+        wanted = softmax(s, T) - softmax(t, T)
+        found.should(is_along(found.value, wanted), f"a multiple of {described(wanted)}")
+
+
+@soft_target_gradient.holds("In a batch twice as large each example counts half")
+def examples_count_half_in_a_doubled_batch(ask: Ask, draw: Draw) -> None:
+    s, t = draw.logits(2), draw.logits(2)
+    once = ask(student=s, teacher=t, temperature=2.0)
+    once.should(is_moving(once.value, s), "a tensor of the logits' shape, not all zeros")
+    twice = ask(student=torch.cat([s, s]), teacher=torch.cat([t, t]), temperature=2.0)
+    twice.should_be(torch.cat([once.value, once.value]) / 2)
+    left_alone(ask, student=s, teacher=t, temperature=2.0)
+
+
+@soft_target_gradient.hint(
+    "The sign is the other way round: a step against your gradient leads away from the teacher.",
+    "Where the student gives a class too much, q > p, its logit must fall: the gradient is positive.",
+    "q - p",
+)
+def sign_reversed(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return temperature * (p - q) / len(student)
+
+
+@soft_target_gradient.hint(
+    "The higher T, the smaller your gradient.",
+    "The loss has a factor T², and the derivative of z / T by z gives 1 / T. What is left?",
+    "One factor of T is left over; it stands before the difference.",
+)
+def without_the_factor(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return (q - p) / len(student)
+
+
+@soft_target_gradient.hint(
+    "Your derivative is that of KL. What stands before it in the loss?",
+    "By the derivative of z / T your gradient shrinks as 1 / T. The factor T² of the loss is missing.",
+    "T² / T = T stands before the difference.",
+)
+def derivative_of_kl_alone(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return (q - p) / (temperature * len(student))
+
+
+@soft_target_gradient.hint(
+    "The higher T, the larger your gradient.",
+    "T² stands before the loss. What does the derivative of z / T by z leave of it?",
+    "Of the two factors of T one is left.",
+)
+def with_both_factors(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return temperature**2 * (q - p) / len(student)
+
+
+@soft_target_gradient.hint(
+    "A batch twice as large leaves your rows as they are.",
+    "The loss is a mean over N examples. How much does one of them move a mean?",
+    "Divide by N, the number of rows.",
+)
+def of_a_sum(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return temperature * (q - p)
+
+
+@soft_target_gradient.hint(
+    "Even at T = 1 and for one example it is too small, by the number of classes.",
+    "The loss is a sum over classes.",
+    "Divide by N alone.",
+)
+def divided_by_classes(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return temperature * (q - p) / student.numel()
+
+
+@soft_target_gradient.hint(
+    "Raising T changes nothing in your gradient.",
+    "Where does the temperature enter? In three places.",
+    "q and p are both softened with T, and T stands before them.",
+)
+def temperature_left_out(student, teacher, temperature):
+    q, p = (F.softmax(z, dim=-1) for z in (student, teacher))
+    return (q - p) / len(student)
+
+
+@soft_target_gradient.hint(
+    "At T = 1 it is right. Which softmaxes are taken at which temperature?",
+    "Both q and p are those of the loss, softened with T.",
+)
+def at_temperature_one(student, teacher, temperature):
+    q, p = (F.softmax(z, dim=-1) for z in (student, teacher))
+    return temperature * (q - p) / len(student)
+
+
+@soft_target_gradient.answer
+def the_formula(student, teacher, temperature):
+    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+    return temperature * (q - p) / len(student)
