@@ -25,11 +25,11 @@ def predict(question: str, choices: Sequence[str] | range) -> Prediction:
 
     Args:
         question: plain text, formulas between dollar signs.
-        choices: short texts, at least two and all different, for one radio button each; or a range
-            of whole numbers for a slider.
+        choices: at least two short strings, all different, shown as radio buttons; or a range of
+            whole numbers, shown as a slider.
 
     Raises:
-        TypeError, ValueError: a question or choices of another kind.
+        TypeError, ValueError: the question or the choices are of another kind.
 
     Example:
         >>> guess = predict("Will the student make more errors?", ["more", "fewer"])
@@ -74,10 +74,10 @@ class Prediction:
 
     @property
     def value(self) -> str | int | None:
-        """The guess, or None until the reader has made one. To set it is to guess.
+        """The guess, or None until the reader has made one; setting it makes the guess.
 
         Raises:
-            ValueError: no such choice, or another guess once the answer was shown.
+            ValueError: the guess is not one of the choices, or the answer has already been shown.
         """
         return self._value
 
@@ -88,8 +88,8 @@ class Prediction:
         if self._revealed and guess != self._value:
             again = "run the cell of the question again" if self._missed else "restart the kernel"
             raise ValueError(
-                f"value stays {self._value!r} once the answer was shown, got {guess!r}; "
-                f"{again} to guess anew"
+                f"value stays {self._value!r} once the answer has been shown, got {guess!r}; "
+                f"{again} to guess again"
             )
         self._value = int(guess) if isinstance(self.choices, range) else guess
         self._refresh()
@@ -98,10 +98,10 @@ class Prediction:
         """Show the answer next to the guess, which can then no longer be changed.
 
         Args:
-            answer: a text, or a number, shown with three digits or without decimals.
+            answer: a string, or a number, shown with three digits or without decimals.
 
         Raises:
-            TypeError, ValueError: neither, or an empty text.
+            TypeError, ValueError: the answer is neither, or an empty string.
         """
         measured = _readable(answer)
         self._revealed = True
@@ -119,7 +119,7 @@ class Prediction:
             )
 
     def show(self) -> None:
-        """Display the widget, and for pages without widgets the same question as text."""
+        """Display the widget, and the same question as text for pages without widgets."""
         offered = [] if isinstance(self.choices, range) else self.choices
         plain = [f"Predict first. {self.question}", *(f"  - {choice}" for choice in offered)]
         marked = [f"**Predict first.** {_escaped(self.question)}"]
@@ -138,7 +138,7 @@ class Prediction:
 
     @cached_property
     def widget(self):
-        """The question, its radio buttons or slider, and a word on both; None without ipywidgets."""
+        """The question, its radio buttons or slider, and a status line; None without ipywidgets."""
         try:
             import ipywidgets
         except ImportError:
@@ -147,7 +147,7 @@ class Prediction:
             '<div style="line-height: 1.5"><b>Predict first.</b> '
             f"{html.escape(self.question)}</div>"
         )
-        # An empty tooltip, or the label's would read "null".
+        # Without a tooltip the label's would read "null".
         shared = {"description": "Your guess", "tooltip": ""}
         if isinstance(self.choices, range):
             low, high = min(self.choices), max(self.choices)
@@ -162,7 +162,7 @@ class Prediction:
         return ipywidgets.VBox([question, control, ipywidgets.Label(self._status)])
 
     def _chosen(self, change) -> None:
-        """What the reader did; a click that arrives after the answer is taken back."""
+        """Take the reader's choice; a click that arrives after the answer is undone."""
         if not self._revealed and self._offers(change["new"]):
             self._value = change["new"]
         self._refresh()
@@ -173,7 +173,7 @@ class Prediction:
             return
         _, control, status = self.widget.children
         unset = min(self.choices) if isinstance(self.choices, range) else None
-        control.unobserve(self._chosen, "value")  # this is no act of the reader
+        control.unobserve(self._chosen, "value")  # the reader did not do this
         control.value = unset if self._value is None else self._value
         control.observe(self._chosen, "value")
         control.disabled = self._revealed
@@ -196,9 +196,9 @@ class Prediction:
     @property
     def _status(self) -> str:
         if self._missed:
-            return "The answer was shown before a guess. Run this cell again to make one."
+            return "The answer was shown before you guessed. Run this cell again to guess."
         if self._revealed:
-            return "The answer was shown."
+            return "The answer has been shown."
         if self._value is not None:
             return "Noted. You can change it until the answer is shown."
         if isinstance(self.choices, range):
@@ -208,9 +208,11 @@ class Prediction:
 
 def _checked_question(question: str) -> str:
     if not isinstance(question, str):
-        raise TypeError(f"question must be a text, got {question!r}")
+        raise TypeError(f"question must be a string, got {question!r}")
     if not question.strip():
-        raise ValueError(f"question must not be empty, got {question!r}; ask for a result to come")
+        raise ValueError(
+            f"question must not be empty, got {question!r}; ask about a result to come"
+        )
     return question
 
 
@@ -218,12 +220,12 @@ def _checked_choices(choices: Sequence[str] | range) -> tuple[str, ...] | range:
     wanted = 'range(0, 101) or ["more", "fewer"] would do'
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise TypeError(
-            f"choices must be a range or a sequence of texts, got {choices!r}; {wanted}"
+            f"choices must be a range or a sequence of strings, got {choices!r}; {wanted}"
         )
     if not isinstance(choices, range):
         for choice in choices:
             if not isinstance(choice, str):
-                raise TypeError(f"choices must be texts, got {choice!r} among them; {wanted}")
+                raise TypeError(f"choices must be strings, got {choice!r} among them; {wanted}")
             if not choice.strip():
                 raise ValueError(f"choices must not be empty, got {choice!r} among them; {wanted}")
         if len(set(choices)) < len(choices):
@@ -241,7 +243,7 @@ def _readable(answer: float | str) -> str:
         return answer
     if isinstance(answer, bool) or not isinstance(answer, Real):
         raise TypeError(
-            f"answer must be a number or a text, got {answer!r}; float(answer) or a text would do"
+            f"answer must be a number or a string, got {answer!r}; float(answer) or str(answer) would do"
         )
     if isinstance(answer, Integral):
         return str(int(answer))

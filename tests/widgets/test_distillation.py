@@ -55,7 +55,7 @@ def test_without_soft_targets_every_temperature_is_the_same_students():
         assert explorer.cell is explorer._cells[0]
 
 
-def test_labels_alone_are_no_grid():
+def test_labels_alone_are_not_a_grid():
     with pytest.raises(ValueError, match="an alpha above 0, got those of alpha = 0 alone"):
         DistillationExplorer(students(alphas=(0.0,)))
 
@@ -73,12 +73,12 @@ def test_one_temperature_is_a_grid():
         (True, TypeError, "whole number, got True"),
     ],
 )
-def test_test_images_that_cannot_be_are_refused(test_images, error, words):
+def test_an_impossible_number_of_test_images_is_refused(test_images, error, words):
     with pytest.raises(error, match=words):
         DistillationExplorer(students(), test_images=test_images)
 
 
-def test_a_cohort_brings_its_loss_terms_and_a_table_without_them_none():
+def test_loss_terms_are_shown_if_the_table_has_them():
     terms = students(soft=np.arange(12.0), hard=1.0, objective="SoftTargets")
     explorer = DistillationExplorer(terms)
     explorer.temperature = 1.0
@@ -88,7 +88,7 @@ def test_a_cohort_brings_its_loss_terms_and_a_table_without_them_none():
     assert DistillationExplorer(students(soft=np.nan, hard=1.0)).cell["terms"] is None
 
 
-def test_the_frame_of_a_real_cohort_will_do(digits):
+def test_the_frame_of_a_real_cohort_is_a_table(digits):
     teacher = kd.models.mlp(8, depth=1, seed=0)
     objectives = [kd.SoftTargets(teacher, T, alpha) for T in (1, 4) for alpha in (0, 0.5)]
     cohort = kd.fit_cohort(
@@ -113,13 +113,13 @@ def test_only_what_was_measured_can_be_chosen():
         explorer.alpha = 0.7
 
 
-def test_its_still_picture_says_in_words_what_it_shows():
+def test_the_alt_text_of_its_still_picture_gives_the_mean():
     explorer = DistillationExplorer(grid())
     assert explorer.picture().startswith(b"\x89PNG")
     assert f"{explorer.cell['mean']:.0f} on average" in explorer.alt()
 
 
-def test_what_it_cannot_show_is_named():
+def test_a_table_that_it_cannot_show_is_refused():
     whole = kd.results("student")
     uneven = students().drop(index=5)
     for table, error, words in (

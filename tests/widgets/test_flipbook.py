@@ -1,4 +1,4 @@
-"""The flipbook's Python side: any kind of picture, all of one size, each with its words."""
+"""The flipbook's Python side: pictures of any kind, all of one size, each with its label."""
 
 import io
 
@@ -55,7 +55,7 @@ def test_the_frame_is_as_high_as_the_pictures_and_the_slider_together():
     assert height.endswith("+ min(220px, (100cqw - 24px) * 0.5000))")
 
 
-def test_the_picture_and_its_words_are_those_of_the_page_that_is_open():
+def test_the_still_picture_and_its_alt_text_are_those_of_the_open_page():
     book = Flipbook(noise(), LABELS)
     book.index = 2
     assert book.picture() == book._frames[2]
@@ -68,21 +68,16 @@ def test_the_picture_and_its_words_are_those_of_the_page_that_is_open():
     ("frames", "labels", "error", "words"),
     [
         (noise(1), LABELS[:1], ValueError, "frames must be at least two pictures, got 1"),
-        (noise(), LABELS[:2], ValueError, "labels must be one text for each of 3 frames, got 2"),
-        (noise(), "abc", TypeError, "labels must be a sequence of texts"),
-        (noise(), [1, 2, 3], TypeError, "labels must be a sequence of texts"),
+        (noise(), LABELS[:2], ValueError, "labels must be one string for each of 3 frames, got 2"),
+        (noise(), "abc", TypeError, "labels must be a sequence of strings"),
+        (noise(), [1, 2, 3], TypeError, "labels must be a sequence of strings"),
         ([b"GIF89a..", b"GIF89a.."], LABELS[:2], ValueError, "frames must be PNG .* got b'GIF89a"),
-        (
-            [*noise(2), b"x"],
-            LABELS,
-            TypeError,
-            "frames must all be of one kind, got bytes, ndarray",
-        ),
+        ([*noise(2), b"x"], LABELS, TypeError, "frames must all be of one kind, got bytes, nd"),
         (noise(3, (28, 28, 4)), LABELS, ValueError, r"frames must be \(H, W\).* \(28, 28, 4\)"),
         ([noise()[0], noise(1, (20, 28))[0]], LABELS[:2], ValueError, "frames .* of one size"),
         (["one", "two"], LABELS[:2], TypeError, "frames must be a tensor or an array of numbers"),
     ],
 )
-def test_what_it_cannot_show_is_named(frames, labels, error, words):
+def test_frames_and_labels_that_it_cannot_show_are_refused(frames, labels, error, words):
     with pytest.raises(error, match=words):
         Flipbook(frames, labels)

@@ -283,7 +283,7 @@ def _class_numbers(name: str, values: Tensor, classes: int) -> Tensor:
         kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
         raise TypeError(
             f"{name} must be an int64 tensor (N,) of class numbers, got {kind}; "
-            "probabilities.argmax(-1) are some"
+            "probabilities.argmax(-1) gives them"
         )
     values = values.detach().cpu()
     if values.ndim != 1 or not len(values):

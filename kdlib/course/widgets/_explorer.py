@@ -1,4 +1,4 @@
-"""What every explorer is: a widget drawn by its own JavaScript, and a saved form of it."""
+"""The base of every explorer: a widget drawn by its own JavaScript, and its saved form."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ HERE = Path(__file__).parent
 
 
 @cache
-def module(name: str) -> str:
-    """An explorer's JavaScript: what all share, then its own; it imports nothing."""
-    return "\n".join((HERE / f"{part}.js").read_text("utf-8") for part in ("common", name))
+def module(*parts: str) -> str:
+    """An explorer's JavaScript: the shared part, then its own parts; it imports nothing."""
+    return "\n".join((HERE / f"{part}.js").read_text("utf-8") for part in ("common", *parts))
 
 
 @cache
@@ -32,7 +32,7 @@ def style_sheet() -> str:
 class Explorer(anywidget.AnyWidget):
     """A widget whose state is all that its drawing needs; Python draws nothing while it is moved.
 
-    A subclass names itself and its frame's heights, and makes its still picture.
+    A subclass gives its name, the heights of its frame, and a still picture.
     """
 
     _css = style_sheet()
@@ -41,7 +41,7 @@ class Explorer(anywidget.AnyWidget):
 
     @classmethod
     def heights_for(cls, state: Mapping, picture: bytes) -> Sequence[tuple[int, str]]:
-        """Of the frame with this state over this still picture; see `saved_form`."""
+        """Heights of the frame for this state and this still picture; see `saved_form`."""
         return cls.heights
 
     def picture(self) -> bytes:
@@ -53,7 +53,7 @@ class Explorer(anywidget.AnyWidget):
         raise NotImplementedError
 
     def state(self) -> dict[str, object]:
-        """All that the JavaScript reads."""
+        """The values that the JavaScript reads, by name."""
         shared = set(anywidget.AnyWidget.class_traits(sync=True)) | {
             "_esm",
             "_css",
@@ -62,7 +62,7 @@ class Explorer(anywidget.AnyWidget):
         return {name: getattr(self, name) for name in self.traits(sync=True) if name not in shared}
 
     def to_html(self) -> str:
-        """The saved form: works without a kernel and a network, else shows the picture."""
+        """The saved form: it works without a kernel or a network, or else shows the picture."""
         state, picture = self.state(), self.picture()
         return saved_form(
             name=self.name,
@@ -80,7 +80,7 @@ class Explorer(anywidget.AnyWidget):
 
 
 def png(figure) -> bytes:
-    """A matplotlib figure as a picture, on white, readable on a dark page too."""
+    """A matplotlib figure as PNG, on white, so that it is readable on a dark page, too."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor="white")
     return buffer.getvalue()
@@ -90,7 +90,7 @@ def numbers(name: str, values) -> np.ndarray:
     """A tensor, an array or nested lists as an array of finite numbers.
 
     Raises:
-        TypeError, ValueError: it is none, or not finite.
+        TypeError, ValueError: ``values`` is not numbers, or one of them is not finite.
     """
     if hasattr(values, "detach"):
         values = values.detach().cpu()

@@ -1,7 +1,7 @@
 """The saved form of an explorer: one ``text/html`` that works without a kernel and without a network.
 
-A still picture with a line of text, and over it a sandboxed frame that holds the explorer itself. Where
-a page drops frames (a notebook that is not trusted yet), the picture and the line are what is left.
+A still picture with a line of text, and over it a sandboxed frame that holds the explorer itself. On a
+page that drops frames (a notebook that is not trusted yet), the picture and the line remain.
 """
 
 from __future__ import annotations
@@ -70,11 +70,11 @@ def saved_form(
     """The explorer as one piece of HTML.
 
     Args:
-        name: of the explorer, such as ``temperature explorer``; the frame's title.
+        name: the explorer's, such as ``temperature explorer``; the title of the frame.
         source: its JavaScript module, with a function ``render`` and, last, its default export.
         style: its style sheet.
         state: what the module reads from its model; bytes are kept as base64.
-        heights: of the frame in CSS, each after the width in pixels from which it holds, rising from 0.
+        heights: pairs of a page width in pixels, rising from 0, and the frame's CSS height from there.
         picture: PNG, for pages that drop frames.
         alt: what the picture shows.
 
@@ -103,12 +103,12 @@ _FORM = re.compile(
 
 
 def taken_apart(form: str) -> dict[str, object]:
-    """What `saved_form` was given, but for the drawing: name, state, picture and alt.
+    """The arguments that `saved_form` was given, without the drawing: name, state, picture, alt.
 
     Bytes in the state stay as base64, as `saved_form` keeps them.
 
     Raises:
-        ValueError: it is no saved form.
+        ValueError: the form is not a saved form.
     """
     if not (found := _FORM.search(form)):
         raise ValueError(f"form must be what saved_form returns, got {form[:40]!r}")
@@ -138,7 +138,7 @@ def _page(name: str, source: str, style: str, state: Mapping[str, object]) -> st
 
 
 def _heights(heights: Sequence[tuple[int, str]]) -> tuple[str, str]:
-    """A class of its own for these heights, because a page may hold others, and its rules."""
+    """A CSS class for these heights alone, because a page may hold others, and its rules."""
     size = f"high-{zlib.crc32(repr([*heights]).encode()):08x}"
     rule = f".kdlib-saved.{size} > div:has(> iframe)"
     return size, "".join(

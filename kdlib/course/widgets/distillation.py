@@ -1,4 +1,4 @@
-"""Drag temperature and alpha over students that were really trained. Its drawing is distillation.js."""
+"""Drag temperature and alpha over students that were really trained; distillation.js draws it."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ _SETTING = r"^T = (?P<temperature>[\d.]+), alpha = (?P<alpha>[\d.]+)$"
 class DistillationExplorer(Explorer):
     """Drag temperature and alpha over a measured grid: errors with their interval, and the loss terms.
 
-    The loss is ``alpha * T² * KL + (1 - alpha) * CE``. Of each setting one sees every student's test
-    errors, their mean with its 95 % interval (Student's t over the seeds), and the difference from the
-    labels alone (alpha = 0), paired by seed. Nothing is interpolated between settings.
+    The loss is ``alpha * T² * KL + (1 - alpha) * CE``. Each setting shows every student's test errors,
+    their mean with its 95 % interval (Student's t over the seeds), and the difference from students
+    trained on labels alone (alpha = 0), paired by seed. Nothing is interpolated between settings.
 
     Args:
-        table: one experiment of ``kd.results("student")``, or one row a student with the columns
-            ``temperature``, ``alpha``, ``seed``, ``test_errors`` and, where known, ``test_loss`` (in
-            nats) and the loss terms ``soft`` and ``hard``: what ``kd.fit_cohort(...).frame`` is. Every
-            temperature with every alpha but 0, which one temperature stands for; the same seeds.
-        test_images: how many the errors were counted among; adds the accuracy with its interval.
+        table: one experiment of ``kd.results("student")``, or one row for each student, as in
+            ``kd.fit_cohort(...).frame``, with the columns ``temperature``, ``alpha``, ``seed``,
+            ``test_errors`` and, where known, ``test_loss`` (in nats) and the loss terms ``soft`` and
+            ``hard``. Every temperature is combined with every alpha above 0, all with the same
+            seeds; at alpha = 0 one temperature is enough.
+        test_images: the number of test images; adds the accuracy with its interval.
 
     Attributes:
         temperature, alpha: the setting chosen, one of those measured.
 
     Raises:
-        TypeError, ValueError: another table, several experiments, a setting that is missing, unequal
-            or fewer than two seeds; fewer test images than errors; a setting that was not measured.
+        TypeError, ValueError: a table of another form or of several experiments, a missing setting,
+            unequal seeds or fewer than two; fewer test images than errors; a setting that was not
+            measured.
 
     Example:
         >>> from kdlib.reproduce import results
@@ -136,7 +138,7 @@ def _check_test_images(test_images: int, most_errors: int) -> None:
 
 
 def _students(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a student."""
+    """One row for each student."""
     if not isinstance(table, pd.DataFrame):
         raise TypeError(
             f"table must be a pandas table of students, got {type(table).__name__}; an experiment of "
@@ -152,7 +154,9 @@ def _students(table: pd.DataFrame) -> pd.DataFrame:
             "table must have temperature, alpha, seed and test_errors in every row, got nan"
         )
     if not len(students) or not (students["alpha"] == 0).any():
-        raise ValueError("table must have students of alpha = 0, the labels alone, to compare with")
+        raise ValueError(
+            "table must have students of alpha = 0, trained on labels alone, to compare with"
+        )
     if not (students["alpha"] != 0).any():
         raise ValueError(
             "table must have students of an alpha above 0, got those of alpha = 0 alone"
@@ -180,7 +184,7 @@ def _of_results(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cells(students: pd.DataFrame, temperatures: list[float], alphas: list[float]) -> list[dict]:
-    """A cell a setting; without soft targets all temperatures are one."""
+    """One cell for each setting; at alpha = 0, without soft targets, all temperatures share one."""
     without = students[students["alpha"] == 0]
     labels = without[without["temperature"] == without["temperature"].min()].set_index("seed")
     cells = [_cell(labels, labels)]

@@ -1,4 +1,4 @@
-"""A slider over pictures that were made beforehand. Its drawing is flipbook.js."""
+"""A slider over pictures that were made beforehand; flipbook.js draws it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Flipbook(Explorer):
         frames: matplotlib figures (closed here), PNG as bytes, or arrays ``(H, W)`` or ``(H, W, 3)``;
             at least two, all of one size. Arrays of uint8 stay as they are, other numbers are scaled
             from the lowest of all frames to the highest; grey is dark on white, as in the figures.
-        labels: a text for each, shown above it and read to those who do not see it.
+        labels: a string for each frame, shown above it and read out by screen readers.
 
     Attributes:
-        index: of the picture shown, from 0.
+        index: the picture shown, counted from 0.
 
     Raises:
-        TypeError, ValueError: other frames, frames of several sizes, labels that are not one text a
-            frame, or an index out of range.
+        TypeError, ValueError: frames of another kind or of several sizes, labels that are not one
+            string for each frame, or an index out of range.
 
     Example:
         >>> import numpy as np
@@ -127,7 +127,7 @@ def _array_png(array: np.ndarray) -> bytes:
 
 
 def _common_size(pictures: list[bytes]) -> tuple[int, int]:
-    """Width and height in pixels, which a PNG has at its start."""
+    """Width and height in pixels, read from the header of the PNG."""
     sizes = sorted({tuple(np.frombuffer(p[16:24], ">u4").tolist()) for p in pictures})
     if len(sizes) > 1:
         raise ValueError(
@@ -139,7 +139,7 @@ def _common_size(pictures: list[bytes]) -> tuple[int, int]:
 
 def _checked_labels(labels: Sequence[str], count: int) -> list[str]:
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise TypeError(f"labels must be a sequence of texts, got {labels!r}")
+        raise TypeError(f"labels must be a sequence of strings, got {labels!r}")
     if len(labels) != count:
-        raise ValueError(f"labels must be one text for each of {count} frames, got {len(labels)}")
+        raise ValueError(f"labels must be one string for each of {count} frames, got {len(labels)}")
     return list(labels)

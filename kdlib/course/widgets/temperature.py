@@ -1,4 +1,4 @@
-"""The temperature explorer: real soft targets under one's finger. Its drawing is temperature.js."""
+"""The temperature explorer: drag T over a teacher's real soft targets; its drawing is in JavaScript."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ class TemperatureExplorer(Explorer):
     """Drag the temperature and see what it does to the soft targets of an image.
 
     An image, its soft targets softmax(z / T) as bars beside the label, their entropy over T in nats,
-    and over T the norm of the soft loss's gradient by the student's logits, with the factor T²,
-    T · (q - p), and without it, (q - p) / T. Images are sorted by the teacher's entropy at T = 1. All is
-    computed and drawn in the browser; ``temperature`` and ``index`` follow when the reader lets go,
-    and can be set from Python.
+    and over T the norm of the soft loss's gradient with respect to the student's logits: T · (q - p)
+    with the factor T², (q - p) / T without it. Images are sorted by the teacher's entropy at T = 1.
+    Everything is computed and drawn in the browser; ``temperature`` and ``index`` follow when the
+    reader lets go, and can be set from Python.
 
     Args:
         logits: the teacher's, ``(N, C)``.
-        images: ``(N, H, W)``, ``(N, 1, H, W)`` or ``(N, 3, H, W)``; uint8 as it is, other numbers
-            scaled, each channel from its lowest value in all images to its highest.
+        images: ``(N, H, W)``, ``(N, 1, H, W)`` or ``(N, 3, H, W)``; uint8 is kept, other numbers
+            are scaled, each channel from its lowest value in all images to its highest.
         labels: ``(N,)`` class numbers.
         classes: C names.
         student_logits: ``(N, C)``; adds the student's bars. Without them the gradient is that of an
-            untrained student, whose logits are all alike.
+            untrained student, whose logits are all equal.
 
     Attributes:
         temperature: from 0.25 to 50.
-        index: of the image shown, a row of what was given.
+        index: the image shown, a row of ``images``.
 
     Raises:
-        TypeError, ValueError: what is given is no numbers, has another shape, or is not finite; a
-            temperature or index out of range.
+        TypeError, ValueError: an argument is not numbers, has another shape, or is not finite; a
+            temperature or index is out of range.
 
     Example:
         >>> import numpy as np
@@ -50,7 +50,7 @@ class TemperatureExplorer(Explorer):
         >>> explorer.temperature = 20
     """
 
-    _esm = module("temperature")
+    _esm = module("temperature", "temperature_curves")
     name = "temperature explorer"
     heights = ((0, "1470px"), (640, "970px"), (1040, "660px"))
 
@@ -137,14 +137,14 @@ class TemperatureExplorer(Explorer):
 
 
 def entropy(logits: np.ndarray) -> np.ndarray:
-    """Of the softmax at T = 1, in nats, a number a row."""
+    """Entropy of each row's softmax at T = 1, in nats."""
     shifted = logits.astype(float) - logits.max(-1, keepdims=True)
     partition = np.exp(shifted).sum(-1)
     return np.log(partition) - (np.exp(shifted) * shifted).sum(-1) / partition
 
 
 def quantised(images: np.ndarray) -> np.ndarray:
-    """(N, channels, H, W) in uint8; what is uint8 stays as it is."""
+    """Images (N, channels, H, W) in uint8; those that are uint8 already stay as they are."""
     if images.dtype == np.uint8:
         return images
     images = images.astype(float)
@@ -170,12 +170,12 @@ def _checked_images(images, count: int) -> np.ndarray:
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(
             f"images must be (N, H, W), (N, 1, H, W) or (N, 3, H, W), got shape {images.shape}; "
-            "images.transpose(0, 3, 1, 2) puts channels that come last into their place"
+            "images.transpose(0, 3, 1, 2) moves the channels from last place to second"
         )
     if len(images) != count:
         raise ValueError(
-            f"images must be as many as logits have rows, {count}, got {len(images)}; give both for "
-            "the same test images"
+            f"images must be one for each of the {count} rows of logits, got {len(images)}; give both "
+            "for the same test images"
         )
     return np.ascontiguousarray(images)
 
@@ -188,7 +188,7 @@ def _checked_labels(labels, logits: np.ndarray) -> list[int]:
         )
     if labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"labels must be one a row of logits, {len(logits)}, got shape {labels.shape}"
+            f"labels must be one for each of the {len(logits)} rows of logits, got shape {labels.shape}"
         )
     outside = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(outside):
