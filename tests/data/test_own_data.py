@@ -1,17 +1,178 @@
-"""kdlib/data/own.py and views.py: a Dataset of torch, views of one's own, fingerprints that are kept."""
-
-from dataclasses import replace
+"""kdlib/data/own.py: data sets of a reader's own arrays, folders of images and torch Datasets."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from random_arrays import TRAIN, arrays, normalised, shuffled
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import kdlib as kd
-from kdlib.data import splits
-from kdlib.data.splits import Split
-from kdlib.identity import weights_hash
+
+# Arrays
+
+
+def test_from_arrays_keeps_the_given_order_and_index_is_the_row():
+    a = arrays()
+    data = kd.data.from_arrays(*a.values(), validation=30, device="cpu")
+    joined = torch.cat([data.train.index, data.validation.index])
+    assert sorted(joined.tolist()) == list(range(TRAIN))
+    for split in (data.train, data.validation):
+        assert split.index.tolist() == sorted(split.index.tolist())
+        assert split.labels.tolist() == a["y_train"][split.index.numpy()].tolist()
+    assert data.test.labels.tolist() == a["y_test"].tolist()
+    assert kd.data.from_arrays(*a.values(), device="cpu").validation is None
+
+
+@pytest.mark.parametrize("validation", [0, 20, 100])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_from_arrays_normalises_by_all_training_images_and_puts_channels_first(
+    channels, validation
+):
+    a = arrays(channels)
+    data = kd.data.from_arrays(*a.values(), device="cpu", validation=validation)
+    train, test = normalised(a)
+    parts = [data.train] + [data.validation] * (validation > 0)
+    for split, expected in (*((part, train) for part in parts), (data.test, test)):
+        assert split.inputs.dtype == torch.float32
+        np.testing.assert_allclose(split.inputs, expected[split.index], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_from_arrays_only_casts_floating_point_inputs(dtype):
+    inputs = np.random.default_rng(0).normal(3, 5, (20, 2, 3)).astype(dtype)
+    data = kd.data.from_arrays(inputs, np.arange(20) % 4, device="cpu")
+    assert torch.equal(data.train.inputs, torch.from_numpy(inputs.astype(np.float32)))
+    assert data.train.inputs.dtype == torch.float32
+
+
+def test_from_arrays_takes_tensors_as_well():
+    a = arrays()
+    tensors = [torch.from_numpy(value) for value in a.values()]
+    first = kd.data.from_arrays(*a.values(), validation=9, device="cpu")
+    second = kd.data.from_arrays(*tensors, validation=9, device="cpu")
+    assert first.fingerprint() == second.fingerprint()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_from_arrays_holds_out_the_same_samples_in_any_order_of_the_rows(labelled):
+    parts = []
+    for some in (arrays(), shuffled(arrays())):
+        labels = some["y_train"] if labelled else None
+        data = kd.data.from_arrays(some["x_train"], labels, validation=30, device="cpu")
+        assert len(data.validation) == 30
+        parts.append({row.tobytes() for row in data.validation.inputs.numpy()})
+    assert parts[0] == parts[1]
+
+
+def test_from_arrays_needs_neither_labels_nor_test_nor_class_names():
+    inputs, labels = np.random.default_rng(0).normal(size=(12, 5)), np.arange(12) % 3
+    bare = kd.data.from_arrays(inputs, None, device="cpu")
+    assert (bare.train.labels, bare.test, bare.classes) == (None, None, ())
+    assert kd.data.from_arrays(inputs, labels, device="cpu").classes == ("0", "1", "2")
+    four = kd.data.from_arrays(inputs, labels, classes=["a", "b", "c", "d"], device="cpu")
+    assert four.classes == ("a", "b", "c", "d")
+
+
+OK, Y = np.zeros((6, 4, 4), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None], np.arange(6)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"x_train": OK.astype(int)}, TypeError, "x_train must be uint8 images or floating"),
+        ({"x_train": OK.reshape(6, 16)}, ValueError, r"x_train must be images \(N, H, W\)"),
+        ({"x_train": OK[:0], "y_train": Y[:0]}, ValueError, "x_train must be .*at least one"),
+        ({"x_train": np.zeros(6)}, ValueError, r"x_train must be \(N, ...\)"),
+        ({"y_train": Y[:5]}, ValueError, "y_train must hold one label for each of the 6 .*got 5"),
+        ({"y_train": Y.astype(float)}, TypeError, "y_train must hold integers, got float64"),
+        ({"y_train": Y - 1}, ValueError, "y_train must not be negative, got -1"),
+        ({"x_test": OK[:, :3], "y_test": Y}, ValueError, "x_test must have x_train's dtype and"),
+        ({"x_test": OK / 1.0, "y_test": Y}, ValueError, "x_test must have x_train's dtype and"),
+        ({"x_test": OK, "y_test": Y[:2]}, ValueError, "y_test must hold one label for each of"),
+        ({"y_test": Y}, ValueError, "y_test must come with x_test"),
+        ({"classes": ["a", "b"]}, ValueError, "labels of train must be below 2.*got 5"),
+        ({"validation": 6}, ValueError, "validation must be .*0 to 5, got 6"),
+        ({"validation": -1}, ValueError, "validation must be .*got -1"),
+        ({"validation": 0.5}, ValueError, "validation must be a whole number.*got 0.5"),
+    ],
+)
+def test_from_arrays_refuses_arrays_that_do_not_fit(given, kind, message):
+    with pytest.raises(kind, match=message):
+        kd.data.from_arrays(**({"x_train": OK, "y_train": Y, "device": "cpu"} | given))
+
+
+# A folder of images
+
+
+def picture(path, value, mode="L", size=(5, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def test_from_folder_sorts_grey_images_by_class_and_name(tmp_path):
+    for value, name in enumerate(["dog/b", "cat/z", "cat/a", "dog/a"]):
+        picture(tmp_path / "train" / f"{name}.png", 10 * value)
+    picture(tmp_path / "test" / "dog" / "x.png", 30)
+    data = kd.data.from_folder(tmp_path, device="cpu")
+    assert data.classes == ("cat", "dog")
+    assert data.name == tmp_path.name
+    assert data.train.inputs.shape == (4, 1, 4, 5)
+    assert data.train.labels.tolist() == [0, 0, 1, 1]
+    assert data.test.labels.tolist() == [1]  # a test class keeps its number, even if it is alone
+    levels = np.array([20.0, 10.0, 30.0, 0.0])  # cat/a, cat/z, dog/a, dog/b
+    expected = (levels - levels.mean()) / levels.std()
+    np.testing.assert_allclose(data.train.inputs[:, 0, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(data.test.inputs[0, 0, 0, 0], expected[2], rtol=1e-5)
+
+
+def test_from_folder_makes_three_channels_as_soon_as_one_image_is_coloured(tmp_path):
+    picture(tmp_path / "train" / "a" / "1.png", 200)
+    picture(tmp_path / "train" / "b" / "1.png", (10, 20, 30), "RGB")
+    data = kd.data.from_folder(tmp_path, device="cpu")
+    assert data.train.inputs.shape == (2, 3, 4, 5)
+    np.testing.assert_allclose(data.train.inputs[:, :, 0, 0], [[1, 1, 1], [-1, -1, -1]], rtol=1e-5)
+    assert data.test is None
+
+
+def test_from_folder_needs_a_size_if_images_differ_and_resizes_to_it(tmp_path):
+    picture(tmp_path / "train" / "a" / "1.png", 1)
+    picture(tmp_path / "train" / "b" / "2.png", 2, size=(7, 4))
+    with pytest.raises(ValueError, match=r"size must be given.*2.png has \(4, 7\).*\(4, 5\)"):
+        kd.data.from_folder(tmp_path, device="cpu")
+    assert kd.data.from_folder(tmp_path, size=8, device="cpu").train.inputs.shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="size must be a whole number of at least 1, got 0"):
+        kd.data.from_folder(tmp_path, size=0)
+
+
+def test_from_folder_holds_images_out(tmp_path):
+    for value in range(10):
+        picture(tmp_path / "train" / "ab"[value % 2] / f"{value}.png", value)
+    data = kd.data.from_folder(tmp_path, validation=4, device="cpu")
+    assert (len(data.train), len(data.validation)) == (6, 4)
+
+
+def test_from_folder_names_the_folder_or_class_that_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train/CLASS/"):
+        kd.data.from_folder(tmp_path, device="cpu")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(FileNotFoundError):
+        kd.data.from_folder(tmp_path, device="cpu")
+    picture(tmp_path / "train" / "a" / "1.png", 1)
+    picture(tmp_path / "test" / "b" / "1.png", 1)
+    with pytest.raises(ValueError, match="classes of test must occur in train, got 'b'"):
+        kd.data.from_folder(tmp_path, device="cpu")
+
+
+def test_from_folder_refuses_images_that_would_be_truncated(tmp_path):
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(folder / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has pixels of mode"):
+        kd.data.from_folder(tmp_path)
+
+
+# A torch Dataset
 
 
 class Pairs(Dataset):
@@ -28,9 +189,10 @@ class Pairs(Dataset):
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3)).astype("uint8")
 LABELS = np.arange(12) % 3
+PAIRS = list(zip(PIXELS, LABELS.tolist(), strict=True))
 
 
-def from_pairs(images, **options):
+def from_images(images, **options):
     pairs = list(zip(images, LABELS.tolist(), strict=True))
     return kd.data.from_dataset(Pairs(pairs), device="cpu", **options)
 
@@ -40,236 +202,68 @@ def from_pairs(images, **options):
     [Image.fromarray, np.asarray, lambda x: torch.from_numpy(x).permute(2, 0, 1)],
     ids=["PIL", "array", "uint8 tensor"],
 )
-def test_a_dataset_gives_what_its_arrays_do_in_their_order(image_of):
+def test_a_dataset_gives_the_same_data_as_its_arrays(image_of):
     expected = kd.data.from_arrays(PIXELS, LABELS, device="cpu", validation=4, name="dataset")
-    found = from_pairs([image_of(x) for x in PIXELS], validation=4)
+    found = from_images([image_of(x) for x in PIXELS], validation=4)
     assert found.fingerprint() == expected.fingerprint() and found.classes == ("0", "1", "2")
     assert torch.equal(found.train.index, expected.train.index)
 
 
-def test_pictures_with_a_palette_are_read_as_their_colours():
+def test_images_with_a_palette_are_read_as_their_colours():
     pictures = [Image.fromarray(x).quantize(16) for x in PIXELS]
     assert pictures[0].mode == "P"
-    expected = from_pairs([np.asarray(picture.convert("RGB")) for picture in pictures])
-    assert torch.equal(from_pairs(pictures).train.inputs, expected.train.inputs)
+    expected = from_images([np.asarray(picture.convert("RGB")) for picture in pictures])
+    assert torch.equal(from_images(pictures).train.inputs, expected.train.inputs)
 
 
-def test_grey_pictures_and_floating_point_tensors_are_taken_as_they_are():
-    grey = from_pairs([Image.fromarray(x[..., 0]) for x in PIXELS])
+def test_grey_images_stay_grey_and_floating_point_tensors_unchanged():
+    grey = from_images([Image.fromarray(x[..., 0]) for x in PIXELS])
     assert grey.train.inputs.shape == (12, 1, 6, 6)
     images = torch.randn(12, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(from_pairs(images).train.inputs, images)
+    assert torch.equal(from_images(images).train.inputs, images)
 
 
-def test_a_dataset_has_a_test_part_and_names_of_classes():
-    pairs = list(zip(PIXELS, LABELS.tolist(), strict=True))
-    train, test = Pairs(pairs, classes=["a", "b", "c"]), Pairs(pairs[:5])
+def test_a_dataset_may_have_a_test_part_and_class_names():
+    train, test = Pairs(PAIRS, classes=["a", "b", "c"]), Pairs(PAIRS[:5])
     data = kd.data.from_dataset(train, test, device="cpu", name="mine")
     assert (len(data.test), data.classes, data.name) == (5, ("a", "b", "c"), "mine")
-    assert kd.data.from_dataset(train, classes=["x", "y", "z"], device="cpu").classes == (
-        "x",
-        "y",
-        "z",
-    )
+    renamed = kd.data.from_dataset(train, classes=["x", "y", "z"], device="cpu")
+    assert renamed.classes == ("x", "y", "z")
+    part = kd.data.from_dataset(Subset(train, range(6)), device="cpu")
+    assert part.classes == ("a", "b", "c")
 
 
-def test_names_of_classes_are_those_of_what_a_subset_is_part_of():
-    whole = Pairs(list(zip(PIXELS, LABELS.tolist(), strict=True)), classes=["a", "b", "c"])
-    part = torch.utils.data.Subset(whole, range(6))
-    assert kd.data.from_dataset(part, device="cpu").classes == ("a", "b", "c")
+def test_a_network_trains_on_a_loaders_dataset():
+    pairs = TensorDataset(torch.randn(40, 1, 28, 28), torch.arange(40) % 10)
+    data = kd.data.from_dataset(DataLoader(pairs, batch_size=8).dataset, device="cpu")
+    recipe = kd.Recipe(epochs=1, batch_size=8)
+    kd.fit(kd.models.mlp(8), kd.CrossEntropy(), data, recipe, progress=False)
 
 
-def test_a_loaders_dataset_trains(tmp_path):
-    loader = DataLoader(
-        TensorDataset(torch.randn(40, 1, 28, 28), torch.arange(40) % 10), batch_size=8
-    )
-    data = kd.data.from_dataset(loader.dataset, device="cpu")
-    kd.fit(
-        kd.models.mlp(8), kd.CrossEntropy(), data, kd.Recipe(epochs=1, batch_size=8), progress=False
-    )
+ONE, LABEL = PIXELS[0], "label of sample 0 must be an integer, got "
 
 
 @pytest.mark.parametrize(
     ("dataset", "error", "message"),
     [
-        (
-            DataLoader(Pairs([(PIXELS[0], 0)])),
-            TypeError,
-            r"train must be a dataset.*pass a DataLoader's \.dataset",
-        ),
+        (DataLoader(Pairs([(ONE, 0)])), TypeError, r"train must be a dat.*DataLoader's \.dataset"),
         (Pairs([]), TypeError, "length above 0"),
         (iter([1]), TypeError, "train must be a dataset of .image, label."),
-        (Pairs([PIXELS[0]]), TypeError, "pairs .image, label., got ndarray for sample 0"),
+        (Pairs([ONE]), TypeError, "pairs .image, label., got ndarray for sample 0"),
+        (Pairs([(ONE, 0, 1)]), TypeError, "pairs .image, label., got tuple of 3 for sample 0"),
         (
-            Pairs([(PIXELS[0], 0, 1)]),
-            TypeError,
-            "pairs .image, label., got tuple of 3 for sample 0",
-        ),
-        (
-            Pairs([(PIXELS[0], 0), (PIXELS[0][:4], 1)]),
+            Pairs([(ONE, 0), (ONE[:4], 1)]),
             ValueError,
             r"one shape: sample 1 has \(4, 6, 3\), the first \(6, 6, 3\)",
         ),
-        (
-            Pairs([(PIXELS[0], "cat")]),
-            TypeError,
-            "label of sample 0 must be an integer, got 'cat'",
-        ),
-        (Pairs([(PIXELS[0], 1.5)]), TypeError, "must be an integer, got 1.5"),
+        (Pairs([(ONE, "cat")]), TypeError, f"{LABEL}'cat'"),
+        (Pairs([(ONE, 1.5)]), TypeError, f"{LABEL}1.5"),
+        (Pairs([(ONE, torch.tensor([0, 1]))]), TypeError, rf"{LABEL}tensor\(\[0, 1"),
         (Pairs([(Image.new("I;16", (6, 6)), 0)]), ValueError, "an image has pixels of mode 'I;16'"),
-        (
-            Pairs([(PIXELS[0], torch.tensor([0, 1]))]),
-            TypeError,
-            r"must be an integer, got tensor\(\[0, 1",
-        ),
-        (
-            Pairs([(PIXELS[0] / 255.0, 0)]),
-            TypeError,
-            r"must be tensors \(C, H, W\), got a numpy array",
-        ),
-        (
-            Pairs([(PIXELS[0].astype(int), 0)]),
-            TypeError,
-            "x_train must be uint8 images or floating",
-        ),
+        (Pairs([(ONE / 255.0, 0)]), TypeError, r"must be tensors \(C, H, W\), got a numpy array"),
+        (Pairs([(ONE.astype(int), 0)]), TypeError, "x_train must be uint8 images or floating"),
     ],
 )
-def test_what_is_not_a_dataset_of_images_is_refused(dataset, error, message):
+def test_anything_but_a_dataset_of_images_and_labels_is_refused(dataset, error, message):
     with pytest.raises(error, match=message):
         kd.data.from_dataset(dataset)
-
-
-# Views of one's own
-
-
-def flipped_down(images, generator):
-    down = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(down[:, None, None, None], images.flip(-2), images)
-
-
-def weights_after(data, augment, seed=0):
-    student = kd.models.mlp(16, depth=1)
-    recipe = kd.Recipe(epochs=2, batch_size=32, augment=augment)
-    kd.fit(student, kd.CrossEntropy(), data, recipe, seed=seed, progress=False)
-    return weights_hash(student)
-
-
-def test_any_function_of_images_and_generator_gives_views(digits):
-    few = digits.limit(100)
-    once = weights_after(few, flipped_down)
-    assert once == weights_after(few, flipped_down) != weights_after(few, flipped_down, seed=1)
-    assert len({once, weights_after(few, None), weights_after(few, kd.data.shift(1))}) == 3
-    assert weights_after(few, lambda images, generator: images) == weights_after(few, None)
-
-
-def test_views_of_ones_own_are_told_apart_by_their_code(digits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    few = digits.limit(64)
-    for k in (1, 2, 1):
-        views = eval(f"lambda images, generator: {k} * images", {})
-        recipe = kd.Recipe(epochs=1, batch_size=32, augment=views)
-        kd.keep(lambda: kd.models.mlp(8), kd.CrossEntropy(), few, recipe)
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
-    assert capsys.readouterr().out.count("loaded") == 1
-
-
-def test_a_table_of_logits_is_refused_beside_views_of_ones_own(digits):
-    with pytest.raises(ValueError, match="teacher must be a network where augment is set"):
-        kd.fit(
-            kd.models.mlp(8),
-            kd.LogitMatching(torch.zeros(2000, 10)),
-            digits.limit(64),
-            kd.Recipe(epochs=1, augment=flipped_down),
-        )
-
-
-@pytest.mark.parametrize(
-    ("augment", "error", "message"),
-    [
-        (
-            lambda x, g: x[:, :, 1:],
-            ValueError,
-            r"augment must keep shape and dtype, .*28, 28.*27, 28",
-        ),
-        (
-            lambda x, g: x.double(),
-            ValueError,
-            "augment must keep shape and dtype, .*float32.*float64",
-        ),
-        (lambda x, g: x[:5], ValueError, "augment must keep shape and dtype"),
-        (
-            lambda x, g: x.numpy(),
-            TypeError,
-            "augment must return a tensor, got ndarray from <function",
-        ),
-        (lambda x, g: None, TypeError, "augment must return a tensor, got NoneType"),
-    ],
-)
-def test_views_of_another_shape_or_dtype_are_refused(digits, augment, error, message):
-    with pytest.raises(error, match=message):
-        weights_after(digits.limit(64), augment)
-
-
-@pytest.mark.parametrize(
-    "augment", [3, "shift", lambda images: images, lambda a, b, c: a, kd.data.shift]
-)
-def test_what_is_not_a_function_of_images_and_generator_is_refused_at_once(augment):
-    with pytest.raises(
-        TypeError, match=r"augment must be kd\.data\.shift, crop or flip, or a function"
-    ):
-        kd.Recipe(augment=augment)
-
-
-# Fingerprints
-
-
-@pytest.fixture
-def hashed(monkeypatch):
-    calls = []
-
-    def counting(parts):
-        calls.append(parts)
-        return "0" * 63 + str(len(calls) % 10)
-
-    monkeypatch.setattr(splits, "tensors_hash", counting)
-    return calls
-
-
-def a_split():
-    return Split(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64), torch.arange(4))
-
-
-def test_a_fingerprint_is_computed_once_a_split(hashed):
-    split = a_split()
-    for _ in range(3):
-        split.fingerprint()
-    assert len(hashed) == 1
-    replace(split).fingerprint()
-    assert len(hashed) == 2
-
-
-@pytest.mark.parametrize("name", ["inputs", "labels", "index"])
-def test_a_tensor_that_was_changed_in_place_is_hashed_again(name):
-    split = a_split()
-    before = split.fingerprint()
-    getattr(split, name)[0] += 1
-    assert split.fingerprint() != before
-    getattr(split, name)[0] -= 1
-    assert split.fingerprint() == before
-
-
-def test_a_copy_of_a_split_is_hashed_by_itself():
-    import copy
-
-    split = a_split()
-    before = split.fingerprint()
-    twin = copy.deepcopy(split)
-    twin.inputs[0] += 1
-    assert twin.fingerprint() != before == split.fingerprint()
-
-
-def test_a_split_knows_its_device_and_whether_it_has_labels():
-    split = a_split()
-    data = kd.data.Data(split, split.unlabelled(), None, ("a",), "mine")
-    assert split.labelled and not split.unlabelled().labelled and split.device.type == "cpu"
-    assert [data.labelled(part) for part in ("train", "validation", "test")] == [True, False, False]

@@ -1,0 +1,435 @@
+"""kdlib/data/load.py: the same samples under the same index, whatever file or mirror they come from."""
+
+import http.client
+import socket
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from random_arrays import TEST, TRAIN, arrays, by_pixels, load, normalised, same, shuffled, written
+
+import kdlib as kd
+
+
+def name_for(channels):
+    return "mnist" if channels is None else "cifar10"
+
+
+# The index and the normalisation
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_shuffling_a_files_rows_changes_no_bit_of_the_data(tmp_path, channels):
+    original, name = arrays(channels), name_for(channels)
+    first = load(written(tmp_path / "a", original, name), name)
+    second = load(written(tmp_path / "b", shuffled(original), name), name)
+    for part in ("train", "validation", "test"):
+        assert same(getattr(first, part), getattr(second, part))
+    assert same(first.limit(30).train, second.limit(30).train)
+    assert first.fingerprint() == second.fingerprint()
+
+
+@pytest.mark.parametrize("validation", [1, 20, 119])
+def test_training_and_validation_are_rows_of_one_order(tmp_path, validation):
+    folder = written(tmp_path, arrays())
+    data, whole = load(folder, validation=validation), load(folder, validation=0)
+    assert whole.validation is None
+    assert whole.train.index.tolist() == list(range(TRAIN))
+    assert data.validation.index.tolist() == list(range(validation))
+    assert data.train.index.tolist() == list(range(validation, TRAIN))
+    for split in (data.train, data.validation):
+        assert same(split, whole.train.select(split.index))
+    assert data.test.index.tolist() == list(range(TEST))
+    assert same(data.test, whole.test)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_images_are_sorted_by_pixels_then_label_and_normalised_by_channel(tmp_path, channels):
+    original, name = arrays(channels), name_for(channels)
+    original["x_train"][:8] = original["x_train"][0]
+    original["y_train"][:8] = [7, 3, 9, 1, 0, 8, 2, 5]
+    data = load(written(tmp_path, original, name), name, validation=0)
+    for split, part, pixels in zip(
+        (data.train, data.test), ("train", "test"), normalised(original), strict=True
+    ):
+        order = by_pixels(original[f"x_{part}"], original[f"y_{part}"])
+        assert split.labels.tolist() == original[f"y_{part}"][order].tolist()
+        assert split.inputs.dtype == torch.float32
+        np.testing.assert_allclose(split.inputs, pixels[order], rtol=1e-5, atol=1e-6)
+
+
+def test_a_channel_of_one_value_cannot_be_normalised(tmp_path):
+    original = arrays()
+    original["x_train"][:] = 7
+    with pytest.raises(ValueError, match="x_train must not be constant"):
+        load(written(tmp_path, original))
+
+
+# The digits
+
+
+def test_digits_are_1137_300_and_360_images_of_28_by_28(digits):
+    assert [len(s) for s in (digits.train, digits.validation, digits.test)] == [1137, 300, 360]
+    for split in (digits.train, digits.validation, digits.test):
+        assert split.inputs.shape[1:] == (1, 28, 28)
+        assert split.inputs.dtype == torch.float32
+        assert set(split.labels.tolist()) == set(range(10))
+    assert digits.classes == tuple("0123456789")
+
+
+def test_the_test_digits_are_the_last_360_of_the_order_of_the_small_images():
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    small = np.round(bunch.images * 255 / 16).astype(np.uint8)
+    large = np.stack(
+        [Image.fromarray(x).resize((28, 28), Image.Resampling.BILINEAR) for x in small]
+    )
+    order = by_pixels(small, bunch.target)
+    train, test = order[:-360], order[-360:]
+    expected = normalised({"x_train": large[train], "x_test": large[test]})
+    data = kd.data.load("digits", validation=0, device="cpu")
+    assert data.validation is None
+    for split, rows, pixels in zip((data.train, data.test), (train, test), expected, strict=True):
+        within = by_pixels(large[rows], bunch.target[rows])
+        np.testing.assert_allclose(split.inputs, pixels[within], rtol=1e-4, atol=1e-5)
+        assert split.labels.tolist() == bunch.target[rows][within].tolist()
+
+
+# Files
+
+
+def test_root_takes_precedence_over_the_folder_named_by_kdlib_data(tmp_path, monkeypatch):
+    first = written(tmp_path / "a", arrays(seed=1))
+    second = written(tmp_path / "b", arrays(seed=2))
+    monkeypatch.setenv("KDLIB_DATA", str(first))
+    by_variable = kd.data.load("mnist", validation=20, device="cpu")
+    by_root = kd.data.load("mnist", validation=20, device="cpu", root=second)
+    assert by_variable.fingerprint() == load(first).fingerprint()
+    assert by_root.fingerprint() == load(second).fingerprint() != by_variable.fingerprint()
+
+
+def test_labels_may_be_a_column_of_bytes_as_in_keras(tmp_path):
+    original = arrays(3)
+    column = original | {
+        part: original[part].astype(np.uint8)[:, None] for part in ("y_train", "y_test")
+    }
+    first = load(written(tmp_path / "a", original, "cifar10"), "cifar10")
+    second = load(written(tmp_path / "b", column, "cifar10"), "cifar10")
+    assert first.fingerprint() == second.fingerprint()
+    assert same(first.test, second.test)
+
+
+def test_validation_is_5000_images_by_default(tmp_path):
+    with pytest.raises(ValueError, match="validation must be .*0 to 119, got 5000"):
+        kd.data.load("mnist", device="cpu", root=written(tmp_path, arrays()))
+
+
+@pytest.mark.parametrize("validation", [-1, TRAIN, 2.0, "5"])
+def test_a_validation_that_cannot_be_held_out_is_refused(tmp_path, validation):
+    with pytest.raises(ValueError, match="^validation must be a whole number from 0 to 119"):
+        load(written(tmp_path, arrays()), validation=validation)
+
+
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="digits, mnist, fashion_mnist, cifar10.*got 'MNIST'"):
+        kd.data.load("MNIST")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("mnist", 10), ("fashion_mnist", 10), ("cifar10", 10), ("cifar100", 100)]
+)
+def test_a_data_set_has_its_name_and_its_classes(tmp_path, name, classes):
+    data = load(written(tmp_path, arrays(), name), name)
+    assert len(set(data.classes)) == classes
+    assert data.name == name
+
+
+GOOD = arrays()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_train": None}, "damaged or lacks x_train"),
+        ({"y_test": None}, "damaged or lacks"),
+        ({"x_train": GOOD["x_train"] / 255}, "x_train must be uint8 images.*float64"),
+        ({"x_test": GOOD["x_test"].reshape(TEST, -1)}, "x_test must be uint8 images"),
+        ({"x_test": GOOD["x_test"][:, :5]}, "x_test must have images of x_train's shape"),
+        ({"x_test": arrays(3)["x_test"]}, "x_test must have images of x_train's shape"),
+        ({"x_test": GOOD["x_test"][:0], "y_test": np.arange(0)}, "x_test must be uint8"),
+        ({"y_train": GOOD["y_train"][1:]}, r"y_train must hold 120 integer labels.*\(119,\)"),
+        ({"y_train": np.eye(10, dtype=int)[GOOD["y_train"]]}, r"y_train.*\(120, 10\)"),
+        ({"y_train": GOOD["y_train"] + 0.5}, "y_train must hold 120 integer labels.*float64"),
+        ({"y_train": GOOD["y_train"].astype(str)}, "y_train must hold 120 integer labels"),
+        ({"y_train": np.int64(3)}, r"y_train must hold 120 integer labels.*shape \(\)"),
+        ({"y_train": np.array([{}] * TRAIN)}, "damaged"),
+        ({"y_train": GOOD["y_train"] + 1}, "y_train must hold labels from 0 to 9, got 1 to 10"),
+        ({"y_test": GOOD["y_test"] - 1}, "y_test must hold labels from 0 to 9, got -1 to 8"),
+    ],
+)
+def test_a_file_with_the_wrong_contents_is_refused_with_its_name(tmp_path, change, message):
+    contents = {name: value for name, value in (GOOD | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message) as caught:
+        load(written(tmp_path, contents))
+    assert str(tmp_path / "mnist.npz") in str(caught.value)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_truncated_or_scrambled_file_is_refused_with_its_name(tmp_path, save):
+    path = tmp_path / "mnist.npz"
+    with open(path, "wb") as file:
+        np.save(file, GOOD["x_train"])
+    single = path.read_bytes()  # one array under the name of an npz
+    save(path, **GOOD)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    start = len(whole) // 3  # well inside the training images
+    noise = random.integers(0, 256, 40).astype(np.uint8).tobytes()
+    scrambled = whole[:start] + noise + whole[start + 40 :]
+    short = [whole[:size] for size in (0, 1, 30, len(whole) // 2, len(whole) - 1)]
+    for content in [*short, scrambled, single, b"<html>404</html>"]:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"mnist\.npz is damaged"):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_file_with_changed_bytes_is_refused_or_gives_the_same_data(tmp_path, save):
+    path = tmp_path / "mnist.npz"
+    save(path, **GOOD)
+    whole, random, refused = path.read_bytes(), np.random.default_rng(0), 0
+    original = load(tmp_path).fingerprint()
+    for _ in range(150):
+        content = bytearray(whole)
+        for place in random.integers(0, len(whole), 3):
+            content[place] = random.integers(0, 256)
+        path.write_bytes(content)
+        try:
+            assert load(tmp_path).fingerprint() == original
+        except ValueError as error:
+            assert "mnist.npz" in str(error)
+            refused += 1
+    assert refused > 120
+
+
+# torchvision's layout, and downloads
+
+
+def idx(array):
+    """Encode an array as LeCun's files do: two zeros, the type, the dimensions, the bytes."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_raw(folder, arrays, kind="MNIST"):
+    raw = folder / kind / "raw"
+    raw.mkdir(parents=True)
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(arrays[f"x_{part}"]))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(arrays[f"y_{part}"]))
+    return raw
+
+
+class NoNetwork:
+    """Fail every attempt to reach the network, and count them."""
+
+    def __init__(self, error):
+        self.error, self.calls = error, 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        raise self.error
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    network = NoNetwork(urllib.error.URLError("Temporary failure in name resolution"))
+    monkeypatch.setattr("urllib.request.urlopen", network)
+    monkeypatch.delenv("KDLIB_DATA", raising=False)
+    return network
+
+
+@pytest.fixture
+def cache():
+    return Path(torch.hub.get_dir()) / "kdlib" / "data"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_torchvisions_own_layout_gives_the_same_data_as_the_npz(tmp_path, no_network, name, kind):
+    write_raw(tmp_path / "raw", shuffled(GOOD), kind)
+    first = load(tmp_path / "raw", name)
+    second = load(written(tmp_path / "npz", GOOD, name), name)
+    assert first.fingerprint() == second.fingerprint()
+    assert same(first.test, second.test)
+    assert no_network.calls == 0
+
+
+def test_torchvisions_cifar_gives_the_same_data_as_the_npz(tmp_path, monkeypatch, no_network):
+    original = arrays(3)
+
+    class CIFAR10:
+        def __init__(self, root, train):
+            part = "train" if train else "test"
+            self.data, self.targets = original[f"x_{part}"], original[f"y_{part}"].tolist()
+
+    (tmp_path / "there" / "cifar-10-batches-py").mkdir(parents=True)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", CIFAR10)
+    first = load(tmp_path / "there", "cifar10")
+    second = load(written(tmp_path / "npz", original, "cifar10"), "cifar10")
+    assert first.fingerprint() == second.fingerprint()
+
+
+def test_the_npz_takes_precedence_over_torchvisions_layout(tmp_path):
+    write_raw(tmp_path, arrays(seed=1))
+    data = load(written(tmp_path, arrays(seed=2)))
+    assert data.fingerprint() == load(written(tmp_path / "b", arrays(seed=2))).fingerprint()
+
+
+@pytest.mark.parametrize("damage", ["short", "missing"])
+def test_a_damaged_torchvision_folder_is_refused_with_its_name(tmp_path, no_network, damage):
+    file = write_raw(tmp_path, GOOD) / "train-images-idx3-ubyte"
+    if damage == "short":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        file.unlink()
+    with pytest.raises(ValueError, match="MNIST/raw is damaged or incomplete.*delete that folder"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.URLError("no route"),
+        ConnectionResetError("reset"),
+        http.client.IncompleteRead(b"half"),
+        TimeoutError("timed out"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_without_network_loading_fails_with_remedies_and_leaves_nothing_behind(
+    no_network, cache, name, error
+):
+    no_network.error = error
+    patience = socket.getdefaulttimeout()
+    with pytest.raises(FileNotFoundError) as caught:
+        kd.data.load(name, device="cpu")
+    for remedy in (f"put {name}.npz", "KDLIB_DATA", 'load("digits")'):
+        assert remedy in str(caught.value)
+    assert no_network.calls > 0
+    assert list(cache.iterdir()) == []
+    assert socket.getdefaulttimeout() == patience
+
+
+def test_without_network_the_error_names_the_root_that_was_searched(tmp_path, no_network):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        load(tmp_path)
+
+
+def fake_download(monkeypatch, before=lambda root: None):
+    """Let torchvision's MNIST write raw files instead of downloading; returns the downloads."""
+    import torchvision
+
+    downloads = []
+
+    class MNIST(torchvision.datasets.MNIST):
+        def __init__(self, root, train=True, download=False):
+            if download:
+                downloads.append(root)
+                before(Path(root))
+                write_raw(Path(root), GOOD)
+            super().__init__(root, train=train)
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", MNIST)
+    return downloads
+
+
+def downloaded():
+    return kd.data.load("mnist", validation=20, device="cpu")
+
+
+def test_a_download_is_made_once_and_kept_complete(tmp_path, monkeypatch, no_network, cache):
+    downloads = fake_download(monkeypatch)
+    first, second = downloaded(), downloaded()
+    assert len(downloads) == 1
+    assert [path.name for path in cache.iterdir()] == ["mnist"]
+    assert first.fingerprint() == second.fingerprint()
+    assert first.fingerprint() == load(written(tmp_path, GOOD)).fingerprint()
+
+
+def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(monkeypatch, no_network, cache):
+    def half(root):
+        (root / "MNIST" / "raw").mkdir(parents=True)
+        (root / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"half a file")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        fake_download(once, half)
+        with pytest.raises(KeyboardInterrupt):
+            downloaded()
+    assert list(cache.iterdir()) == []
+    fake_download(monkeypatch)
+    assert len(downloaded().train) == 100
+
+
+def test_two_downloads_at_once_do_not_disturb_each_other(monkeypatch, no_network, cache):
+    downloads = fake_download(monkeypatch, lambda root: write_raw(cache / "mnist", GOOD))
+    assert len(downloaded().train) == 100
+    assert len(downloads) == 1
+    assert [path.name for path in cache.iterdir()] == ["mnist"]
+
+
+# The real sets
+
+
+@pytest.fixture(scope="module")
+def real(request, real_data):
+    """A real data set, loaded once for all tests of its name."""
+    return kd.data.load(request.param, device="cpu", root=real_data)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("real", "shape", "mean", "deviation"),
+    [
+        ("mnist", (1, 28, 28), [0.1307], [0.3081]),
+        ("fashion_mnist", (1, 28, 28), [0.2860], [0.3530]),
+        ("cifar10", (3, 32, 32), [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    ],
+    indirect=["real"],
+    scope="module",
+)
+def test_the_real_sets_have_their_known_shapes_counts_and_levels(real, shape, mean, deviation):
+    n = 60_000 if shape[0] == 1 else 50_000
+    splits = real.train, real.validation, real.test
+    assert [len(s) for s in splits] == [n - 5000, 5000, 10_000]
+    assert {s.inputs.shape[1:] for s in splits} == {shape}
+    counts = torch.cat([real.train.labels, real.validation.labels]).bincount().tolist()
+    test_counts = real.test.labels.bincount().tolist()
+    if real.name == "mnist":
+        assert counts == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+        assert test_counts == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    else:
+        assert counts == [n // 10] * 10
+        assert test_counts == [1000] * 10
+    # Pixels of 0 and 255 occur in every channel: their values reveal mean and deviation.
+    low, high = real.train.inputs.amin((0, 2, 3)), real.train.inputs.amax((0, 2, 3))
+    np.testing.assert_allclose(1 / (high - low), deviation, atol=6e-5)
+    np.testing.assert_allclose(-low / (high - low), mean, atol=6e-5)
+    # Validation images are spread over the classes, not the first rows of a sorted file.
+    share = real.validation.labels.bincount(minlength=10) / 500
+    assert share.min() > 0.8
+    assert share.max() < 1.25
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("real", ["mnist"], indirect=True)
+def test_real_mnist_does_not_depend_on_the_order_of_its_rows(real, real_data, tmp_path):
+    with np.load(real_data / "mnist.npz") as file:
+        original = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+    second = load(written(tmp_path, shuffled(original)), validation=5000)
+    assert real.fingerprint() == second.fingerprint()
+    assert same(real.test, second.test)
