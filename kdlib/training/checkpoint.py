@@ -85,12 +85,13 @@ class Checkpoint:
         if not self.path.exists():
             return
         state = self._read()
-        for name, value in self.identity.items():
-            if state["identity"].get(name) != value:
+        stored = state["identity"]
+        for name in self.identity | stored:  # frozen layers are named only where there are some
+            if stored.get(name) != self.identity.get(name):
                 raise ValueError(
                     f"checkpoint {self.path} belongs to another training: its {name} is "
-                    f"{state['identity'].get(name)}, here it is {value}; choose another file or "
-                    "delete it"
+                    f"{stored.get(name)}, here it is {self.identity.get(name)}; choose another file "
+                    "or delete it"
                 )
         if self.start != state["start"]:
             warnings.warn(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -100,6 +101,29 @@ def stopping(epoch):
 
 def without_seconds(history):
     return history.frame.drop(columns="seconds")
+
+
+def assert_resumes(build, data, recipe, path, at, objective=kd.CrossEntropy):
+    """Interrupted after epoch ``at`` and resumed, a training is bit for bit the one in one go."""
+    one_go, model, later = build(), build(), []
+    objectives = [objective() for _ in range(3)]
+    whole = train(one_go, data, recipe, objectives[0], seed=2)
+    options = {"seed": 2, "checkpoint": path}
+    begun = train(build(), data, recipe, objectives[1], on_epoch=stopping(at), **options)
+    assert begun.interrupted
+    assert begun.frame["epoch"].tolist() == list(range(1, at + 1))
+    torch.randn(100)
+    note = lambda row: later.append(row["epoch"])
+    resumed = train(model, data, recipe, objectives[2], on_epoch=note, **options)
+    assert not resumed.interrupted
+    assert later == list(range(at + 1, recipe.epochs + 1))
+    pd.testing.assert_frame_equal(resumed.frame[:at], begun.frame)
+    pd.testing.assert_frame_equal(
+        without_seconds(resumed), without_seconds(whole), check_exact=True
+    )
+    assert same(model, one_go)
+    assert not any(modes(model))
+    return whole, objectives
 
 
 def kept_files():
