@@ -1,8 +1,10 @@
 """Notebooks as students hand them in: the release with other people's answers pasted into it."""
 
+import ast
 import inspect
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -58,9 +60,23 @@ def pasted(exercise, answer, student):
     """A known answer as a student's cell: its source, under the exercise's name."""
     if exercise.personal:
         return f"def {exercise.name}():\n    return {plain(answer(student))!r}"
-    source = inspect.getsource(answer)
+    source = textwrap.dedent(inspect.getsource(answer))
     source = source[re.search(r"^def ", source, re.MULTILINE).start() :]
-    return source.replace(f"def {answer.__name__}(", f"def {exercise.name}(", 1)
+    source = re.sub(r"^def \w+", f"def {exercise.name}", source)
+    return "\n".join([*_table_entry(answer), source])
+
+
+def _table_entry(answer):
+    """What tells an answer of a table from its neighbours: numbers, or lambdas as their source."""
+    for name, value in inspect.getclosurevars(answer).nonlocals.items():
+        if inspect.isfunction(value) and value.__name__ == "<lambda>":
+            tree = ast.parse(Path(inspect.getfile(value)).read_text())
+            line = value.__code__.co_firstlineno
+            lambdas = (n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == line)
+            (value,) = map(ast.unparse, lambdas)
+        elif inspect.isfunction(value):
+            value = f"F.{value.__name__}"
+        yield f"{name} = {value}"
 
 
 def plain(value):

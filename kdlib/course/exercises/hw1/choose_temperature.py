@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -81,74 +83,62 @@ def _is_pair(value: object) -> bool:
     )
 
 
-@choose_temperature.hint(
+def chosen(
+    name: str,
+    best: Callable = lambda v, t: v.mean(1).argmin(),
+    reported: Callable = lambda v, t: t.mean(1),
+) -> Callable:
+    """A wrong answer: another ``best`` row of the validation and test errors, or other ones ``reported``."""
+
+    def answer(temperatures, validation_errors, test_errors):
+        row = int(best(validation_errors, test_errors))
+        return temperatures[row], float(reported(validation_errors, test_errors)[row])
+
+    answer.__name__ = name
+    return answer
+
+
+choose_temperature.hint(
     "You chose by the test images: what you report is then too good.",
     "The test images stand for all that is still to come. What may choose is the validation split.",
     "Take the smallest mean of validation_errors.",
-)
-def chosen_by_test(temperatures, validation_errors, test_errors):
-    best = int(test_errors.mean(1).argmin())
-    return temperatures[best], float(test_errors[best].mean())
+)(chosen("chosen_by_test", lambda v, t: t.mean(1).argmin()))
 
-
-@choose_temperature.hint(
+choose_temperature.hint(
     "One lucky seed chose for you.",
     "Each row holds several students of the same temperature. What says most about the next one?",
     "Take the mean over the seeds before you compare.",
-)
-def chosen_by_the_luckiest(temperatures, validation_errors, test_errors):
-    best = int(validation_errors.min(1).values.argmin())
-    return temperatures[best], float(test_errors[best].mean())
+)(chosen("chosen_by_the_luckiest", lambda v, t: v.min(1).values.argmin()))
 
-
-@choose_temperature.hint(
+choose_temperature.hint(
     "The middle seed chose for you.",
     "A median does not see how bad the worst seed was. What is to be small on average?",
     "Take the mean over the seeds before you compare.",
-)
-def chosen_by_the_median(temperatures, validation_errors, test_errors):
-    best = int(validation_errors.median(1).values.argmin())
-    return temperatures[best], float(test_errors[best].mean())
+)(chosen("chosen_by_the_median", lambda v, t: v.median(1).values.argmin()))
 
-
-@choose_temperature.hint(
+choose_temperature.hint(
     "The unluckiest seed of each temperature chose for you.",
     "One student of three says little about the next one, be it the best or the worst.",
     "Take the mean over the seeds before you compare.",
-)
-def chosen_by_the_unluckiest(temperatures, validation_errors, test_errors):
-    best = int(validation_errors.max(1).values.argmin())
-    return temperatures[best], float(test_errors[best].mean())
+)(chosen("chosen_by_the_unluckiest", lambda v, t: v.max(1).values.argmin()))
 
-
-@choose_temperature.hint(
+choose_temperature.hint(
     "You chose the temperature that makes the most errors.",
     "These are errors, not accuracies.",
     "argmin",
-)
-def the_worst(temperatures, validation_errors, test_errors):
-    best = int(validation_errors.mean(1).argmax())
-    return temperatures[best], float(test_errors[best].mean())
+)(chosen("the_worst", lambda v, t: v.mean(1).argmax()))
 
-
-@choose_temperature.hint(
+choose_temperature.hint(
     "You report the validation errors. They did the choosing, and are too good for that reason.",
     "Which images has nothing been chosen on?",
     "Report the mean of test_errors in the chosen row.",
-)
-def validation_reported(temperatures, validation_errors, test_errors):
-    best = int(validation_errors.mean(1).argmin())
-    return temperatures[best], float(validation_errors[best].mean())
+)(chosen("validation_reported", reported=lambda v, t: v.mean(1)))
 
-
-@choose_temperature.hint(
+choose_temperature.hint(
     "The chosen temperature is right, and its best seed is reported.",
     "A reader will not have your luck.",
     "Report the mean over the seeds.",
-)
-def best_seed_reported(temperatures, validation_errors, test_errors):
-    best = int(validation_errors.mean(1).argmin())
-    return temperatures[best], float(test_errors[best].min())
+)(chosen("best_seed_reported", reported=lambda v, t: t.min(1).values))
 
 
 @choose_temperature.answer

@@ -81,13 +81,11 @@ hinton_loss.hint(
     "alpha · soft + (1 - alpha) · hard",
 )(mistakes.alpha_reversed)
 
-
 hinton_loss.hint(
     "With alpha = 1 the loss is 0 whatever the student says.",
     "Whom do you compare with whom?",
     "The soft-target loss is of the student's logits and the teacher's: not of the teacher's twice.",
 )(mistakes.both_sides_are_the_teacher)
-
 
 hinton_loss.hint(
     "alpha = 1 and alpha = 0.999999 are a factor of T² apart.",

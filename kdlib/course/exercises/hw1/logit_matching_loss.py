@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 
@@ -54,6 +56,17 @@ def is_a_mean_over_the_batch(ask: Ask, draw: Draw) -> None:
     twice.should_be(once.value)
 
 
+def of_the_gap(name: str, loss: Callable) -> Callable:
+    """A wrong answer: ``loss(gap)`` of the difference of both centred logits, (N, C)."""
+
+    def answer(student, teacher):
+        s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
+        return loss(s - t)
+
+    answer.__name__ = name
+    return answer
+
+
 @logit_matching_loss.hint(
     "A constant added to a row's logits changes your loss, though it changes no probability.",
     "Only differences between logits mean something to a softmax.",
@@ -63,44 +76,29 @@ def not_centred(student, teacher):
     return (student - teacher).square().mean() / 2
 
 
-@logit_matching_loss.hint(
+logit_matching_loss.hint(
     "The loss is twice as large as it should be.",
     "In the limit T² · KL becomes the sum over classes of (s - t)² / (2 C).",
     "Half of the mean square.",
-)
-def half_forgotten(student, teacher):
-    s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
-    return (s - t).square().mean()
+)(of_the_gap("half_forgotten", lambda gap: gap.square().mean()))
 
-
-@logit_matching_loss.hint(
+logit_matching_loss.hint(
     "The loss grows with the number of classes.",
     "In the limit each probability comes near 1 / C, and so does the factor before each class.",
     "Take the mean over the classes, not the sum.",
-)
-def summed_over_classes(student, teacher):
-    s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
-    return (s - t).square().sum(-1).mean() / 2
+)(of_the_gap("summed_over_classes", lambda gap: gap.square().sum(-1).mean() / 2))
 
-
-@logit_matching_loss.hint(
+logit_matching_loss.hint(
     "For ten classes it is right. For five it is not.",
     "Is there a number in your function that stands for ten classes?",
     "mean(-1) knows how many there are.",
-)
-def divided_by_twenty(student, teacher):
-    s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
-    return (s - t).square().sum(-1).mean() / 20
+)(of_the_gap("divided_by_twenty", lambda gap: gap.square().sum(-1).mean() / 20))
 
-
-@logit_matching_loss.hint(
+logit_matching_loss.hint(
     "Twice the images, twice the loss.",
     "One more mean is missing.",
     "Take the mean over classes and examples.",
-)
-def summed_over_examples(student, teacher):
-    s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
-    return (s - t).square().mean(-1).sum() / 2
+)(of_the_gap("summed_over_examples", lambda gap: gap.square().mean(-1).sum() / 2))
 
 
 @logit_matching_loss.hint(
@@ -123,14 +121,11 @@ def probabilities_compared(student, teacher):
     return (s - t).square().mean() / 2
 
 
-@logit_matching_loss.hint(
+logit_matching_loss.hint(
     "The number is right, and no gradient reaches the student.",
     "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
     "Return the tensor itself.",
-)
-def distance_as_a_number(student, teacher):
-    s, t = (z - z.mean(-1, keepdim=True) for z in (student, teacher))
-    return ((s - t).square().mean() / 2).item()
+)(of_the_gap("distance_as_a_number", lambda gap: (gap.square().mean() / 2).item()))
 
 
 @logit_matching_loss.answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.nn import functional as F
 
@@ -58,64 +60,52 @@ def examples_count_half_in_a_doubled_batch(ask: Ask, draw: Draw) -> None:
     left_alone(ask, student=s, teacher=t, temperature=2.0)
 
 
-@soft_target_gradient.hint(
+def of_both(name: str, formula: Callable) -> Callable:
+    """A wrong answer: ``formula(q, p, T)`` of both softened outputs, (N, C) each."""
+
+    def answer(student, teacher, temperature):
+        q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
+        return formula(q, p, temperature)
+
+    answer.__name__ = name
+    return answer
+
+
+soft_target_gradient.hint(
     "The sign is the other way round: a step against your gradient leads away from the teacher.",
     "Where the student gives a class too much, q > p, its logit must fall: the gradient is positive.",
     "q - p",
-)
-def sign_reversed(student, teacher, temperature):
-    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
-    return temperature * (p - q) / len(student)
+)(of_both("sign_reversed", lambda q, p, T: T * (p - q) / len(q)))
 
-
-@soft_target_gradient.hint(
+soft_target_gradient.hint(
     "The higher T, the smaller your gradient.",
     "The loss has a factor T², and the derivative of z / T by z gives 1 / T. What is left?",
     "One factor of T is left over; it stands before the difference.",
-)
-def without_the_factor(student, teacher, temperature):
-    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
-    return (q - p) / len(student)
+)(of_both("without_the_factor", lambda q, p, T: (q - p) / len(q)))
 
-
-@soft_target_gradient.hint(
+soft_target_gradient.hint(
     "Your derivative is that of KL. What stands before it in the loss?",
     "By the derivative of z / T your gradient shrinks as 1 / T. The factor T² of the loss is missing.",
     "T² / T = T stands before the difference.",
-)
-def derivative_of_kl_alone(student, teacher, temperature):
-    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
-    return (q - p) / (temperature * len(student))
+)(of_both("derivative_of_kl_alone", lambda q, p, T: (q - p) / (T * len(q))))
 
-
-@soft_target_gradient.hint(
+soft_target_gradient.hint(
     "The higher T, the larger your gradient.",
     "T² stands before the loss. What does the derivative of z / T by z leave of it?",
     "Of the two factors of T one is left.",
-)
-def with_both_factors(student, teacher, temperature):
-    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
-    return temperature**2 * (q - p) / len(student)
+)(of_both("with_both_factors", lambda q, p, T: T**2 * (q - p) / len(q)))
 
-
-@soft_target_gradient.hint(
+soft_target_gradient.hint(
     "A batch twice as large leaves your rows as they are.",
     "The loss is a mean over N examples. How much does one of them move a mean?",
     "Divide by N, the number of rows.",
-)
-def of_a_sum(student, teacher, temperature):
-    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
-    return temperature * (q - p)
+)(of_both("of_a_sum", lambda q, p, T: T * (q - p)))
 
-
-@soft_target_gradient.hint(
+soft_target_gradient.hint(
     "Even at T = 1 and for one example it is too small, by the number of classes.",
     "The loss is a sum over classes.",
     "Divide by N alone.",
-)
-def divided_by_classes(student, teacher, temperature):
-    q, p = (F.softmax(z / temperature, dim=-1) for z in (student, teacher))
-    return temperature * (q - p) / student.numel()
+)(of_both("divided_by_classes", lambda q, p, T: T * (q - p) / q.numel()))
 
 
 @soft_target_gradient.hint(

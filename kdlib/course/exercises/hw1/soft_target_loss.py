@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -114,12 +115,23 @@ def _pulls_up_and_down(pull: Answer, z: Tensor) -> None:
     pull.should(both, "some logits pulled up and others down")
 
 
+def of_both(name: str, loss: Callable) -> Callable:
+    """A wrong answer: ``loss(p, log_q, T)`` of the teacher's targets and the student's logarithms."""
+
+    def answer(student, teacher, temperature):
+        p = F.softmax(teacher.detach() / temperature, dim=-1)
+        log_q = F.log_softmax(student / temperature, dim=-1)
+        return loss(p, log_q, temperature)
+
+    answer.__name__ = name
+    return answer
+
+
 soft_target_loss.hint(
     "The loss is as many times too small as there are classes: is the mean taken over classes, too?",
     "F.kl_div has an argument for what it does with the terms. What does its default do?",
     'reduction="batchmean" sums over the classes and takes the mean over the batch.',
 )(mistakes.kl_averaged_over_classes)
-
 
 soft_target_loss.hint(
     "At T = 20 your loss is 400 times too small. What would make up for that at every T?",
@@ -128,7 +140,6 @@ soft_target_loss.hint(
     "Multiply the loss by T².",
 )(mistakes.t_squared_forgotten)
 
-
 soft_target_loss.hint(
     "The gradient is not along q - p. Which distance do you measure?",
     "A squared difference of probabilities is no divergence: where a softmax is flat its gradient "
@@ -136,20 +147,17 @@ soft_target_loss.hint(
     "Use the Kullback-Leibler divergence, the sum over classes of p · log(p / q).",
 )(mistakes.mse_of_probabilities)
 
-
 soft_target_loss.hint(
     "At T = 1 all is well. At other temperatures the loss is not 0 where the logits agree.",
     "Count the divisions by T: how many softmaxes are there, and how many temperatures?",
     "Soften both sides with the same T.",
 )(mistakes.temperature_on_one_side)
 
-
 soft_target_loss.hint(
     "A divergence is never negative. Which space does F.kl_div want its first argument in?",
     "Its documentation calls the first argument log-probabilities.",
     "Give it F.log_softmax of the student.",
 )(mistakes.probabilities_as_kl_input)
-
 
 soft_target_loss.hint(
     "The loss is not a number: the logarithm of something negative is taken.",
@@ -168,27 +176,22 @@ def temperature_ignored(student, teacher, temperature):
     return F.kl_div(F.log_softmax(student, dim=-1), p, reduction="batchmean")
 
 
-@soft_target_loss.hint(
+soft_target_loss.hint(
     "Everything is right but for a factor of 1.44 at every temperature.",
     "1 / log 2 = 1.44: which logarithm do you take?",
     "The natural one. Bits are for looking at, nats for differentiating.",
+)(
+    of_both(
+        "in_bits",
+        lambda p, log_q, T: T**2 * F.kl_div(log_q, p, reduction="batchmean") / math.log(2),
+    )
 )
-def in_bits(student, teacher, temperature):
-    log_p = F.log_softmax(teacher.detach() / temperature, dim=-1) / math.log(2)
-    log_q = F.log_softmax(student / temperature, dim=-1) / math.log(2)
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    return temperature**2 * (p * (log_p - log_q)).sum(-1).mean()
 
-
-@soft_target_loss.hint(
+soft_target_loss.hint(
     "The pull still becomes smaller as T grows, though more slowly than without any factor.",
     "Each logit is divided by T, once in the student's softmax and once in what it is compared with.",
     "T² makes up for both divisions.",
-)
-def times_t_once(student, teacher, temperature):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    return temperature * F.kl_div(log_q, p, reduction="batchmean")
+)(of_both("times_t_once", lambda p, log_q, T: T * F.kl_div(log_q, p, reduction="batchmean")))
 
 
 @soft_target_loss.hint(
@@ -202,38 +205,24 @@ def sides_swapped(student, teacher, temperature):
     return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
 
 
-@soft_target_loss.hint(
+soft_target_loss.hint(
     "The pull is right, and yet the loss is not 0 where both agree. What is left over?",
     "A cross entropy is the divergence plus the teacher's own entropy, which no student can lower.",
     "Take the entropy of p away: the sum over classes of p · (log p - log q).",
-)
-def cross_entropy_not_divergence(student, teacher, temperature):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    return -(temperature**2) * (p * log_q).sum(-1).mean()
+)(of_both("cross_entropy_not_divergence", lambda p, log_q, T: -(T**2) * (p * log_q).sum(-1).mean()))
 
-
-@soft_target_loss.hint(
+soft_target_loss.hint(
     "A batch twice as large has a loss twice as large.",
     "A rate that is good for one size of batch should be good for another: sum over the classes, and "
     "then?",
     'Take the mean over the examples; in F.kl_div it is reduction="batchmean".',
-)
-def summed_over_the_batch(student, teacher, temperature):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    return temperature**2 * F.kl_div(log_q, p, reduction="sum")
+)(of_both("summed_over_the_batch", lambda p, log_q, T: T**2 * F.kl_div(log_q, p, reduction="sum")))
 
-
-@soft_target_loss.hint(
+soft_target_loss.hint(
     "For ten classes it is right. For three it is not.",
     "Is there a 10 in your function that stands for the number of classes?",
     "Sum over the last axis instead of undoing a mean.",
-)
-def ten_classes_for_ever(student, teacher, temperature):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    return 10 * temperature**2 * F.kl_div(log_q, p, reduction="mean")
+)(of_both("ten_classes_for_ever", lambda p, log_q, T: 10 * T**2 * F.kl_div(log_q, p)))
 
 
 @soft_target_loss.hint(
@@ -258,14 +247,11 @@ def gradient_to_the_teacher(student, teacher, temperature):
     return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
-@soft_target_loss.hint(
+soft_target_loss.hint(
     "The loss is too small twice over: by the number of classes, and by T².",
     "What does F.kl_div do with the terms by default? And how does a gradient shrink with T?",
     'reduction="batchmean", and the whole times T².',
-)
-def averaged_and_without_t_squared(student, teacher, temperature):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    return F.kl_div(F.log_softmax(student / temperature, dim=-1), p, reduction="mean")
+)(of_both("averaged_and_without_t_squared", lambda p, log_q, T: F.kl_div(log_q, p)))
 
 
 @soft_target_loss.hint(

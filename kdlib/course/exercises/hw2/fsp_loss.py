@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -65,54 +67,46 @@ def teacher_is_a_constant(ask: Ask, draw: Draw) -> None:
     pull.should(good, "a pull that has the signs of student - teacher")
 
 
-@fsp_loss.hint(
+def summed(name: str, distance: Callable) -> Callable:
+    """A wrong answer: the sum over the pairs of this ``distance(s, t)``, (N, C1, C2) each."""
+
+    def answer(student_matrices, teacher_matrices):
+        pairs = zip(student_matrices, teacher_matrices, strict=True)
+        return sum(distance(s, t.detach()) for s, t in pairs)
+
+    answer.__name__ = name
+    return answer
+
+
+fsp_loss.hint(
     "Halving the error halves your loss, where it should quarter it.",
     "A norm is a square root. The formula squares the norm of the whole matrix, not of its columns.",
     "Add up the squares of all entries; no root anywhere.",
-)
-def column_norms_not_squared(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum((s - t.detach()).norm(dim=1).sum(-1).mean() for s, t in pairs)
+)(summed("column_norms_not_squared", lambda s, t: (s - t).norm(dim=1).sum(-1).mean()))
 
-
-@fsp_loss.hint(
+fsp_loss.hint(
     "Twice the error gives twice your loss, where it should give four times as much.",
     "Each image has its own norm, as it should. What stands at the norm in the formula?",
     "Square the norm of each image's difference, then take the mean over the images.",
-)
-def matrix_norms_not_squared(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum((s - t.detach()).norm(dim=(1, 2)).mean() for s, t in pairs)
+)(summed("matrix_norms_not_squared", lambda s, t: (s - t).norm(dim=(1, 2)).mean()))
 
-
-@fsp_loss.hint(
+fsp_loss.hint(
     "One root is taken over the whole batch: the loss is neither squared nor a mean.",
     "A norm is a square root. What happens to it in the formula, and for each image or once for all?",
     "For each example the sum of the squared entries; then the mean over the examples.",
-)
-def distance_of_the_whole_batch(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum((s - t.detach()).norm() for s, t in pairs)
+)(summed("distance_of_the_whole_batch", lambda s, t: (s - t).norm()))
 
-
-@fsp_loss.hint(
+fsp_loss.hint(
     "The loss is too small by the number of entries of a matrix.",
     "F.mse_loss takes a mean over everything. What does the formula do over i and j?",
     "Sum over the rows and columns, then take the mean over the examples.",
-)
-def mean_over_the_entries(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum(F.mse_loss(s, t.detach()) for s, t in pairs)
+)(summed("mean_over_the_entries", F.mse_loss))
 
-
-@fsp_loss.hint(
+fsp_loss.hint(
     "The loss is half as large as it should be.",
     "Hints have a half before their square. Do flows?",
     "Leave the half out.",
-)
-def halved_like_a_hint(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum((s - t.detach()).square().sum((1, 2)).mean() for s, t in pairs) / 2
+)(summed("halved_like_a_hint", lambda s, t: (s - t).square().sum((1, 2)).mean() / 2))
 
 
 @fsp_loss.hint(
@@ -148,34 +142,23 @@ def only_the_last_pair(student_matrices, teacher_matrices):
     return loss
 
 
-@fsp_loss.hint(
+fsp_loss.hint(
     "The loss of a batch is too small by the number of its examples: it is divided by twice.",
     "What is divided by N before it is squared is divided by N².",
     "Square and sum first, then take one mean over the examples.",
-)
-def batch_divided_twice(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum(((s - t.detach()) / len(s)).square().sum() for s, t in pairs)
+)(summed("batch_divided_twice", lambda s, t: ((s - t) / len(s)).square().sum()))
 
-
-@fsp_loss.hint(
+fsp_loss.hint(
     "Your loss grows with the number of images in the batch.",
     "The formula has 1 / N before its sum over the examples.",
     "Take the mean over the examples.",
-)
-def summed_over_the_examples(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum((s - t.detach()).square().sum() for s, t in pairs)
+)(summed("summed_over_the_examples", lambda s, t: (s - t).square().sum()))
 
-
-@fsp_loss.hint(
+fsp_loss.hint(
     "Errors of two images cancel: you average the matrices before you compare them.",
     "The distance is taken image by image. Its mean is larger than the distance of the means.",
     "Subtract, square and sum first; take the mean over the examples last.",
-)
-def distance_of_the_means(student_matrices, teacher_matrices):
-    pairs = zip(student_matrices, teacher_matrices, strict=True)
-    return sum((s.mean(0) - t.detach().mean(0)).square().sum() for s, t in pairs)
+)(summed("distance_of_the_means", lambda s, t: (s.mean(0) - t.mean(0)).square().sum()))
 
 
 @fsp_loss.hint(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -88,48 +90,46 @@ def _scales(ask: Ask, first: Tensor, second: Tensor) -> Answer:
     return once
 
 
-@fsp_matrix.hint(
+def of_pooled(name: str, product: Callable) -> Callable:
+    """A wrong answer: ``product(f1, f2)`` of maps of one size, (N, C1, h · w) and (N, C2, h · w)."""
+
+    def answer(first, second):
+        size = min(first.shape[2:], second.shape[2:])
+        f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
+        return product(f1, f2)
+
+    answer.__name__ = name
+    return answer
+
+
+fsp_matrix.hint(
     "The matrix is too large by the number of places.",
     "What stands below the sum in the formula?",
     "Divide by h · w.",
-)
-def not_divided(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return torch.bmm(f1, f2.transpose(1, 2))
+)(of_pooled("not_divided", lambda f1, f2: torch.bmm(f1, f2.mT)))
 
-
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "For one channel it is right, for more it is too small.",
     "Gram matrices of style transfer are divided by channels, too. What is this one divided by?",
     "Divide by h · w alone.",
+)(
+    of_pooled(
+        "divided_as_in_style_transfer",
+        lambda f1, f2: torch.bmm(f1, f2.mT) / (f1.shape[1] * f1.shape[2]),
+    )
 )
-def divided_as_in_style_transfer(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return torch.bmm(f1, f2.transpose(1, 2)) / (f1.shape[1] * f1.shape[2])
 
-
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "The matrix is divided by channels, not by places.",
     "After flatten(2) the axes are (example, channel, place). Which one is averaged?",
     "Divide by shape[2] of the flattened maps, which is h · w.",
-)
-def divided_by_channels(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return torch.bmm(f1, f2.transpose(1, 2)) / f1.shape[1]
+)(of_pooled("divided_by_channels", lambda f1, f2: torch.bmm(f1, f2.mT) / f1.shape[1]))
 
-
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "Rows and columns have changed places.",
     "G has a row for each channel of the first layer.",
     "Multiply the first, (N, C1, places), by the second transposed, (N, places, C2).",
-)
-def transposed(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return torch.bmm(f2, f1.transpose(1, 2)) / f1.shape[2]
+)(of_pooled("transposed", lambda f1, f2: torch.bmm(f2, f1.mT) / f1.shape[2]))
 
 
 @fsp_matrix.hint(
@@ -180,49 +180,34 @@ def halved_once(first, second):
     return torch.bmm(f1, f2.transpose(1, 2)) / f1.shape[2]
 
 
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "Every example gets one and the same matrix.",
     "The paper compares teacher and student image by image: two images may have very different flows.",
     "Keep the first axis: the matrix is (N, C1, C2).",
+)(
+    of_pooled(
+        "mean_over_the_batch",
+        lambda f1, f2: (torch.bmm(f1, f2.mT) / f1.shape[2]).mean(0, keepdim=True),
+    )
 )
-def mean_over_the_batch(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return (torch.bmm(f1, f2.transpose(1, 2)) / f1.shape[2]).mean(0, keepdim=True)
 
-
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "An example's matrix depends on how many stand beside it.",
     "The batch is divided by once, in the loss. Here it is divided by already.",
     "The number of examples has no place in this function.",
-)
-def batch_divided_inside(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return torch.bmm(f1, f2.transpose(1, 2)) / (f1.shape[2] * len(f1))
+)(of_pooled("batch_divided_inside", lambda f1, f2: torch.bmm(f1, f2.mT) / (f1.shape[2] * len(f1))))
 
-
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "The values are right. For 64 images of a real network it takes half a gigabyte.",
     "All products are made, one for each place, before they are added up.",
     "A matrix product adds while it multiplies: torch.bmm, @, or einsum.",
-)
-def broadcast_product(first, second):
-    size = min(first.shape[2:], second.shape[2:])
-    f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-    return (f1[:, :, None] * f2[:, None]).mean(3)
+)(of_pooled("broadcast_product", lambda f1, f2: (f1[:, :, None] * f2[:, None]).mean(3)))
 
-
-@fsp_matrix.hint(
+fsp_matrix.hint(
     "The values are right, and no gradient comes through.",
     "For the teacher's matrix none is needed. This function serves the student, too.",
     "Leave no_grad and detach to the loss.",
-)
-def without_gradients(first, second):
-    with torch.no_grad():
-        size = min(first.shape[2:], second.shape[2:])
-        f1, f2 = (F.adaptive_max_pool2d(x, size).flatten(2) for x in (first, second))
-        return torch.bmm(f1, f2.transpose(1, 2)) / f1.shape[2]
+)(of_pooled("without_gradients", lambda f1, f2: torch.bmm(f1, f2.mT).detach() / f1.shape[2]))
 
 
 @fsp_matrix.hint(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -85,6 +87,26 @@ def second_stage_starts_from_rest(ask: Ask, draw: Draw) -> None:
     rest["upper"].should(any(moves(found) for found in rest.values()), "that something moves")
     for of in parts:
         both[of].should_be(middle[of].value + rest[of].value)
+
+
+def with_settings(name: str, *settings: dict[str, float]) -> Callable:
+    """A wrong answer: two right stages but for the ``settings`` of their optimizers."""
+
+    def answer(lower, upper, first_loss, second_loss, steps):
+        optimizer = torch.optim.SGD(lower.parameters(), **settings[0])
+        for _ in range(steps[0]):
+            optimizer.zero_grad()
+            first_loss(lower).backward()
+            optimizer.step()
+        weights = [*lower.parameters(), *upper.parameters()]
+        optimizer = torch.optim.SGD(weights, **settings[1])
+        for _ in range(steps[1]):
+            optimizer.zero_grad()
+            second_loss(lower, upper).backward()
+            optimizer.step()
+
+    answer.__name__ = name
+    return answer
 
 
 @two_stages.hint(
@@ -188,61 +210,29 @@ def stages_swapped(lower, upper, first_loss, second_loss, steps):
         optimizer.step()
 
 
-@two_stages.hint(
+two_stages.hint(
     "The second stage is right. What has its optimizer that the first one's has not?",
     "Rate, momentum and weight decay are the same in both stages.",
     "weight_decay=0.01 in the first stage, too.",
+)(
+    with_settings(
+        "first_stage_without_decay",
+        {"lr": 0.1, "momentum": 0.9},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+    )
 )
-def first_stage_without_decay(lower, upper, first_loss, second_loss, steps):
-    optimizer = torch.optim.SGD(lower.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(steps[0]):
-        optimizer.zero_grad()
-        first_loss(lower).backward()
-        optimizer.step()
-    weights = [*lower.parameters(), *upper.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=0.01)
-    for _ in range(steps[1]):
-        optimizer.zero_grad()
-        second_loss(lower, upper).backward()
-        optimizer.step()
 
-
-@two_stages.hint(
+two_stages.hint(
     "Both stages are a little off. Which of the three numbers is missing?",
     "One of them pulls every weight towards 0, a little in each step.",
     "weight_decay=0.01 in both optimizers.",
-)
-def without_weight_decay(lower, upper, first_loss, second_loss, steps):
-    optimizer = torch.optim.SGD(lower.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(steps[0]):
-        optimizer.zero_grad()
-        first_loss(lower).backward()
-        optimizer.step()
-    weights = [*lower.parameters(), *upper.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9)
-    for _ in range(steps[1]):
-        optimizer.zero_grad()
-        second_loss(lower, upper).backward()
-        optimizer.step()
+)(with_settings("without_weight_decay", *2 * [{"lr": 0.1, "momentum": 0.9}]))
 
-
-@two_stages.hint(
+two_stages.hint(
     "Every step is too short from the second on.",
     "Rate, momentum, weight decay: which of the three is missing?",
     "momentum=0.9 in both optimizers.",
-)
-def without_momentum(lower, upper, first_loss, second_loss, steps):
-    optimizer = torch.optim.SGD(lower.parameters(), lr=0.1, weight_decay=0.01)
-    for _ in range(steps[0]):
-        optimizer.zero_grad()
-        first_loss(lower).backward()
-        optimizer.step()
-    weights = [*lower.parameters(), *upper.parameters()]
-    optimizer = torch.optim.SGD(weights, lr=0.1, weight_decay=0.01)
-    for _ in range(steps[1]):
-        optimizer.zero_grad()
-        second_loss(lower, upper).backward()
-        optimizer.step()
+)(with_settings("without_momentum", *2 * [{"lr": 0.1, "weight_decay": 0.01}]))
 
 
 @two_stages.hint(

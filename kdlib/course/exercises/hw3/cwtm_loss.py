@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -95,6 +96,17 @@ def _minds_its_arguments(ask: Ask, given: dict[str, Tensor], draw: Draw) -> None
     )
 
 
+def weighted(name: str, loss: Callable) -> Callable:
+    """A wrong answer: ``loss(w, ce)`` of the teacher's largest probabilities and the cross entropies, (N,)."""
+
+    def answer(student, teacher, labels):
+        surest = F.softmax(teacher.detach(), dim=-1).amax(-1)
+        return loss(surest, F.cross_entropy(student, labels, reduction="none"))
+
+    answer.__name__ = name
+    return answer
+
+
 cwtm_loss.hint(
     "For a single example the loss should be its cross entropy, however sure the teacher is.",
     "In the paper a weight is a share: the largest probability over the sum of the largest "
@@ -102,37 +114,23 @@ cwtm_loss.hint(
     "Divide the weights by their sum; and they are constants, so detach the teacher.",
 )(mistakes.confidence_not_as_shares)
 
-
-@cwtm_loss.hint(
+cwtm_loss.hint(
     "Three examples that are alike have a third of the loss that they should have.",
     "Your weights sum to 1 already. What does a mean do to such a sum?",
     "Sum weight times cross entropy; no mean.",
-)
-def shares_averaged_again(student, teacher, labels):
-    surest = F.softmax(teacher.detach(), dim=-1).amax(-1)
-    losses = F.cross_entropy(student, labels, reduction="none")
-    return (surest / surest.sum() * losses).mean()
+)(weighted("shares_averaged_again", lambda w, ce: (w / w.sum() * ce).mean()))
 
-
-@cwtm_loss.hint(
+cwtm_loss.hint(
     "The less sure the teacher is of a batch, the smaller is your loss.",
     "A weight is a share of the batch: where does a batch's sum of weights enter?",
     "Divide by the sum of the largest probabilities, not by the number of examples.",
-)
-def confidence_averaged(student, teacher, labels):
-    surest = F.softmax(teacher.detach(), dim=-1).amax(-1)
-    return (surest * F.cross_entropy(student, labels, reduction="none")).mean()
+)(weighted("confidence_averaged", lambda w, ce: (w * ce).mean()))
 
-
-@cwtm_loss.hint(
+cwtm_loss.hint(
     "For a single example all is well. Three that are alike have another loss than one.",
     "What do your weights sum to? You divide by the largest of them.",
     "Divide by their sum, and sum.",
-)
-def over_the_largest_of_the_batch(student, teacher, labels):
-    surest = F.softmax(teacher.detach(), dim=-1).amax(-1)
-    losses = F.cross_entropy(student, labels, reduction="none")
-    return (surest / surest.max() * losses).mean()
+)(weighted("over_the_largest_of_the_batch", lambda w, ce: (w / w.max() * ce).mean()))
 
 
 @cwtm_loss.hint(
@@ -155,15 +153,11 @@ def largest_logit(student, teacher, labels):
     return (surest / surest.sum() * F.cross_entropy(student, labels, reduction="none")).sum()
 
 
-@cwtm_loss.hint(
+cwtm_loss.hint(
     "Your weights sum to 1, and are not in the ratio of the teacher's largest probabilities.",
     "You take a softmax over the batch. A share is a number over the sum of all.",
     "Divide the largest probabilities by their sum; the only softmax is over the classes.",
-)
-def softmax_of_the_weights(student, teacher, labels):
-    surest = F.softmax(teacher.detach(), dim=-1).amax(-1)
-    weights = F.softmax(surest, dim=0)
-    return (weights * F.cross_entropy(student, labels, reduction="none")).sum()
+)(weighted("softmax_of_the_weights", lambda w, ce: (F.softmax(w, dim=0) * ce).sum()))
 
 
 @cwtm_loss.hint(
@@ -262,14 +256,11 @@ def gradient_to_the_teacher(student, teacher, labels):
     return (surest / surest.sum() * F.cross_entropy(student, labels, reduction="none")).sum()
 
 
-@cwtm_loss.hint(
+cwtm_loss.hint(
     "No gradient reaches the student: you return a plain number.",
     "Which call cuts the thread back to the student: item(), detach(), numpy(), no_grad()?",
     "Return the tensor; only the teacher's part needs no gradient.",
-)
-def a_number_without_a_past(student, teacher, labels):
-    surest = F.softmax(teacher, dim=-1).amax(-1)
-    return (surest / surest.sum() * F.cross_entropy(student, labels, reduction="none")).sum().item()
+)(weighted("a_number_without_a_past", lambda w, ce: (w / w.sum() * ce).sum().item()))
 
 
 @cwtm_loss.hint(

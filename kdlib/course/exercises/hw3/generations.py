@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 from kdlib.course.exercises import generations as diaries
 from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
@@ -70,47 +71,44 @@ def _trained(count: int) -> str:
     return f"{count} trained network{'s' if count > 1 else ''}"
 
 
-@generations.hint(
+def grown(
+    name: str,
+    seeds: Callable = lambda count: range(1, count),
+    teacher: Callable = lambda networks, student: networks[-1],
+) -> Callable:
+    """A wrong answer: networks of these ``seeds``, each taught by this ``teacher``."""
+
+    def answer(build, train, count):
+        networks = [build(0)]
+        train(networks[0], None)
+        for seed in seeds(count):
+            student = build(seed)
+            train(student, teacher(networks, student))
+            networks.append(student)
+        return networks
+
+    answer.__name__ = name
+    return answer
+
+
+generations.hint(
     "There is one network too many.",
     "count says how many networks there are, the first one included.",
     "After the first, count - 1 are left to be born again.",
-)
-def one_too_many(build, train, count):
-    networks = [build(0)]
-    train(networks[0], None)
-    for seed in range(1, count + 1):
-        networks.append(build(seed))
-        train(networks[-1], networks[-2])
-    return networks
+)(grown("one_too_many", lambda count: range(1, count + 1)))
 
-
-@generations.hint(
+generations.hint(
     "There is one network too few.",
     "Where does your range begin, and is its end included?",
     "range(1, count) has count - 1 numbers: those that come after the first network.",
-)
-def one_too_few(build, train, count):
-    networks = [build(0)]
-    train(networks[0], None)
-    for seed in range(1, count - 1):
-        networks.append(build(seed))
-        train(networks[-1], networks[-2])
-    return networks
+)(grown("one_too_few", lambda count: range(1, count - 1)))
 
-
-@generations.hint(
+generations.hint(
     "All networks begin alike.",
     "What do you give to build? Generations of one start hardly differ, and together they are "
     "hardly better than one.",
     "Another seed for every network: its number will do.",
-)
-def every_generation_begins_alike(build, train, count):
-    networks = [build(0)]
-    train(networks[0], None)
-    for _ in range(1, count):
-        networks.append(build(0))
-        train(networks[-1], networks[-2])
-    return networks
+)(grown("every_generation_begins_alike", lambda count: [0] * (count - 1)))
 
 
 @generations.hint(
@@ -142,20 +140,11 @@ def only_the_born_again(build, train, count):
     return networks[1:]
 
 
-@generations.hint(
+generations.hint(
     "From the third network on the teacher is the wrong one.",
     "Whom do you give to train as a teacher, the first network or the last one before?",
     "networks[-1], before the new one joins the list; or let teacher be the student when it is done.",
-)
-def all_taught_by_the_first(build, train, count):
-    teacher = build(0)
-    train(teacher, None)
-    networks = [teacher]
-    for seed in range(1, count):
-        student = build(seed)
-        train(student, teacher)
-        networks.append(student)
-    return networks
+)(grown("all_taught_by_the_first", teacher=lambda networks, student: networks[0]))
 
 
 @generations.hint(
@@ -171,18 +160,11 @@ def all_taught_by_labels(build, train, count):
     return networks
 
 
-@generations.hint(
+generations.hint(
     "Your later networks are their own teachers: each is taught by its own initial number.",
     "Who is the last of your list at the moment when you call train? A loss against oneself is 0.",
     "Choose the teacher before the new network joins the list.",
-)
-def taught_by_itself(build, train, count):
-    networks = [build(0)]
-    train(networks[0], None)
-    for seed in range(1, count):
-        networks.append(build(seed))
-        train(networks[-1], networks[-1])
-    return networks
+)(grown("taught_by_itself", teacher=lambda networks, student: student))
 
 
 @generations.hint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -95,6 +96,20 @@ def _telling(ask: Ask, a: Tensor, b: Tensor) -> Answer:
     return found
 
 
+def reaching(name: str, reach: Callable) -> Callable:
+    """A wrong answer: the mean, and ends this ``reach(d, quantile)`` away from it."""
+
+    def answer(a, b):
+        from scipy.stats import t
+
+        d = a - b
+        away = reach(d, t.ppf)
+        return d.mean(), d.mean() - away, d.mean() + away
+
+    answer.__name__ = name
+    return answer
+
+
 @interval.hint(
     "The sign of everything is reversed: your differences are b - a.",
     "The mean should be above 0 where a has more errors.",
@@ -108,79 +123,57 @@ def b_minus_a(a, b):
     return d.mean(), d.mean() - reach, d.mean() + reach
 
 
-@interval.hint(
+normal_instead_of_t = interval.hint(
     "The interval is too narrow, the more so the fewer pairs there are.",
     "1.96 belongs to the normal distribution, and to a standard deviation that is known. Yours is "
     "guessed from a few differences.",
     "Take t from scipy.stats.t.ppf(0.975, n - 1).",
-)
-def normal_instead_of_t(a, b):
-    d = a - b
-    reach = 1.96 * d.std() / len(d) ** 0.5
-    return d.mean(), d.mean() - reach, d.mean() + reach
+)(reaching("normal_instead_of_t", lambda d, quantile: 1.96 * d.std() / len(d) ** 0.5))
 
-
-@interval.hint(
+interval.hint(
     "The interval is too wide, the more so the more pairs there are.",
     "Does it become narrower when there are more pairs? A standard deviation does not.",
     "Divide s by the root of n: that is how far a mean of n may be off.",
-)
-def deviation_instead_of_error(a, b):
-    from scipy.stats import t
+)(reaching("deviation_instead_of_error", lambda d, quantile: quantile(0.975, len(d) - 1) * d.std()))
 
-    d = a - b
-    reach = t.ppf(0.975, len(d) - 1) * d.std()
-    return d.mean(), d.mean() - reach, d.mean() + reach
-
-
-@interval.hint(
+interval.hint(
     "The interval is a little too narrow; with three pairs by a factor of 1.22.",
     "Does your standard deviation divide by n or by n - 1? numpy's std divides by n.",
     "std(ddof=1) in numpy, std() in torch.",
+)(
+    reaching(
+        "divided_by_n",
+        lambda d, quantile: quantile(0.975, len(d) - 1) * d.numpy().std() / len(d) ** 0.5,
+    )
 )
-def divided_by_n(a, b):
-    from scipy.stats import t
 
-    d = (a - b).numpy()
-    reach = t.ppf(0.975, len(d) - 1) * d.std() / len(d) ** 0.5
-    return d.mean(), d.mean() - reach, d.mean() + reach
-
-
-@interval.hint(
+interval.hint(
     "The interval is a little too narrow: t is that of one pair more.",
     "The mean was taken from the same n differences, and uses one of them up.",
     "n - 1 degrees of freedom.",
+)(
+    reaching(
+        "degrees_of_freedom_n",
+        lambda d, quantile: quantile(0.975, len(d)) * d.std() / len(d) ** 0.5,
+    )
 )
-def degrees_of_freedom_n(a, b):
-    from scipy.stats import t
 
-    d = a - b
-    reach = t.ppf(0.975, len(d)) * d.std() / len(d) ** 0.5
-    return d.mean(), d.mean() - reach, d.mean() + reach
-
-
-@interval.hint(
+interval.hint(
     "The interval is too narrow: it holds 90 %.",
     "5 % are left out in all. How much of that at each end?",
     "ppf(0.975, n - 1) leaves 2.5 % out above, and as much below.",
+)(
+    reaching(
+        "five_percent_at_each_end",
+        lambda d, quantile: quantile(0.95, len(d) - 1) * d.std() / len(d) ** 0.5,
+    )
 )
-def five_percent_at_each_end(a, b):
-    from scipy.stats import t
 
-    d = a - b
-    reach = t.ppf(0.95, len(d) - 1) * d.std() / len(d) ** 0.5
-    return d.mean(), d.mean() - reach, d.mean() + reach
-
-
-@interval.hint(
+interval.hint(
     "For five pairs it is right, for others it is not.",
     "Is there a 2.776 in your function?",
     "t depends on n: scipy.stats.t.ppf(0.975, n - 1).",
-)
-def five_pairs_for_ever(a, b):
-    d = a - b
-    reach = 2.77645 * d.std() / len(d) ** 0.5
-    return d.mean(), d.mean() - reach, d.mean() + reach
+)(reaching("five_pairs_for_ever", lambda d, quantile: 2.77645 * d.std() / len(d) ** 0.5))
 
 
 @interval.hint(

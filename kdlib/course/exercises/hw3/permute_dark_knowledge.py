@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -113,6 +115,20 @@ def _has_moved(value: object, teacher: Tensor) -> bool:
     return is_like(value, teacher) and not same(value, teacher)
 
 
+def reordered(name: str, order: Callable) -> Callable:
+    """A wrong answer: in each row the smaller entries, at places x, come from ``order(x, generator)``."""
+
+    def answer(teacher, generator):
+        permuted = teacher.clone()
+        for row in permuted:
+            others = torch.tensor([c for c in range(len(row)) if c != row.argmax()])
+            row[others] = row[order(others, generator)]
+        return permuted
+
+    answer.__name__ = name
+    return answer
+
+
 permute_dark_knowledge.hint(
     "Your rows have other entries than before: they are whole rows of other images.",
     "randperm(len(teacher)) is an order of the images. What should be put in another order?",
@@ -166,17 +182,11 @@ def largest_added_to_all(teacher, generator):
     return rest + largest
 
 
-@permute_dark_knowledge.hint(
+permute_dark_knowledge.hint(
     "In many rows an entry is there twice and another one is gone.",
     "randint draws with replacement.",
     "randperm(n) has each of 0 to n - 1 once.",
-)
-def drawn_with_replacement(teacher, generator):
-    permuted = teacher.clone()
-    for row in permuted:
-        others = torch.tensor([c for c in range(len(row)) if c != row.argmax()])
-        row[others] = row[others[torch.randint(len(others), others.shape, generator=generator)]]
-    return permuted
+)(reordered("drawn_with_replacement", lambda x, g: x[torch.randint(len(x), x.shape, generator=g)]))
 
 
 @permute_dark_knowledge.hint(
@@ -193,18 +203,11 @@ def one_order_for_all(teacher, generator):
     return permuted
 
 
-@permute_dark_knowledge.hint(
+permute_dark_knowledge.hint(
     "Some orders never come: the others keep their order, as on a ring.",
     "Rolled along by a random number, neighbours stay neighbours.",
     "torch.randperm gives every order the same chance.",
-)
-def rolled_along(teacher, generator):
-    permuted = teacher.clone()
-    for row in permuted:
-        others = torch.tensor([c for c in range(len(row)) if c != row.argmax()])
-        shift = int(torch.randint(len(others), (1,), generator=generator))
-        row[others] = row[others.roll(shift)]
-    return permuted
+)(reordered("rolled_along", lambda x, g: x.roll(int(torch.randint(len(x), (1,), generator=g)))))
 
 
 @permute_dark_knowledge.hint(
@@ -221,30 +224,17 @@ def two_exchanged(teacher, generator):
     return permuted
 
 
-@permute_dark_knowledge.hint(
+permute_dark_knowledge.hint(
     "Every call gives the same order: nothing is random.",
     "Backwards, or sorted, is one order of many.",
     "Draw a permutation for each row, from the generator.",
-)
-def turned_round(teacher, generator):
-    permuted = teacher.clone()
-    for row in permuted:
-        others = torch.tensor([c for c in range(len(row)) if c != row.argmax()])
-        row[others] = row[others].flip(0)
-    return permuted
+)(reordered("turned_round", lambda x, g: x.flip(0)))
 
-
-@permute_dark_knowledge.hint(
+permute_dark_knowledge.hint(
     "Another generator gives the same order.",
     "Where do your random numbers come from, if not from it?",
     "Pass it on: torch.randperm(n, generator=generator).",
-)
-def the_generator_ignored(teacher, generator):
-    permuted = teacher.clone()
-    for row in permuted:
-        others = torch.tensor([c for c in range(len(row)) if c != row.argmax()])
-        row[others] = row[others[torch.randperm(len(others))]]
-    return permuted
+)(reordered("the_generator_ignored", lambda x, g: x[torch.randperm(len(x))]))
 
 
 @permute_dark_knowledge.hint(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -60,6 +61,22 @@ def _five_pairs(draw: Draw, t: float) -> tuple[Tensor, Tensor]:
     return b + d.round(), b
 
 
+def reaching(name: str, reach: Callable) -> Callable:
+    """A wrong answer: the verdict of an interval with this ``reach(d, quantile)``."""
+
+    def answer(a, b):
+        from scipy.stats import t
+
+        d = a - b
+        away = reach(d, t.ppf)
+        if d.mean() + away < 0:
+            return "better"
+        return "worse" if d.mean() - away > 0 else "no difference seen"
+
+    answer.__name__ = name
+    return answer
+
+
 @verdict.hint(
     "You call better what is worse.",
     "What is counted here are errors.",
@@ -95,47 +112,23 @@ def by_the_number_of_wins(a, b):
     return "better" if wins > losses else "worse" if losses > wins else "no difference seen"
 
 
-@verdict.hint(
+verdict.hint(
     "With five pairs you are too sure.",
     "Which quantile does your interval take? 1.96 is for very many pairs.",
     "Use your own interval(a, b), with Student's t.",
-)
-def by_a_normal_interval(a, b):
-    d = a - b
-    reach = 1.96 * d.std() / len(d) ** 0.5
-    if d.mean() + reach < 0:
-        return "better"
-    return "worse" if d.mean() - reach > 0 else "no difference seen"
+)(reaching("by_a_normal_interval", lambda d, quantile: 1.96 * d.std() / len(d) ** 0.5))
 
-
-@verdict.hint(
+verdict.hint(
     "With five pairs you are a little too sure.",
     "Does your interval leave 5 % out at each end, or 2.5 %?",
     "Before the experiment nobody knows which of the two will be better: use your own interval(a, b).",
-)
-def by_one_side(a, b):
-    from scipy.stats import t
+)(reaching("by_one_side", lambda d, quantile: quantile(0.95, len(d) - 1) * d.std() / len(d) ** 0.5))
 
-    d = a - b
-    reach = t.ppf(0.95, len(d) - 1) * d.std() / len(d) ** 0.5
-    if d.mean() + reach < 0:
-        return "better"
-    return "worse" if d.mean() - reach > 0 else "no difference seen"
-
-
-@verdict.hint(
+verdict.hint(
     "A clear difference is missed.",
     "Your interval does not become narrower when there are more pairs.",
     "Use the standard error, s / √n, not s.",
-)
-def by_the_deviation(a, b):
-    from scipy.stats import t
-
-    d = a - b
-    reach = t.ppf(0.975, len(d) - 1) * d.std()
-    if d.mean() + reach < 0:
-        return "better"
-    return "worse" if d.mean() - reach > 0 else "no difference seen"
+)(reaching("by_the_deviation", lambda d, quantile: quantile(0.975, len(d) - 1) * d.std()))
 
 
 @verdict.hint(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 
 
@@ -47,6 +45,7 @@ def with_frozen_copies(build, train, count):
 
 
 def accumulated(build, train, count):
+    import itertools
 
     def grow(teacher, seed):
         student = build(seed)
