@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 import kdlib as kd
 from kdlib.course import museum
+from kdlib.course.grading.observe import observe
 from kdlib.course.museum.check import check_test
 from kdlib.course.museum.mistakes import MISTAKES
 from kdlib.course.museum.story import stories_in
@@ -271,10 +270,9 @@ def the_larger_map_gives_its_maxima(matrix):
 @catches("broadcast_product")
 def no_tensor_is_larger_than_the_arguments_and_the_result(matrix):
     first, second = maps(2, 16, size=8), maps(2, 32, size=8)
-    with LargestTensor() as watch:
-        found = matrix(first, second)
-    torch.testing.assert_close(found, torch.einsum("nihw,njhw->nij", first, second) / 64)
-    assert watch.numbers <= max(first.numel(), second.numel(), found.numel())
+    seen = observe(matrix, {"first": first, "second": second}, size=True)
+    torch.testing.assert_close(seen.value, torch.einsum("nihw,njhw->nij", first, second) / 64)
+    assert seen.largest <= max(first.numel(), second.numel(), seen.value.numel())
 
 
 @catches("weights_without_effect")
@@ -529,19 +527,6 @@ def pairs_of_maps(seed):
     """Two pairs of layers of different widths and sizes."""
     draws = [maps(3, 2, 4, seed), maps(3, 4, 4, seed + 10), maps(3, 8, 2, seed + 20)]
     return [(draws[0], draws[1]), (draws[1], draws[2])]
-
-
-class LargestTensor(TorchDispatchMode):
-    """Records how many numbers the largest tensor that is made inside holds."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for made in tree_leaves(result):
-            if isinstance(made, torch.Tensor):
-                self.numbers = max(self.numbers, made.numel())
-        return result
 
 
 def images(n):

@@ -4,12 +4,12 @@ import base64
 import html
 import json
 import re
-from html.parser import HTMLParser
 
 import lesson
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 
 import kdlib as kd
 from kdlib.course.widgets._saved import EXPORT, WHY_STILL, saved_form
@@ -31,28 +31,12 @@ def form(**changed):
     return saved_form(**(arguments | changed))
 
 
-class Parts(HTMLParser):
-    """The elements of a page, each with its attributes, and its text by element."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.texts = [], {}
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, text):
-        if self.elements:
-            self.texts.setdefault(self.elements[-1][0], []).append(text)
-
-    def one(self, tag):
-        (found,) = [attributes for name, attributes in self.elements if name == tag]
-        return found
+def parsed(text):
+    return BeautifulSoup(text, "html.parser", multi_valued_attributes=None)
 
 
 def page_in(text):
-    return Parts(Parts(text).one("iframe")["srcdoc"])
+    return parsed(parsed(text).iframe["srcdoc"])
 
 
 def explorer():
@@ -66,25 +50,25 @@ def explorer():
 
 def test_without_its_frame_and_style_the_picture_and_the_line_are_left():
     """What JupyterLab keeps of a notebook that is not trusted."""
-    parts = Parts(re.sub(r"<iframe.*?</iframe>|<style>.*?</style>", "", form(), flags=re.DOTALL))
-    picture = parts.one("img")
+    left = parsed(re.sub(r"<iframe.*?</iframe>|<style>.*?</style>", "", form(), flags=re.DOTALL))
+    (picture,) = left.find_all("img")
     assert base64.b64decode(picture["src"].removeprefix("data:image/png;base64,")) == b"PNG"
     assert picture["alt"] == 'a "small" picture'
-    assert parts.texts["p"] == [WHY_STILL]
+    assert [line.text for line in left.find_all("p")] == [WHY_STILL]
     assert "trust" in WHY_STILL and "Trust Notebook" in WHY_STILL
 
 
 def test_the_frame_may_run_scripts_and_nothing_else():
-    frame = Parts(form()).one("iframe")
+    (frame,) = parsed(form()).find_all("iframe")
     assert frame["sandbox"] == "allow-scripts"
     assert frame["title"] == "small explorer"
-    assert not any(tag == "script" for tag, _ in Parts(form()).elements)
+    assert not parsed(form()).find_all("script")
 
 
 def test_the_frame_covers_the_picture_by_its_own_attributes():
-    parts = Parts(form())
-    assert "position: relative" in [a for t, a in parts.elements if t == "div"][1]["style"]
-    style = parts.one("iframe")["style"]
+    frame = parsed(form()).iframe
+    assert "position: relative" in frame.parent["style"]
+    style = frame["style"]
     for rule in ("position: absolute", "width: 100%", "height: 100%", "left: 0", "top: 0"):
         assert rule in style
 
@@ -99,7 +83,7 @@ def test_no_rule_of_the_style_sheet_hides_the_picture():
 
 
 def test_the_frame_holds_the_very_module_and_the_state():
-    (script,) = page_in(form()).texts["script"]
+    script = page_in(form()).script.string
     assert script.startswith("function render() {}\n")
     saved = json.loads(re.search(r"const SAVED = (\{.*?\});\n", script)[1])
     assert saved == {"index": 3, "_pixels": {"base64": "AP8="}}
@@ -122,9 +106,9 @@ def test_a_saved_explorer_asks_no_network():
 def test_text_that_would_end_the_script_stays_text():
     nasty = '</script><img src="x"> & <!--'
     page = page_in(form(state={"classes": [nasty]}))
-    (script,) = page.texts["script"]
+    (script,) = (each.string for each in page.find_all("script"))
     assert json.loads(re.search(r"const SAVED = (\{.*?\});\n", script)[1]) == {"classes": [nasty]}
-    assert not any(tag == "img" for tag, _ in page.elements)
+    assert not page.find_all("img")
 
 
 @pytest.mark.parametrize(
