@@ -37,10 +37,7 @@ def logits_averaged(nets: Sequence[nn.Module], loader: Loader) -> float:
     return (mean.argmax(-1) == labels).double().mean().item()
 
 
-@mistake(
-    accuracy_together,
-    "An accuracy above 1, as large as the batches are.",
-)
+@mistake(accuracy_together, "An accuracy above 1, as large as the batches are.")
 def divided_by_batches(nets: Sequence[nn.Module], loader: Loader) -> float:
     right = [(_mean_probability(nets, inputs).argmax(-1) == y).sum() for inputs, y in loader]
     return float(sum(right)) / len(right)
@@ -97,10 +94,7 @@ def epoch_kept(accuracies: Sequence[float]) -> int:
     return kept
 
 
-@mistake(
-    epoch_kept,
-    "The best checkpoint is always the last one.",
-)
+@mistake(epoch_kept, "The best checkpoint is always the last one.")
 def best_never_updated(accuracies: Sequence[float]) -> int:
     best, kept = -math.inf, 0
     for epoch, accuracy in enumerate(accuracies, start=1):

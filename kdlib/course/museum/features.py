@@ -103,10 +103,7 @@ def fsp_term(student: Maps, teacher: Maps) -> Tensor:
     )
 
 
-@mistake(
-    fsp_term,
-    "An error, unless all pairs of layers have the same widths.",
-)
+@mistake(fsp_term, "An error, unless all pairs of layers have the same widths.")
 def stacked_matrices(student: Maps, teacher: Maps) -> Tensor:
     return torch.stack(_differences(student, teacher)).square().sum((0, 2, 3)).mean()
 
@@ -129,10 +126,7 @@ def distance_of_the_whole_batch(student: Maps, teacher: Maps) -> Tensor:
     return sum(d.norm() for d in _differences(student, teacher))
 
 
-@mistake(
-    fsp_term,
-    "The term is as many times too small as there are images in a batch.",
-)
+@mistake(fsp_term, "The term is as many times too small as there are images in a batch.")
 def batch_divided_twice(student: Maps, teacher: Maps) -> Tensor:
     return sum((d / len(d)).square().sum() for d in _differences(student, teacher))
 
@@ -174,10 +168,7 @@ def weighted_fsp(
     return fsp_loss(student, teacher, weights)
 
 
-@mistake(
-    weighted_fsp,
-    "A sweep of the weight gives the same curve for every value.",
-)
+@mistake(weighted_fsp, "A sweep of the weight gives the same curve for every value.")
 def weights_without_effect(
     student: Sequence[Tensor], teacher: Sequence[Tensor], weights: Sequence[float]
 ) -> Tensor:
@@ -193,10 +184,7 @@ def total_and_terms(
     return sum(terms.values()), terms
 
 
-@mistake(
-    total_and_terms,
-    "A curve of the term is drawn, and does not fall: nothing minimises it.",
-)
+@mistake(total_and_terms, "A curve of the term is drawn, and does not fall: nothing minimises it.")
 def logged_but_not_added(
     student: Tensor, teacher: Tensor, labels: Tensor, fsp: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -262,10 +250,7 @@ def both_stages(
             _step(optimizer, loss(student))
 
 
-@mistake(
-    both_stages,
-    "The second stage begins with steps in the direction of the first.",
-)
+@mistake(both_stages, "The second stage begins with steps in the direction of the first.")
 def momentum_kept(
     student: nn.Module, losses: Sequence[Callable[[nn.Module], Tensor]], steps: int
 ) -> None:
@@ -286,10 +271,7 @@ def taught_and_alone(
     return taught, alone
 
 
-@mistake(
-    taught_and_alone,
-    "A gain that may be no more than longer training.",
-)
+@mistake(taught_and_alone, "A gain that may be no more than longer training.")
 def epochs_the_baseline_does_not_get(
     build: Callable[[], nn.Module], features: Objective, data: Data, epochs: tuple[int, int]
 ) -> tuple[nn.Module, nn.Module]:

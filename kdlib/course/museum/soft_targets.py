@@ -40,10 +40,7 @@ def both_terms(
     return hinton_loss(student, teacher, labels, temperature, alpha)
 
 
-@mistake(
-    both_terms,
-    "With alpha = 1 the loss is T^2 times smaller than with alpha = 0.999999.",
-)
+@mistake(both_terms, "With alpha = 1 the loss is T^2 times smaller than with alpha = 0.999999.")
 def t_squared_on_one_path(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float
 ) -> Tensor:
@@ -65,10 +62,7 @@ def mse_of_probabilities(student: Tensor, teacher: Tensor, temperature: float) -
     return temperature**2 * F.mse_loss(q, p)
 
 
-@mistake(
-    soften,
-    "Flat targets whatever the teacher thinks: the softmax sees only zeros and ones.",
-)
+@mistake(soften, "Flat targets whatever the teacher thinks: the softmax sees only zeros and ones.")
 def thresholded_targets(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Twin of :func:`kdlib.losses.soften`, for a tensor that was exported as "predictions"."""
     return F.softmax((logits > 0).float() / temperature, dim=-1)
