@@ -126,7 +126,5 @@ def assert_resumes(build, data, recipe, path, at, objective=kd.CrossEntropy):
     return whole, objectives
 
 
-def kept_files():
-    """The stored networks, without the locks beside them."""
-    folder = Path(torch.hub.get_dir()) / "kdlib" / "kept"
-    return sorted(path.name for path in folder.glob("*.safetensors"))
+def kept_files(suffix=".safetensors"):
+    return sorted((Path(torch.hub.get_dir()) / "kdlib" / "kept").glob(f"*{suffix}"))
