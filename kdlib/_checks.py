@@ -1,7 +1,7 @@
-"""What the losses ask of their arguments: the right kind, shape and range, or an error that helps.
+"""Checks of the losses' arguments: the right type, shape and range, or an error that names the remedy.
 
-No check reads a tensor's values, which would make a GPU wait: shapes, dtypes and Python numbers are
-looked at on every call, the range of labels by torch itself, on a CPU.
+Every call checks shapes, dtypes and Python numbers. No check reads a tensor's values, since that would
+make the CPU wait for the GPU; the range of labels is checked by torch itself, on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def wide(name: str, logits: Tensor) -> Tensor:
 
 
 def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """The student's logits and the teacher's as constants, of one shape and the wider dtype."""
+    """The student's logits and, as constants, the teacher's: of equal shape, in the wider dtype."""
     s, t = wide("student", student), wide("teacher", teacher).detach()
     if s.shape[-1] != t.shape[-1]:
         raise ValueError(
@@ -46,7 +46,7 @@ def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def features_of(guided: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
-    """The guided features and the hint as a constant, of one shape and the wider dtype."""
+    """The guided features and, as a constant, the hint: of equal shape, in the wider dtype."""
     guided, hint = (
         _floating("guided", guided, "features (N, ...)", 2),
         _floating("hint", hint, "features (N, ...)", 2),
@@ -54,13 +54,13 @@ def features_of(guided: Tensor, hint: Tensor) -> tuple[Tensor, Tensor]:
     if guided.shape != hint.shape:
         raise ValueError(
             f"guided must have the hint's shape {tuple(hint.shape)}, got {tuple(guided.shape)}; a regressor "
-            "brings the one to the other"
+            "maps one shape to the other"
         )
     return _same_dtype(guided, hint.detach())
 
 
 def maps_of(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two layers' maps of the same examples, in the wider dtype, one of them the smaller."""
+    """Two layers' maps of the same examples, in the wider dtype, one no larger than the other."""
     what = "maps (N, C, H, W)"
     first, second = _floating("first", first, what, 4), _floating("second", second, what, 4)
     if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
@@ -71,7 +71,7 @@ def maps_of(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     (h1, w1), (h2, w2) = first.shape[2:], second.shape[2:]
     if (h1 - h2) * (w1 - w2) < 0:
         raise ValueError(
-            f"second must be no larger or no smaller than first in both directions: first is {h1} x "
+            f"second must not be larger than first in one direction and smaller in the other: first is {h1} x "
             f"{w1}, second {h2} x {w2}"
         )
     return _same_dtype(first, second)
@@ -80,13 +80,13 @@ def maps_of(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def matrices_of(
     student: Sequence[Tensor], teacher: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """The student's FSP matrices beside the teacher's as constants, pair by pair."""
+    """The student's FSP matrices and, as constants, the teacher's, pair by pair."""
     for name, matrices in (("student_matrices", student), ("teacher_matrices", teacher)):
         if not isinstance(matrices, Sequence):
-            raise TypeError(f"{name} must be a list, one matrix a pair, got {_kind(matrices)}")
+            raise TypeError(f"{name} must be a list, one matrix per pair, got {_kind(matrices)}")
     if len(student) != len(teacher) or not student:
         raise ValueError(
-            "student_matrices and teacher_matrices must be as many, at least one, got "
+            "student_matrices and teacher_matrices must have equal lengths of at least one, got "
             f"{len(student)} and {len(teacher)}"
         )
     pairs = []
@@ -96,7 +96,7 @@ def matrices_of(
         if s.shape != t.shape or s.ndim != 3:
             raise ValueError(
                 f"student_matrices[{i}] must be (N, C1, C2) as teacher_matrices[{i}] is, got "
-                f"{tuple(s.shape)} and {tuple(t.shape)}; only layers of the same widths can be compared"
+                f"{tuple(s.shape)} and {tuple(t.shape)}; only layers of equal widths can be compared"
             )
         if len(s) != len(pairs[0][0] if pairs else s):
             raise ValueError(
@@ -107,11 +107,11 @@ def matrices_of(
 
 
 def weights_of(weights: Sequence[float] | None, count: int) -> list[float]:
-    """One number a pair."""
+    """One number per pair."""
     if weights is None:
         return [1.0] * count
     if not isinstance(weights, Iterable) or len(weights := list(weights)) != count:
-        raise ValueError(f"weights must be a list of {count}, one a pair, got {weights!r}")
+        raise ValueError(f"weights must be a list of {count}, one per pair, got {weights!r}")
     for weight in weights:
         if not 0 <= real("weights", weight) < math.inf:
             raise ValueError(f"weights must be at least 0 and finite, got {list(weights)}")
@@ -119,7 +119,7 @@ def weights_of(weights: Sequence[float] | None, count: int) -> list[float]:
 
 
 def temperature_of(temperature: float | Tensor, logits: Tensor) -> float | Tensor:
-    """A number, or a tensor (..., 1) that divides the logits."""
+    """A number, or a tensor ``(..., 1)`` by which the logits can be divided."""
     if isinstance(temperature, Tensor):
         return _leading("temperature", temperature, logits).unsqueeze(-1)
     return positive("temperature", temperature, "1.0 leaves the softmax as it is")
@@ -153,7 +153,7 @@ def real(name: str, value: float) -> float:
 
 
 def labels_of(labels: Tensor, logits: Tensor) -> Tensor:
-    """Class numbers, one for each row of logits."""
+    """Class numbers, one per row of logits."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         raise TypeError(f"labels must be an int64 tensor of class numbers, got {_kind(labels)}")
     if labels.shape != logits.shape[:-1]:
@@ -165,7 +165,7 @@ def labels_of(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 def some_classes(classes: int | Iterable[int], count: int, *, once: bool) -> list[int]:
-    """Class numbers that are some of ``count`` and not all, each once where that is asked."""
+    """Numbers of some of ``count`` classes, not all; with ``once``, without repetitions."""
     if not isinstance(classes, (Integral, Iterable)):
         raise TypeError(f"classes must be class numbers, got {classes!r}; one alone is 3 or [3]")
     numbers = [classes] if isinstance(classes, Integral) else list(classes)
@@ -178,7 +178,7 @@ def some_classes(classes: int | Iterable[int], count: int, *, once: bool) -> lis
 
 
 def no_class(labels: Tensor, logits: Tensor) -> ValueError:
-    """What to raise where a label is none of the classes."""
+    """The error for labels of which one is not a class."""
     low, high, classes = int(labels.min()), int(labels.max()), logits.shape[-1]
     return ValueError(
         f"labels must be class numbers from 0 to {classes - 1}, got {low if low < 0 else high}"
@@ -186,13 +186,11 @@ def no_class(labels: Tensor, logits: Tensor) -> ValueError:
 
 
 def _floating(name: str, value: Tensor, what: str, dimensions: int) -> Tensor:
-    """A tensor in float32 or wider that holds something."""
+    """A non-empty tensor in float32 or wider."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor {what}, got {_kind(value)}")
     if value.ndim < dimensions or value.numel() == 0:
-        raise ValueError(
-            f"{name} must be {what}, none of them empty, got shape {tuple(value.shape)}"
-        )
+        raise ValueError(f"{name} must be {what} and not empty, got shape {tuple(value.shape)}")
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
@@ -223,8 +221,9 @@ def sizes(**sizes: int) -> None:
 
 
 def required_arguments(function: Callable) -> int | None:
-    """How many positional arguments a function must be given; None where no signature can be had, or where
-    a keyword must be given, too.
+    """The number of positional arguments that a function requires.
+
+    None if it has no signature, or requires a keyword argument.
     """
     called = getattr(function, "forward", function)
     try:

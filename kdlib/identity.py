@@ -1,7 +1,7 @@
-"""What tells one thing from another: a hash of tensors, of a network's weights, of a function's code.
+"""Identities: hashes of tensors, of a network's weights and of a function's code.
 
-Equal things give equal texts in another process and on another device; addresses, docstrings and the lines
-that code stands on do not count.
+Equal values have equal identities in every process and on every device; memory addresses, docstrings and line
+numbers do not count.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from torch import Tensor, nn
 
 
 def weights_hash(model: nn.Module) -> str:
-    """A hash of every weight and buffer with its name."""
+    """A hash of all weights and buffers with their names."""
     return tensors_hash(model.state_dict())
 
 
 def tensors_hash(tensors: Mapping[str, Tensor | None]) -> str:
-    """A hash of names, dtypes, shapes and bytes; where the tensors live does not matter."""
+    """A hash of names, dtypes, shapes and bytes; the tensors' device does not matter."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         if tensor is None:
@@ -60,15 +60,16 @@ def code_hash(value: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """A text of a value and, where it is the reader's own function or class, of its code.
+    """A text that identifies a value; for the reader's own functions and classes, by their code.
 
-    Of a function: its instructions with the constants and names in them, nested functions, defaults, closure,
-    attributes, and the globals that it reads, the reader's own functions among them in the same way.
-    What comes with Python or was installed goes by its name, so that an upgrade changes nothing. Code that
-    does something else has another text; another Python, or a statement laid out otherwise, may have one, too.
+    A function is described by its instructions with their constants and names, its nested functions, defaults,
+    closure and attributes, and the globals that it reads; the reader's own functions among these are described
+    in the same way. Whatever comes with Python or was installed is described by its name, so that an upgrade
+    changes nothing. Code that behaves differently has a different text; so may equal code under another Python
+    version, or with its statements written differently.
 
     Raises:
-        Undescribed: something in it has no text of its own, such as a lock or an open file.
+        Undescribed: something in it has no identifying text, such as a lock or an open file.
 
     >>> described(lambda x: 2 * x) == described(lambda x: 2 * x) != described(lambda x: 3 * x)
     True
@@ -77,18 +78,18 @@ def described(value: Any) -> str:
         return _Description().of(value)
     except Undescribed:
         raise
-    except Exception as error:  # a value may refuse to be looked at in any way, or be too deep
+    except Exception as error:  # inspecting a value may raise anything, or recurse too deeply
         reason = f"{type(error).__name__}: {error}"
         raise Undescribed(f"a {type(value).__name__} cannot be described ({reason})") from error
 
 
 def is_own(kind: type) -> bool:
-    """Whether a class is the reader's: neither kdlib's nor installed nor Python's."""
+    """Whether the reader wrote a class: it is not kdlib's, installed or Python's."""
     return _is_own_module(kind.__module__)
 
 
 class Undescribed(TypeError):
-    """A value that no text tells from another of its kind."""
+    """A value that no text can distinguish from others of its type."""
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, type(...))
@@ -110,19 +111,21 @@ _KDLIB = Path(__file__).parent
 
 
 class _Description:
-    """One description under way: what it has met is named by a number when it comes again."""
+    """A description in progress; a value that occurs again is described by its number."""
 
     def __init__(self) -> None:
-        self.met: dict[int, tuple[int, Any]] = {}  # the value too, so that no address is used again
+        self.met: dict[
+            int, tuple[int, Any]
+        ] = {}  # with the value, so that its id is not used again
 
     def of(self, value: Any) -> str:
         if isinstance(value, enum.Enum):
             return f"{type(value).__qualname__}.{value.name}={self.of(value.value)}"
         if type(value) in _PLAIN or isinstance(value, _OF_TORCH):
             return repr(value)
-        if type(value) is tuple:  # equal ones may be one object here and two elsewhere
+        if type(value) is tuple:  # equal tuples may be one object here and two in another process
             return f"({', '.join(map(self.of, value))})"
-        # Parts of a set each by themselves: their order is another in every process.
+        # Each element of a set on its own, since their order differs from process to process.
         if type(value) in (set, frozenset):
             return f"{{{', '.join(sorted(_Description().of(part) for part in value))}}}"
         if id(value) in self.met:
@@ -155,7 +158,7 @@ class _Description:
         return self._in_c(value) if isinstance(value, _IN_C) else self._object(value)
 
     def _network(self, network: nn.Module) -> str:
-        """Its tensors, those outside the state dict too, and each module's class and plain attributes."""
+        """All tensors, also those outside the state dict, and each module's class and plain attributes."""
         tensors = {
             **dict(network.named_parameters(remove_duplicate=False)),
             **dict(network.named_buffers(remove_duplicate=False)),
@@ -172,18 +175,18 @@ class _Description:
         return f"network({', '.join(parts)})"
 
     def _in_c(self, value: Any) -> str:
-        """A function written in C by its name, and by what it is bound to or wraps."""
+        """A function written in C: its name, and what it is bound to or wraps."""
         bound = getattr(value, "__self__", None)
         bound = None if isinstance(bound, ModuleType) else bound
         inside = self.of((bound, getattr(value, "__wrapped__", None)))
         return f"{getattr(value, '__module__', None)}.{value.__qualname__}{inside}"
 
     def _object(self, value: Any) -> str:
-        """As pickle would take it apart, so that a state that is not in ``__dict__`` counts."""
+        """An object by its pickled parts, so that state outside ``__dict__`` counts, too."""
         reduce = copyreg.dispatch_table.get(type(value))
         try:
             reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
-        except Exception as error:  # whatever its class raises
+        except Exception as error:  # a class may raise anything here
             kind = type(value).__name__
             raise Undescribed(f"a {kind} has no text that tells it from another") from error
         if isinstance(reduced, str):
@@ -193,7 +196,7 @@ class _Description:
 
     def _function(self, function: FunctionType) -> str:
         code = function.__code__
-        # Of a library's decorator the closure, which holds what it decorates: the reader's.
+        # A library's decorator: its closure holds the reader's function that it decorates.
         if not _is_own(code.co_filename):
             return f"{function.__module__}.{function.__qualname__}({self._closure(function)})"
         codes = [*_nested(code)]
@@ -221,19 +224,19 @@ class _Description:
     def _cell(self, cell: Any) -> str:
         try:
             value = cell.cell_contents
-        except ValueError:  # a name that is given a value later
+        except ValueError:  # a name that is assigned later
             return "empty"
         return self.of(value)
 
     def _read(self, value: Any, taken: set[str]) -> str:
-        """A global; of a module of the reader's own, what the code may take from it."""
+        """A global; for one of the reader's modules, the names that the code may read from it."""
         if not isinstance(value, ModuleType) or not _is_own_module(value.__name__):
             return self.of(value)
         there = [name for name in sorted(taken) if name in vars(value)]
         return f"{value.__name__}({', '.join(f'{n}={self.of(vars(value)[n])}' for n in there)})"
 
     def _code(self, code: CodeType) -> str:
-        """The instructions; constants and names by what they are, not by their place in a table."""
+        """The instructions, with constants and names by value instead of by position in a table."""
         kind = (
             code.co_argcount,
             code.co_posonlyargcount,
@@ -244,7 +247,9 @@ class _Description:
         shared = code.co_cellvars, code.co_freevars  # with nested functions
         steps = []
         for step in dis.get_instructions(code):
-            if step.opcode in dis.hasconst:  # the table: dis does not resolve all of them
+            if (
+                step.opcode in dis.hasconst
+            ):  # from the table, since dis does not resolve all of them
                 constant = code.co_consts[step.arg]
                 inside = isinstance(constant, CodeType)
                 steps.append((step.opname, self._code(constant) if inside else self.of(constant)))
@@ -252,7 +257,7 @@ class _Description:
                 steps.append((step.opname, step.argval))
             elif step.opname not in ("EXTENDED_ARG", "NOP"):
                 steps.append((step.opname, step.arg))
-        caught = getattr(code, "co_exceptiontable", b"")  # which steps a try is around
+        caught = getattr(code, "co_exceptiontable", b"")  # which instructions a try covers
         return f"code({kind}, {arguments}, {shared}, {steps}, {caught})"
 
     def _class(self, kind: type) -> str:
@@ -269,7 +274,7 @@ class _Description:
 
 
 def _code_of(member: Any) -> Any:
-    """What is behind a class's method, property and the like."""
+    """The functions behind a method, property and the like."""
     if isinstance(member, (classmethod, staticmethod)):
         return member.__func__
     if isinstance(member, property):
@@ -278,7 +283,7 @@ def _code_of(member: Any) -> Any:
 
 
 def _module_text(name: str) -> str:
-    """A module by its name; the reader's own by its file, too."""
+    """A module by its name; one of the reader's also by its file."""
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, AttributeError, ValueError):
@@ -289,13 +294,13 @@ def _module_text(name: str) -> str:
 
 
 def _is_own_module(name: str) -> bool:
-    """Whether a module is a notebook, or a file of the reader's."""
+    """Whether a module is a notebook or a file of the reader's."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return name not in sys.builtin_module_names and (file is None or _is_own(file))
 
 
 def _is_own(file: str) -> bool:
-    """Whether code is the reader's: neither kdlib's nor installed nor Python's."""
+    """Whether the reader wrote the code: it is not kdlib's, installed or Python's."""
     path = Path(file)
     if _INSTALLED & {*path.parts} or "<frozen" in file:
         return False
@@ -316,7 +321,7 @@ def _globals_read(code: CodeType) -> Iterator[str]:
 
 
 def _imports(code: CodeType) -> Iterator[str]:
-    """Modules that code imports when it runs, ``losses`` of ``from mine import losses`` too."""
+    """Modules that code imports when it runs, including ``losses`` in ``from mine import losses``."""
     module = ""
     for step in dis.get_instructions(code):
         if step.opname == "IMPORT_NAME":

@@ -1,10 +1,11 @@
-"""The formulas of knowledge distillation, as pure functions of tensors, to be held against the papers.
+"""The formulas of knowledge distillation as pure functions of tensors, written to be compared with the papers.
 
-Logits are ``(..., C)``: s the student's, t the teacher's; T is the temperature, p and q are the soft
-targets of teacher and student. Labels are ``(...)`` int64; a loss is the mean over all leading dimensions.
-Features are ``(N, ...)``, maps ``(N, C, H, W)``; a loss is the mean over the N examples.
-Gradients reach the student only: what comes from the teacher is a constant. Everything is computed
-in float32 or wider, whatever comes in. Nothing here knows of networks, data or training.
+Notation: s and t are the logits of student and teacher, ``(..., C)``; T is the temperature;
+``q = softmax(s / T)`` and ``p = softmax(t / T)`` are the soft targets of student and teacher; y are the
+labels, ``(...)`` int64; alpha is the weight of the soft targets. Features are ``(N, ...)``, feature maps
+``(N, C, H, W)``. A loss is the mean over all leading dimensions; for features, over the N examples.
+Gradients reach the student only: the teacher's tensors are constants. Everything is computed in
+float32 or wider, whatever the dtype of the arguments. Nothing here knows about networks, data or training.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ __all__ = [
     "soften",
 ]
 
-_NO_LABEL = torch.iinfo(torch.int32).min  # torch's own, -100, would be passed over in silence
+_NO_LABEL = torch.iinfo(torch.int32).min  # with torch's default, -100 would be skipped silently
 
 
 def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
-    """Soft targets: the softmax of the logits at a temperature.
+    """Soft targets: the softmax of logits z at a temperature T.
 
     ``q_i = exp(z_i / T) / sum_j exp(z_j / T)``
 
@@ -77,9 +78,9 @@ def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     >>> soften(logits, temperature=4)
     tensor([0.5065, 0.3072, 0.1863])
     """
-    z = wide("logits", logits)
-    T = temperature_of(temperature, z)
-    return torch.softmax(z / T, dim=-1)
+    z = wide("logits", logits)  # (..., C)
+    T = temperature_of(temperature, z)  # a number, or (..., 1)
+    return torch.softmax(z / T, dim=-1)  # (..., C)
 
 
 def soft_target_loss(
@@ -89,16 +90,17 @@ def soft_target_loss(
     *,
     reduction: str = "mean",
 ) -> Tensor:
-    """How far the student's soft targets are from the teacher's, at the same temperature in both.
+    """The divergence of the student's soft targets from the teacher's, both at the same temperature.
 
     ``T^2 * KL(p || q)`` with ``p = softmax(t / T)`` of the teacher's logits t and
-    ``q = softmax(s / T)`` of the student's logits s, summed over the C classes. Its gradient with
-    respect to s is ``T * (q - p)``: the factor T^2 keeps it the same size when T changes, and for
-    T -> infinity it becomes that of :func:`logit_matching_loss`. The value is 0 where both agree.
+    ``q = softmax(s / T)`` of the student's logits s, summed over the C classes. The gradient with
+    respect to s is ``T * (q - p)`` for each example: the factor T^2 keeps its size comparable as T
+    changes, and as T -> infinity it tends to the gradient of :func:`logit_matching_loss`. The loss is 0
+    where p = q.
 
-    Source: Hinton, Vinyals, Dean 2015, section 2 and 2.1, eq. 2 to 4. The paper's cross entropy
-    ``-sum_i p_i log q_i`` differs from this divergence by the entropy of p, which no weight of the
-    student moves: the gradients are equal.
+    Source: Hinton, Vinyals, Dean 2015, sections 2 and 2.1, eq. 2 to 4. The paper's cross entropy
+    ``-sum_i p_i log q_i`` differs from this divergence by the entropy of p, which does not depend on the
+    student: the gradients are equal.
 
     Args:
         student: logits ``(..., C)``; gradients reach these.
@@ -123,8 +125,8 @@ def soft_target_loss(
     """
     s, t = pair_of(student, teacher)  # (..., C)
     T = temperature_of(temperature, s)  # a number, or (..., 1)
-    # F.kl_div of two log-softmaxes is all rounding where T is large and the divergence small.
-    return _reduce((T**2 * divergence(s, t, T)).squeeze(-1), reduction)
+    # F.kl_div of two log-softmaxes would be mostly rounding error where T is large and p close to q.
+    return _reduce((T**2 * divergence(s, t, T)).squeeze(-1), reduction)  # divergence: (..., 1)
 
 
 def hinton_loss(
@@ -136,11 +138,11 @@ def hinton_loss(
     *,
     reduction: str = "mean",
 ) -> Tensor:
-    """What a distilled student minimises: soft targets and labels, weighted.
+    """The distillation loss: the soft-target loss and the cross entropy with the labels, weighted.
 
-    ``alpha * T^2 * KL(p || q) + (1 - alpha) * CE(labels, softmax(s))``: the first term as in
-    :func:`soft_target_loss`, the second at T = 1 on the same student logits s. The two terms alone are
-    :func:`hinton_terms`.
+    ``alpha * T^2 * KL(p || q) + (1 - alpha) * CE(y, softmax(s))``: the first term is
+    :func:`soft_target_loss`; the second uses the same student logits s at T = 1. :func:`hinton_terms`
+    returns the two terms separately.
 
     Source: Hinton, Vinyals, Dean 2015, section 2: a weighted average, with "a considerably lower
     weight" on the labels. The paper prints no formula with alpha; here alpha weighs the soft targets.
@@ -175,11 +177,11 @@ def hinton_terms(
     temperature: float | Tensor,
     alpha: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The two terms of :func:`hinton_loss`, weighted, before the mean.
+    """The two weighted terms of :func:`hinton_loss`, before the mean.
 
-    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(labels, softmax(s))``. Loss and objective both take
-    them from here: nothing else weighs soft against hard, but for protocols that repeat a formula of
-    others (``kdlib.reproduce``).
+    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(y, softmax(s))``. Both :func:`hinton_loss` and
+    :class:`kdlib.SoftTargets` take their terms from here; only those protocols in ``kdlib.reproduce`` that
+    follow another author's weighting do not.
 
     Source: Hinton, Vinyals, Dean 2015, section 2.
 
@@ -190,7 +192,7 @@ def hinton_terms(
         The soft and the hard term, ``(...)`` each, in nats, float32 or wider.
 
     Raises:
-        TypeError, ValueError: as :func:`hinton_loss`.
+        TypeError, ValueError: as for :func:`hinton_loss`.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> hinton_terms(student, teacher, torch.tensor([0]), temperature=20, alpha=0.9)
@@ -203,12 +205,13 @@ def hinton_terms(
 
 
 def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
-    """The squared distance of the logits, each zero-meaned over the classes.
+    """Half the mean squared difference of the logits, both zero-meaned over the classes.
 
-    ``1/2 * mean_i ((s_i - mean s) - (t_i - mean t))^2``, the limit of :func:`soft_target_loss` for
-    T -> infinity. Its gradient with respect to s_i is ``((s_i - mean s) - (t_i - mean t)) / C``.
+    ``1/2 * mean_i ((s_i - mean s) - (t_i - mean t))^2``, the limit of :func:`soft_target_loss` as
+    T -> infinity. The gradient with respect to s_i is ``((s_i - mean s) - (t_i - mean t)) / C``.
 
-    Source: Hinton, Vinyals, Dean 2015, section 2.1, eq. 4; Ba and Caruana 2014 sum over the classes.
+    Source: Hinton, Vinyals, Dean 2015, section 2.1, eq. 4. Ba and Caruana 2014 sum over the classes
+    instead of taking the mean.
 
     Args:
         student: logits ``(..., C)``; gradients reach these.
@@ -226,17 +229,17 @@ def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "m
     >>> logit_matching_loss(student, teacher)
     tensor(0.3333)
     """
-    s, t = pair_of(student, teacher)
+    s, t = pair_of(student, teacher)  # (..., C)
     difference = s - t  # (..., C)
-    centred = difference - difference.mean(-1, keepdim=True)
+    centred = difference - difference.mean(-1, keepdim=True)  # (..., C)
     return _reduce(centred.square().mean(-1) / 2, reduction)
 
 
 def hint_loss(guided: Tensor, hint: Tensor, *, reduction: str = "mean") -> Tensor:
-    """How far the student's guided features are from the teacher's hint.
+    """Half the squared distance between the student's guided features and the teacher's hint.
 
-    ``1/2 * ||u - r(v)||^2``, the squared differences summed over all of an example's features: u is the
-    hint, and r a regressor that has brought the student's features v to the hint's shape.
+    ``1/2 * ||u - r(v)||^2`` for each example, summed over all its features: u is the hint, v are the
+    student's guided features, and r is a regressor that maps v to the shape of u.
 
     Source: Romero et al. 2015 (FitNets), section 2.2, eq. 3.
 
@@ -255,19 +258,19 @@ def hint_loss(guided: Tensor, hint: Tensor, *, reduction: str = "mean") -> Tenso
     >>> hint_loss(torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[1.0, 2.0, 0.0]]))
     tensor(4.)
     """
-    guided, hint = features_of(guided, hint)
+    guided, hint = features_of(guided, hint)  # (N, ...)
     return _reduce((guided - hint).square().flatten(1).sum(-1) / 2, reduction)
 
 
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """The flow of solution procedure between two layers: products of their channels.
+    """The FSP matrix (flow of solution procedure) of two layers: inner products of their channels.
 
-    ``G_ij = sum_st F1_i,st * F2_j,st / (H * W)`` for each example, summed over the H x W places s, t.
-    Where the maps differ in size, the larger is max-pooled to the smaller. Unlike a Gram matrix, it relates
-    two layers: rows are channels of the first, columns of the second.
+    ``G_ij = sum_hw F1_i,hw * F2_j,hw / (H * W)`` for each example, summed over the H x W positions. Where
+    the maps differ in size, the larger is max-pooled to the size of the smaller. Unlike a Gram matrix, G
+    relates two layers: its rows are the channels of the first, its columns those of the second.
 
-    Source: Yim et al. 2017, section 3.2, eq. 1. Where neither size is a multiple of the other the
-    windows of the pool overlap, as those of ``torch.nn.AdaptiveMaxPool2d`` do.
+    Source: Yim et al. 2017, section 3.2, eq. 1. Where the larger size is not a multiple of the smaller,
+    the pooling windows overlap, as in ``torch.nn.AdaptiveMaxPool2d``.
 
     Args:
         first: ``(N, C1, H1, W1)``.
@@ -278,7 +281,7 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         TypeError: first or second is not a floating-point tensor.
-        ValueError: they are not maps of the same examples, or neither is the smaller.
+        ValueError: they are not maps of the same examples, or one is taller and the other wider.
 
     >>> first = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     >>> second = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]], [[2.0, 2.0], [2.0, 2.0]]]])
@@ -288,9 +291,10 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
     tensor([[[4.]]])
     """
     first, second = maps_of(first, second)
-    size = min(first.shape[2:], second.shape[2:])
+    size = min(first.shape[2:], second.shape[2:])  # H, W
+    # (N, C1, H, W) and (N, C2, H, W)
     f1, f2 = (x if x.shape[2:] == size else F.adaptive_max_pool2d(x, size) for x in (first, second))
-    with _not_narrowed(f1):
+    with _without_autocast(f1.device.type):
         return f1.flatten(2) @ f2.flatten(2).mT / (size[0] * size[1])  # (N, C1, C2)
 
 
@@ -301,19 +305,19 @@ def fsp_loss(
     *,
     reduction: str = "mean",
 ) -> Tensor:
-    """How far the student's FSP matrices are from the teacher's.
+    """The weighted sum of squared distances between the student's FSP matrices and the teacher's.
 
-    ``sum_i weight_i * ||G_i^T - G_i^S||^2`` for each example, over the pairs of layers i: the squared
-    Frobenius norm, so all entries' squares are summed.
+    ``sum_k weight_k * ||G_k^T - G_k^S||^2`` for each example, over the pairs of layers k; T and S mark
+    teacher and student, and the norm is the Frobenius norm: the squares of all entries are summed.
 
-    Source: Yim et al. 2017, section 3.3, eq. 2; the paper's weights are equal, of a value it does not
-    print.
+    Source: Yim et al. 2017, section 3.3, eq. 2. The paper's weights are all equal; it does not print
+    their value.
 
     Args:
-        student_matrices: ``(N, C1, C2)`` for each pair of layers, from :func:`fsp_matrix`; pairs may
-            differ in their channels. Gradients reach these.
+        student_matrices: ``(N, C1, C2)`` for each pair of layers, from :func:`fsp_matrix`; C1 and C2 may
+            differ from pair to pair. Gradients reach these.
         teacher_matrices: of the same shapes, constants.
-        weights: one number for each pair, at least 0; 1 each if not given.
+        weights: one number per pair, at least 0; all 1 by default.
         reduction: ``"mean"`` over the N examples, or ``"none"`` to keep them.
 
     Returns:
@@ -329,18 +333,18 @@ def fsp_loss(
     >>> fsp_loss([student], [teacher], weights=[0.5])
     tensor(2.)
     """
-    pairs = matrices_of(student_matrices, teacher_matrices)
+    pairs = matrices_of(student_matrices, teacher_matrices)  # (N, C1, C2) each
     weights = weights_of(weights, len(pairs))
     distances = [(s - t).square().sum((1, 2)) for s, t in pairs]  # (N,) each
     return _reduce(sum(w * d for w, d in zip(weights, distances, strict=True)), reduction)
 
 
 class GradientTerms(NamedTuple):
-    """The two parts of a gradient with respect to the student's logits, ``(..., C)`` each, per example.
+    """The two parts of a gradient with respect to the student's logits, ``(..., C)`` each.
 
     Attributes:
-        truth: on the labelled class, zero elsewhere.
-        dark: on all other classes, zero there.
+        truth: the gradient on the labelled class, 0 on all others.
+        dark: the gradient on all other classes, 0 on the labelled one.
     """
 
     truth: Tensor
@@ -350,14 +354,14 @@ class GradientTerms(NamedTuple):
 def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> GradientTerms:
     """Split the gradient of soft targets at T = 1 into its ground-truth and dark-knowledge parts.
 
-    ``q_* - p_*`` on the labelled class, ``q_i - p_i`` on the others, with ``q = softmax(s)`` of the
-    student's logits and ``p = softmax(t)`` of the teacher's. Their sum is the gradient with respect to s
-    of :func:`soft_target_loss` at T = 1, before the mean over examples.
+    ``q_y - p_y`` on the labelled class y and ``q_i - p_i`` on each other class i, with ``q = softmax(s)``
+    of the student's logits and ``p = softmax(t)`` of the teacher's. Their sum is the gradient with respect
+    to s of :func:`soft_target_loss` at T = 1, before the mean over examples.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 7.
 
     Args:
-        student, teacher: logits ``(..., C)``; nothing here has a gradient of its own.
+        student, teacher: logits ``(..., C)``; both are treated as constants.
         labels: class numbers ``(...)``, int64.
 
     Raises:
@@ -371,24 +375,24 @@ def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> Gradient
     >>> terms.dark
     tensor([[0.0000, 0.3705, 0.0084]])
     """
-    s, t = pair_of(student, teacher)
-    labels = labels_of(labels, s)
+    s, t = pair_of(student, teacher)  # (..., C)
+    labels = labels_of(labels, s)  # (...)
     gradient = torch.softmax(s.detach(), -1) - torch.softmax(t, -1)  # (..., C)
     try:
         labelled = torch.zeros_like(s, dtype=torch.bool).scatter(-1, labels.unsqueeze(-1), True)
-    except RuntimeError as error:  # torch looks at every label on a CPU, and nowhere else
+    except RuntimeError as error:  # torch checks the range of the labels on a CPU only
         raise no_class(labels, s) from error
-    zero = torch.zeros_like(gradient)
+    zero = torch.zeros_like(gradient)  # (..., C)
     return GradientTerms(
         torch.where(labelled, gradient, zero), torch.where(labelled, zero, gradient)
     )
 
 
 def cwtm_weights(teacher: Tensor) -> Tensor:
-    """How sure the teacher is of each example, as shares of the batch.
+    """The teacher's confidence in each example, as a share of the batch's total.
 
-    ``w_n = max_i p_n,i / sum_m max_i p_m,i`` with ``p = softmax(t)``, whether the teacher is right or
-    not. They sum to 1 over the batch.
+    ``w_n = max_i p_n,i / sum_m max_i p_m,i`` with ``p = softmax(t)``, whether or not the teacher is right.
+    The weights sum to 1 over the batch.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 10 (confidence weighted by teacher max).
 
@@ -404,15 +408,15 @@ def cwtm_weights(teacher: Tensor) -> Tensor:
     >>> cwtm_weights(torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]]))
     tensor([0.7223, 0.2777])
     """
-    surest = torch.softmax(wide("teacher", teacher).detach(), -1).amax(-1)  # (...)
-    return surest / surest.sum()
+    confidence = torch.softmax(wide("teacher", teacher).detach(), -1).amax(-1)  # (...)
+    return confidence / confidence.sum()  # (...)
 
 
 def cwtm_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """The labels' cross entropy, each example weighted by how sure the teacher is of it.
+    """The cross entropy with the labels, each example weighted by the teacher's confidence in it.
 
-    ``sum_n w_n * CE(y_n, softmax(s_n))`` with the weights of :func:`cwtm_weights`: the teacher decides
-    which examples count, and adds nothing about the other classes.
+    ``sum_n w_n * CE(y_n, softmax(s_n))`` with the weights of :func:`cwtm_weights`: the teacher decides how
+    much each example counts, but reveals nothing about the other classes.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 10 (confidence weighted by teacher max).
 
@@ -433,22 +437,22 @@ def cwtm_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     >>> cwtm_loss(student, teacher, torch.tensor([0, 0]))
     tensor(0.6715)
     """
-    s, t = pair_of(student, teacher)
+    s, t = pair_of(student, teacher)  # (..., C)
     return (cwtm_weights(t) * cross_entropy(s, labels, reduction="none")).sum()
 
 
 def permute_dark_knowledge(teacher: Tensor, generator: torch.Generator) -> Tensor:
-    """Each row with its largest entry in its place, and all others in a random order.
+    """Permute the entries of each row at random, except the largest, which stays in its place.
 
-    The row keeps its entries, hence maximum, entropy and sum; which class resembles which is lost.
-    Each row has an order of its own.
+    A row keeps its entries and hence its maximum, sum and entropy, but no longer shows which classes
+    resemble each other. Every row gets a permutation of its own.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 11 (dark knowledge with permuted predictions). The
-    paper does not say how long an order is kept; here each call draws new ones.
+    paper does not say how long a permutation is kept; here each call draws new ones.
 
     Args:
         teacher: logits or probabilities ``(..., C)``.
-        generator: what the orders are drawn from.
+        generator: draws the permutations.
 
     Returns:
         ``(..., C)``, float32 or wider, a constant.
@@ -465,23 +469,24 @@ def permute_dark_knowledge(teacher: Tensor, generator: torch.Generator) -> Tenso
     t = wide("teacher", teacher).detach()  # (..., C)
     largest = t.argmax(-1, keepdim=True)  # (..., 1)
     draws = torch.rand(t.shape, generator=generator, device=generator.device).to(t.device)
-    order = draws.scatter(-1, largest, 2.0).argsort(-1)  # the others at random, the largest last
+    order = draws.scatter(-1, largest, 2.0).argsort(-1)  # (..., C), random, but the largest last
     places = torch.zeros_like(draws).scatter(-1, largest, 1.0).argsort(dim=-1, stable=True)
-    return t.scatter(-1, places, t.gather(-1, order))
+    return t.scatter(-1, places, t.gather(-1, order))  # (..., C)
 
 
 def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> Tensor:
     """The cross entropy with the teacher's soft targets at T = 1, all but the largest permuted.
 
-    ``-sum_i p'_i log softmax(s)_i``, the mean over examples, with p' by
-    :func:`permute_dark_knowledge`: no labels, and no knowledge of what resembles what.
+    ``-sum_i p'_i log softmax(s)_i``, averaged over the examples; p' is ``softmax(t)`` permuted by
+    :func:`permute_dark_knowledge`. There are no labels in it, and nothing about which classes resemble
+    each other.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 11 (dark knowledge with permuted predictions).
 
     Args:
         student: logits ``(..., C)``; gradients reach these.
         teacher: logits ``(..., C)``, a constant.
-        generator: what the orders are drawn from.
+        generator: draws the permutations.
 
     Returns:
         A scalar, in nats, float32 or wider.
@@ -494,7 +499,7 @@ def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> T
     >>> dkpp_loss(student, teacher, torch.Generator().manual_seed(0))
     tensor(0.7707)
     """
-    s, t = pair_of(student, teacher)
+    s, t = pair_of(student, teacher)  # (..., C)
     targets = torch.softmax(permute_dark_knowledge(t, generator), -1)  # (..., C)
     return -(targets * torch.log_softmax(s, -1)).sum(-1).mean()
 
@@ -502,12 +507,12 @@ def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> T
 def cross_entropy(
     logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
 ) -> Tensor:
-    """The cross entropy with the labels at T = 1, under the checks that every loss here makes.
+    """The cross entropy with the labels at T = 1, with the same checks as every loss here.
 
-    ``-sum_i y_i log softmax(z)_i`` with ``y`` one-hot, or ``(1 - e) * one-hot + e / C`` smoothed.
+    ``-sum_i y_i log softmax(s)_i`` with y one-hot, or smoothed to ``(1 - e) * one-hot + e / C``.
 
     Args:
-        logits: ``(..., C)``.
+        logits: the student's logits s, ``(..., C)``; gradients reach these.
         labels: class numbers ``(...)``, int64.
         label_smoothing: e in [0, 1].
         reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
@@ -519,30 +524,26 @@ def cross_entropy(
     >>> cross_entropy(torch.tensor([[3.0, 3.0, 0.0]]), torch.tensor([0]))
     tensor(0.7177)
     """
-    z = wide("logits", logits)
-    labels = labels_of(labels, z)
+    s = wide("logits", logits)  # (..., C)
+    labels = labels_of(labels, s)  # (...)
     fraction("label_smoothing", label_smoothing, "0 leaves the labels as they are")
     try:
         loss = F.cross_entropy(
-            z.reshape(-1, z.shape[-1]),
+            s.reshape(-1, s.shape[-1]),
             labels.reshape(-1),
             ignore_index=_NO_LABEL,
             label_smoothing=label_smoothing,
             reduction="none",
         )
-    except IndexError as error:  # torch looks at every label on a CPU, and nowhere else
-        raise no_class(labels, z) from error
+    except IndexError as error:  # torch checks the range of the labels on a CPU only
+        raise no_class(labels, s) from error
     return _reduce(loss.reshape(labels.shape), reduction)
 
 
-def _not_narrowed(tensor: Tensor):
-    """Products keep their operands' dtype, also within a caller's autocast."""
-    kind = tensor.device.type
-    return (
-        torch.autocast(kind, enabled=False)
-        if torch.amp.is_autocast_available(kind)
-        else nullcontext()
-    )
+def _without_autocast(device: str):
+    """A context in which products keep the dtype of their factors, even within a caller's autocast."""
+    available = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def _reduce(loss: Tensor, reduction: str) -> Tensor:

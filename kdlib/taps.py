@@ -1,7 +1,7 @@
-"""Named intermediate features of any network, read without changing it.
+"""Intermediate features of any network by name, read without changing the network.
 
-A name is a module's, as ``named_modules`` gives it: ``"layer2"``, ``"layer2.0.conv1"``; ``""`` is the
-whole network, so that its feature is the logits. What is done with the features lives elsewhere.
+Names are those of ``named_modules``: ``"layer2"``, ``"layer2.0.conv1"``; ``""`` is the whole network, whose
+feature is the logits. What the features are used for is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ __all__ = ["reach", "taps"]
 
 @contextmanager
 def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside, every ``model(x)`` fills a dictionary with the outputs of the named modules.
+    """Within the block, every ``model(x)`` fills a dictionary with the outputs of the named modules.
 
-    Gradients flow through them; they are the tensors that the network itself goes on with. They stay in
-    the dictionary until the next forward pass; the hooks are gone after the block. (Call ``backward``
-    after the block where a network computes parts a second time to save memory.)
+    Gradients flow through these features: they are the tensors that the network itself continues with. They
+    stay in the dictionary until the next forward pass; the hooks are removed after the block. (If a network
+    recomputes parts in the backward pass to save memory, call ``backward`` after the block.)
 
     Args:
         model: any network, torchvision's included.
-        names: of its modules, each once.
+        names: names of its modules, each once.
 
     Raises:
-        TypeError: names is not a list of strings, or a module returns anything but one tensor.
-        ValueError: the network has no such module (the message lists those it has); or a module runs
-            twice in one forward pass, or its output is changed in place by a later one, so that its
-            feature would be another than it seems.
+        TypeError: names is not a list of strings, or a module does not return a single tensor.
+        ValueError: the network has no such module (the message lists its modules); a module runs twice in
+            one forward pass; or a later module changes its output in place.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -44,9 +43,9 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 
 
 def reach(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """The features of one forward pass that ends at the last of the named modules.
+    """The features of one forward pass that stops at the last of the named modules.
 
-    What lies above does not run at all: no time, no gradient, no step of its BatchNorm's statistics.
+    Modules above it do not run at all: they cost no time, and their BatchNorm statistics do not move.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2))  # the last would not fit
@@ -65,12 +64,12 @@ def reach(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, T
             return features
     missing = [name for name in names if name not in features]
     raise ValueError(
-        f"names must be modules that run in a forward pass, got {missing} which do not"
+        f"names must be modules that run in a forward pass, got {missing}, which do not"
     )
 
 
 class _Reached(BaseException):
-    """All that was asked for is there; no ``except Exception`` of a network stops it."""
+    """Stops a forward pass when all features are there; a network's ``except Exception`` does not catch it."""
 
 
 @contextmanager
@@ -88,13 +87,13 @@ def _tapped(
         def hook(module, inputs, output) -> None:
             if not isinstance(output, Tensor):
                 raise TypeError(
-                    f"the module {name!r} must give one tensor to be tapped, got "
+                    f"the module {name!r} must return a single tensor, got "
                     f"{type(output).__name__}; tap a module inside it"
                 )
             if name in features:
                 raise ValueError(
-                    f"the module {name!r} runs twice in one forward pass, so that its feature could be "
-                    "either; tap another one"
+                    f"the module {name!r} runs twice in one forward pass, so its feature is ambiguous; "
+                    "tap another one"
                 )
             features[name], versions[name] = output, _version(output)
             check()
@@ -130,7 +129,9 @@ def _removed(handle) -> Iterator[None]:
 def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     listed = isinstance(names, Sequence) and not isinstance(names, str)
     if not listed or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"names must be a list of module names, got {names!r}; one alone is [...]")
+        raise TypeError(
+            f"names must be a list of module names, got {names!r}; a single one is [name]"
+        )
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"names must be at least one, each once, got {list(names)}")
     there = dict(model.named_modules(remove_duplicate=False))
