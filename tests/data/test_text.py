@@ -1,4 +1,4 @@
-"""kdlib/text.py: tokens in their order, each followed by what is to be predicted there."""
+"""kdlib/data/text.py: tokens in order, their batches, n-gram losses and samples."""
 
 import hashlib
 import math
@@ -33,8 +33,11 @@ def text_of(n, unroll=3):
 
 
 def epoch(text, batch_size, augment=None):
-    order, views = torch.Generator(), torch.Generator()
-    return list(text.batches(batch_size, order, augment, views))
+    return list(text.batches(batch_size, torch.Generator(), augment, torch.Generator()))
+
+
+def tokens_of(split):
+    return [*split.inputs.tolist(), split.labels[-1].item()]
 
 
 # Tokens
@@ -46,20 +49,19 @@ def test_characters_are_numbered_in_the_order_of_their_first_appearance():
     assert data.train.inputs.tolist() == [0, 1, 2, 2]
     assert data.train.labels.tolist() == [1, 2, 2, 3]
     assert data.train.index.tolist() == [0, 1, 2, 3]
-    assert data.validation.inputs.tolist() == [0, 3, 2]
-    assert data.validation.labels.tolist() == [3, 2, 1]
+    assert tokens_of(data.validation) == [0, 3, 2, 1]
     assert data.test is None
     assert from_texts("hello", device="cpu").validation is None
 
 
-def test_words_are_what_white_space_separates_and_each_line_ends():
+def test_words_are_split_at_white_space_and_each_line_ends():
     data = from_texts(" to be \n or  not\n", "be to\n", words=True, device="cpu")
     assert data.classes == ("to", "be", "<eos>", "or", "not")
-    assert [*data.train.inputs.tolist(), data.train.labels[-1].item()] == [0, 1, 2, 3, 4, 2]
-    assert [*data.validation.inputs.tolist(), data.validation.labels[-1].item()] == [1, 0, 2]
+    assert tokens_of(data.train) == [0, 1, 2, 3, 4, 2]
+    assert tokens_of(data.validation) == [1, 0, 2]
 
 
-def test_what_the_training_text_lacks_is_unknown_and_shares_the_texts_own_unknown():
+def test_tokens_missing_from_the_training_text_become_its_unknown_token():
     data = from_texts("abab", "axyb", device="cpu")
     assert data.classes == ("a", "b", "<unk>")
     assert data.validation.inputs.tolist() == [0, 2, 2]
@@ -78,7 +80,7 @@ def test_what_the_training_text_lacks_is_unknown_and_shares_the_texts_own_unknow
         (("ab", "ab", ""), ValueError, "test must have at least two tokens, got 0"),
     ],
 )
-def test_what_is_no_text_is_refused_by_name(texts, kind, message):
+def test_anything_but_a_text_of_two_tokens_is_refused_by_name(texts, kind, message):
     with pytest.raises(kind, match=message):
         from_texts(*texts, device="cpu")
 
@@ -92,7 +94,7 @@ def test_what_is_no_text_is_refused_by_name(texts, kind, message):
         (torch.zeros(0).long(), 3, ValueError, "at least one sample"),
     ],
 )
-def test_a_text_is_whole_numbers_in_one_row(inputs, unroll, kind, message):
+def test_a_text_refuses_anything_but_one_row_of_whole_numbers(inputs, unroll, kind, message):
     rows = torch.arange(len(inputs))
     with pytest.raises(kind, match=message):
         Text(inputs, rows, rows, unroll)
@@ -101,8 +103,8 @@ def test_a_text_is_whole_numbers_in_one_row(inputs, unroll, kind, message):
 # Batches
 
 
-def test_a_batch_is_rows_of_the_text_side_by_side_and_batch_follows_batch():
-    batches = epoch(text_of(26), 2)  # 13 tokens a row, of which 12 are four times three
+def test_a_batch_reads_rows_of_the_text_in_parallel_and_the_next_one_continues_them():
+    batches = epoch(text_of(26), 2)  # 13 tokens per row, of which four batches of three use 12
     assert [batch[2].tolist() for batch in batches] == [
         [[0, 1, 2], [13, 14, 15]],
         [[3, 4, 5], [16, 17, 18]],
@@ -120,14 +122,12 @@ def test_a_batch_is_rows_of_the_text_side_by_side_and_batch_follows_batch():
     [
         (24, 2, [(2, 3)] * 4),
         (23, 2, [(2, 3)] * 3),
-        (5, 2, [(2, 2)]),  # all there is
+        (5, 2, [(2, 2)]),  # the only batch
         (2, 2, [(2, 1)]),
         (3, 1, [(1, 3)]),
     ],
 )
-def test_the_last_incomplete_batch_of_a_text_is_dropped_unless_it_is_all(
-    tokens, batch_size, shapes
-):
+def test_an_incomplete_last_batch_is_dropped_unless_it_is_the_only_one(tokens, batch_size, shapes):
     text = text_of(tokens)
     assert [tuple(inputs.shape) for inputs, _, _ in epoch(text, batch_size)] == shapes
     assert text.steps(batch_size) == len(shapes)
@@ -157,14 +157,14 @@ def test_parts_are_the_whole_text_as_one_row(size):
     assert max(inputs.shape[1] for inputs, _ in parts) == min(size, 20)
 
 
-def test_a_text_has_no_views_and_no_rows_to_choose():
+def test_a_text_has_neither_augmentation_nor_selections():
     with pytest.raises(ValueError, match=r"augment must be None for a text, got shift\(1\)"):
         epoch(text_of(20), 2, kd.data.shift(1))
     assert not isinstance(text_of(20), kd.data.Split)
     assert not any(hasattr(text_of(20), name) for name in ("select", "only", "without"))
 
 
-def test_who_writes_into_a_batch_leaves_the_text_as_it_is():
+def test_writing_into_a_batch_does_not_change_the_text():
     text = text_of(20)
     before = text.fingerprint()
     for inputs, labels, index in epoch(text, 2):
@@ -208,14 +208,11 @@ def test_a_text_says_what_it_holds():
 
 def decoded(data):
     """The three parts as lists of tokens."""
-    parts = []
-    for split in (data.train, data.validation, data.test):
-        places = [*split.inputs.tolist(), split.labels[-1].item()]
-        parts.append([data.classes[place] for place in places])
-    return parts
+    parts = (data.train, data.validation, data.test)
+    return [[data.classes[place] for place in tokens_of(split)] for split in parts]
 
 
-def test_topics_are_pythons_help_texts_each_once_cut_in_18_1_and_1_of_20():
+def test_topics_are_pythons_help_texts_each_once_divided_into_90_5_and_5_percent():
     from pydoc_data.topics import topics as found
 
     texts = []
@@ -232,7 +229,7 @@ def test_topics_are_pythons_help_texts_each_once_cut_in_18_1_and_1_of_20():
         assert len(part) == pytest.approx(share * len(whole), abs=2)
 
 
-def test_the_name_of_topics_tells_python_and_the_text_apart(monkeypatch):
+def test_the_name_of_topics_holds_the_python_version_and_a_hash_of_the_text(monkeypatch):
     first, second = topics(device="cpu"), topics(device="cpu", unroll=7)
     assert first.name == second.name
     assert f"python {platform.python_version()}" in first.name
@@ -259,7 +256,7 @@ def penn(root, form):
 
 @pytest.mark.parametrize("form", ["{}.txt", "ptb.{}.txt"])
 @pytest.mark.parametrize("how", ["root", "KDLIB_DATA"])
-def test_the_penn_treebank_is_read_under_both_names_from_both_places(
+def test_the_penn_treebank_is_read_under_both_file_names_from_both_folders(
     tmp_path, monkeypatch, form, how
 ):
     root = penn(tmp_path, form)
@@ -274,7 +271,7 @@ def test_the_penn_treebank_is_read_under_both_names_from_both_places(
     ]
 
 
-def test_a_missing_penn_treebank_is_said_with_the_folder_and_where_to_get_it(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_penn_treebank_says_where_to_get_it(tmp_path, monkeypatch):
     monkeypatch.delenv("KDLIB_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="ptb must hold train.txt or ptb.train.txt"):
         ptb()
@@ -287,11 +284,11 @@ def test_a_missing_penn_treebank_is_said_with_the_folder_and_where_to_get_it(tmp
 
 
 @pytest.mark.real_data
-def test_the_real_penn_treebank_has_the_tokens_that_everybody_counts(real_data):
+def test_the_real_penn_treebank_has_the_published_numbers_of_tokens(real_data):
     if not (real_data / "ptb").is_dir():
         pytest.skip("needs the Penn Treebank: a folder ptb under KDLIB_DATA")
     data = ptb(real_data, device="cpu")
-    # The first token is no label, the last no input.
+    # The first token is not a label, the last not an input.
     counts = [len(split) + 1 for split in (data.train, data.validation, data.test)]
     assert counts == [929_589, 73_760, 82_430]
     assert len(data.classes) == 10_000
@@ -303,12 +300,8 @@ def test_the_real_penn_treebank_has_the_tokens_that_everybody_counts(real_data):
 STRENGTHS = [0.5, 1, 2, 4, 8, 16, 32, 64]
 
 
-def tokens_of(split):
-    return [*split.inputs.tolist(), split.labels[-1].item()]
-
-
 def ngram_oracle(data, order, split, K):
-    """Token by token, from the formula: every count a walk over the training text."""
+    """Compute the loss token by token from the formula, counting by walks over the text."""
     train, new = tokens_of(data.train), tokens_of(split)
     grams = [Counter(zip(*(train[i:] for i in range(n)), strict=False)) for n in range(order + 1)]
 
@@ -325,14 +318,19 @@ def ngram_oracle(data, order, split, K):
     return sum(losses) / len(losses)
 
 
+def strength(data, order):
+    """K as chosen on the validation text."""
+    if data.validation is None:
+        return 4
+    return min(STRENGTHS, key=lambda K: ngram_oracle(data, order, data.validation, K))
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_ngram_loss_is_its_formula_with_the_strength_chosen_on_validation(order):
     data = from_texts(scribble(300), scribble(60, 1), scribble(50, 2) + "??", device="cpu")
-    on_validation = {K: ngram_oracle(data, order, data.validation, K) for K in STRENGTHS}
-    K = min(on_validation, key=on_validation.get)
+    K, other = strength(data, order), data.train.beginning(40, 0)
     assert ngram_loss(data, order) == pytest.approx(ngram_oracle(data, order, data.test, K))
-    of_another = ngram_oracle(data, order, data.train.beginning(40, 0), K)
-    assert ngram_loss(data, order, data.train.beginning(40, 0)) == pytest.approx(of_another)
+    assert ngram_loss(data, order, other) == pytest.approx(ngram_oracle(data, order, other, K))
     bare = replace(data, validation=None)
     assert ngram_loss(bare, order) == pytest.approx(ngram_oracle(data, order, data.test, 4))
 
@@ -343,13 +341,11 @@ def test_ngram_loss_is_its_formula_with_the_strength_chosen_on_validation(order)
 )
 def test_ngram_loss_is_its_formula_for_texts_shorter_than_the_order(texts, order):
     data = from_texts(*texts, device="cpu")
-    held_out = data.validation
-    of = {K: ngram_oracle(data, order, held_out, K) for K in STRENGTHS} if held_out else {4: 0}
-    K = min(of, key=of.get)
-    assert ngram_loss(data, order) == pytest.approx(ngram_oracle(data, order, data.test, K))
+    expected = ngram_oracle(data, order, data.test, strength(data, order))
+    assert ngram_loss(data, order) == pytest.approx(expected)
 
 
-def test_what_has_no_tokens_to_count_or_to_predict_is_refused_by_name():
+def test_ngram_loss_refuses_anything_but_labelled_texts_by_name():
     data = from_texts("abab", "abab", device="cpu")
     with pytest.raises(TypeError, match=r"split must be a labelled text .*, got None"):
         ngram_loss(data, 1)
@@ -361,26 +357,24 @@ def test_what_has_no_tokens_to_count_or_to_predict_is_refused_by_name():
             ngram_loss(blank, 1, data.train)
 
 
-def test_the_strength_is_what_suits_the_validation_text():
-    chosen = set()
-    for validation in ("ab" * 30, scribble(60, letters="ab")):
-        data = from_texts("ab" * 50 + "ba", validation, scribble(50, 3, "ab"), device="cpu")
-        losses = [ngram_oracle(data, 3, data.validation, K) for K in STRENGTHS]
-        K = STRENGTHS[losses.index(min(losses))]
-        assert ngram_loss(data, 3) == pytest.approx(ngram_oracle(data, 3, data.test, K))
-        chosen.add(K)
-    assert chosen == {0.5, 64}
+@pytest.mark.parametrize(
+    ("validation", "best"), [("ab" * 30, 0.5), (scribble(60, letters="ab"), 64)]
+)
+def test_the_strength_depends_on_the_validation_text(validation, best):
+    data = from_texts("ab" * 50 + "ba", validation, scribble(50, 3, "ab"), device="cpu")
+    assert strength(data, 3) == best
+    assert ngram_loss(data, 3) == pytest.approx(ngram_oracle(data, 3, data.test, best))
 
 
-def test_equally_frequent_tokens_are_as_hard_as_one_of_so_many():
+def test_equally_frequent_tokens_cost_the_log_of_their_number():
     data = from_texts("abcd" * 25, test="abcdabdc", device="cpu")
     assert ngram_loss(data, 1) == pytest.approx(math.log(4))
     assert ngram_loss(data, 2) < 0.8 * math.log(4)
 
 
-def test_behind_a_context_that_never_occurred_the_shorter_one_decides():
+def test_an_unseen_context_falls_back_to_a_shorter_one():
     data = from_texts(scribble(200, letters="aab"), test="zzzzz", device="cpu")
-    unknown = 4 / 3 / (200 + 4)  # of the three classes none, and K of the uniform
+    unknown = 4 / 3 / (200 + 4)  # no count, and K times the uniform 1 / 3
     for order in (1, 2, 3):
         assert ngram_loss(data, order) == pytest.approx(-math.log(unknown))
 
@@ -404,13 +398,11 @@ def test_the_probabilities_of_all_tokens_sum_to_one(context):
 
 @pytest.mark.parametrize("order", [0, -1, 1.5, True])
 def test_an_order_below_one_is_refused(order):
-    with pytest.raises(
-        ValueError, match=f"order must be a whole number of at least 1, got {order}"
-    ):
+    with pytest.raises(ValueError, match=f"order must be a whole .* of at least 1, got {order}"):
         ngram_loss(some(), order)
 
 
-def test_an_order_whose_contexts_cannot_be_numbered_is_refused():
+def test_an_order_whose_contexts_exceed_int64_is_refused():
     data = from_texts(scribble(300), test=scribble(50, 1), device="cpu")
     assert len(data.classes) == 5
     ngram_loss(data, 27)
@@ -422,7 +414,7 @@ def test_an_order_whose_contexts_cannot_be_numbered_is_refused():
 
 
 class Chain(nn.Module):
-    """The next token depends on the last one alone, by a table of logits."""
+    """Logits that depend only on the last token, from a table."""
 
     def __init__(self, table):
         super().__init__()
@@ -438,7 +430,7 @@ def chain():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_tokens_are_as_frequent_as_the_softmax_at_the_temperature_says(temperature):
+def test_tokens_occur_with_the_probabilities_of_the_softmax_at_the_temperature(temperature):
     model, data = chain()
     letters = "a" + sample(model, data, 6000, temperature, prompt="a", seed=3)
     for i, before in enumerate("abc"):
@@ -450,12 +442,12 @@ def test_tokens_are_as_frequent_as_the_softmax_at_the_temperature_says(temperatu
             assert follow.count(letter) / len(follow) == pytest.approx(p, abs=4 * spread)
 
 
-def test_near_temperature_zero_the_likeliest_token_is_taken_with_all_that_was_read_in_mind():
+def test_near_temperature_zero_the_most_likely_token_after_all_the_text_is_taken():
     data = some()
     model = kd.models.lstm(len(data.classes), 12, seed=4)
     with torch.no_grad():
         for weights in model.parameters():
-            weights *= 6  # far apart, and what was read long ago counts
+            weights *= 6  # separate the logits, and let distant tokens count
     read = [data.classes.index(letter) for letter in "abd c"]
     with torch.no_grad():
         for _ in range(40):
@@ -467,7 +459,7 @@ def test_near_temperature_zero_the_likeliest_token_is_taken_with_all_that_was_re
     assert sample(model, data, 40, 1e-6, prompt="d") != expected
 
 
-def test_one_seed_is_one_text_and_another_another():
+def test_a_text_depends_on_the_seed_and_a_shorter_one_is_its_beginning():
     model, data = chain()
     first = sample(model, data, 50, prompt="a", seed=1)
     assert first == sample(model, data, 50, prompt="a", seed=1)
@@ -493,9 +485,9 @@ def test_a_prompt_that_is_empty_or_unknown_is_refused(prompt, unknown):
         sample(model, data, 5, prompt=prompt)
 
 
-def test_a_sample_is_drawn_where_the_network_is_wherever_the_text_may_be():
+def test_a_sample_is_drawn_on_the_networks_device_whatever_that_of_the_text():
     model, data = chain()
-    elsewhere = SimpleNamespace(classes=data.classes)  # no tensor of the text is looked at
+    elsewhere = SimpleNamespace(classes=data.classes)  # has no tensors
     assert sample(model, elsewhere, 9, prompt="a") == sample(model, data, 9, prompt="a")
 
 
@@ -508,7 +500,7 @@ def test_a_sample_is_drawn_where_the_network_is_wherever_the_text_may_be():
         ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
     ],
 )
-def test_a_sample_that_cannot_be_drawn_is_refused_by_name(change, kind, message):
+def test_sample_refuses_invalid_arguments_by_name(change, kind, message):
     model, data = chain()
     with pytest.raises(kind, match=message):
         sample(model, data, **({"length": 5, "prompt": "a"} | change))
