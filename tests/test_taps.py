@@ -22,7 +22,7 @@ def hooks_of(model):
     return [hook for module in model.modules() for kind in kinds for hook in getattr(module, kind)]
 
 
-def test_features_are_what_the_modules_gave(resnet):
+def test_features_are_the_outputs_of_the_modules(resnet):
     resnet.eval()
     with kd.taps(resnet, ["stage2", "stem"]) as features:
         logits = resnet(images())
@@ -52,7 +52,7 @@ def test_each_forward_pass_replaces_the_features_of_the_one_before(resnet):
     assert {name: len(x) for name, x in features.items()} == {"stage1": 5, "stage3": 5}
 
 
-def test_the_hooks_are_gone_afterwards_also_after_an_error(resnet):
+def test_hooks_are_removed_afterwards_even_after_an_error(resnet):
     with kd.taps(resnet, ["stage1"]) as features:
         assert hooks_of(resnet)
     assert not hooks_of(resnet)
@@ -74,14 +74,14 @@ def test_the_networks_own_hooks_stay(resnet):
     assert seen == ["mine", "mine"]
 
 
-def test_taps_within_taps_do_not_disturb_each_other(resnet):
+def test_nested_taps_do_not_disturb_each_other(resnet):
     with kd.taps(resnet, ["stage1"]) as outer, kd.taps(resnet, ["stage1", "stem"]) as inner:
         resnet(images())
     assert outer["stage1"] is inner["stage1"]
     assert set(inner) == {"stage1", "stem"}
 
 
-def test_torchvisions_networks_have_taps_too():
+def test_networks_of_torchvision_can_be_tapped():
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.resnet18(num_classes=3).eval()
     with kd.taps(model, ["layer2", "layer3.0.conv1"]) as features, torch.no_grad():
@@ -90,20 +90,23 @@ def test_torchvisions_networks_have_taps_too():
     assert features["layer3.0.conv1"].shape == (1, 256, 4, 4)
 
 
-def test_a_wrong_name_lists_the_names_there_are(resnet):
+def test_a_wrong_name_lists_the_networks_modules(resnet):
     with pytest.raises(ValueError, match=r"no module 'layer2'; it has 'stem', 'stem.0'.*'stage2'"):
         reach(resnet, images(), ["layer2"])
 
 
-@pytest.mark.parametrize("names", ["stage2", [2], None])
-def test_names_are_a_list_of_texts(resnet, names):
-    with pytest.raises(TypeError, match="names must be a list"), kd.taps(resnet, names):
-        pass
-
-
-@pytest.mark.parametrize("names", [[], ["stem", "stem"]])
-def test_names_are_some_each_once(resnet, names):
-    with pytest.raises(ValueError, match="at least one, each once"), kd.taps(resnet, names):
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        ("stage2", TypeError, "names must be a list"),
+        ([2], TypeError, "names must be a list"),
+        (None, TypeError, "names must be a list"),
+        ([], ValueError, "at least one, each once"),
+        (["stem", "stem"], ValueError, "at least one, each once"),
+    ],
+)
+def test_names_must_be_a_list_of_different_strings(resnet, names, error, message):
+    with pytest.raises(error, match=message), kd.taps(resnet, names):
         pass
 
 
@@ -126,20 +129,20 @@ def test_a_feature_that_a_later_module_changes_in_place_is_refused():
     assert features["2"].min() == 0
 
 
-def test_the_last_tap_is_not_changed_by_what_does_not_run():
+def test_reach_stops_before_a_later_module_changes_the_feature_in_place():
     net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True))
     x = torch.randn(4, 3)
     close(reach(net, x, ["0"])["0"], net[0](x))
 
 
-def test_inference_mode_has_taps_too(resnet):
+def test_features_can_be_read_in_inference_mode(resnet):
     with torch.inference_mode():
         assert reach(resnet, images(), ["stage1"])["stage1"].shape == (3, 16, 28, 28)
 
 
-def test_a_module_that_gives_no_tensor_is_refused():
+def test_a_module_must_return_a_single_tensor():
     net = nn.Sequential(nn.LSTM(3, 4))
-    with pytest.raises(TypeError, match="one tensor.*tuple"), kd.taps(net, ["0"]):
+    with pytest.raises(TypeError, match="a single tensor, got tuple"), kd.taps(net, ["0"]):
         net(torch.zeros(2, 1, 3))
 
 
@@ -170,5 +173,5 @@ def test_a_module_that_does_not_run_is_named():
         def forward(self, x):
             return self.used(x)
 
-    with pytest.raises(ValueError, match=r"\['idle'\] which do not"):
+    with pytest.raises(ValueError, match=r"\['idle'\], which do not"):
         reach(Net(), torch.zeros(2, 3), ["used", "idle"])
