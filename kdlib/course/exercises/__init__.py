@@ -1,4 +1,4 @@
-"""The homework's exercises: what each asks, how an answer is judged, and the answers that are known."""
+"""The homework's exercises: what each asks, how an answer is judged, and known answers."""
 
 from kdlib.course.exercises import hw1, hw2, hw3
 

@@ -64,12 +64,12 @@ def tells_apart(apart: Answer, agreeing: Answer) -> None:
     """Fail unless the loss of logits that differ is positive, and another than that of equal ones."""
     apart.should(is_positive(apart.value) and is_finite(apart.value), "a finite number above 0")
     other = not same_number(agreeing.value, float(apart.value))
-    agreeing.should(other, "another number than where the two differ")
+    agreeing.should(other, "a number other than where the two differ")
 
 
 def is_mean_of(whole: Answer, alone: list[Answer]) -> None:
     """Fail unless the loss of a batch is the mean of its examples' losses, which all differ."""
     for one in alone:
         one.should(is_finite(one.value), "a number")
-    alone[0].should(differ(*alone), "another number than for the other examples")
+    alone[0].should(differ(*alone), "a number other than for the other examples")
     whole.should_be(sum(float(one.value) for one in alone) / len(alone))

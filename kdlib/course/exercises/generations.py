@@ -1,4 +1,4 @@
-"""What homework 3 is about: networks that keep a diary, and paired runs from a student's own name."""
+"""Homework 3's material: networks that keep a diary, and paired runs from a student's own name."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PAIRS = 5
 IMAGES = 300
 RANDOM_LABELS = 0.3
 _RECIPE = Recipe(epochs=30, batch_size=100, learning_rate=0.1, precision="float64")
-_PRIME = 999_983  # below it no two seeds give the same number
+_PRIME = 999_983  # no two seeds below it give the same number
 
 
 class Diary(nn.Module):
-    """A network that learns nothing but remembers how it was brought up.
+    """A network that learns nothing but records how it was trained.
 
     Attributes:
-        initial: what it is born with, another number for every seed.
+        initial: its only weight, a different number for every seed.
         lessons: how often it was trained.
         taught_by: the initial number of its last teacher, 0 for the labels.
         teacher_lessons: how often that teacher had been trained by then.
@@ -47,25 +47,25 @@ def build(seed: int) -> Diary:
 
 @torch.no_grad()
 def train(network: Diary, teacher: Diary | None = None) -> None:
-    """Train ``network`` in place: on what the teacher says, or without one on the labels."""
+    """Train ``network`` in place: on the teacher's predictions, or without a teacher on the labels."""
     network.taught_by.fill_(0.0 if teacher is None else teacher.initial)
     network.teacher_lessons.fill_(0.0 if teacher is None else teacher.lessons)
     network.lessons += 1
 
 
 def paired_runs(student: str) -> tuple[Tensor, Tensor]:
-    """Test errors of born-again networks and of networks of labels, pair by pair, of one's own.
+    """Test errors of a student's own born-again networks and of networks trained on labels, in pairs.
 
     A teacher of 32 units learns 300 images of digits, 30 % of whose labels are drawn at random. Then
-    five pairs: in each, both networks begin with the same weights and see the images in the same
+    come five pairs: both networks of a pair begin with the same weights and see the images in the same
     order; one learns from the teacher alone, at T = 1, the other from the labels. All seeds follow
-    from the name; in float64, so that they are the same runs on every machine.
+    from the name; in float64, so that the runs are the same on every machine.
 
     Returns:
-        Errors of the born-again networks and of those of labels, ``(5,)`` each, of 360 images.
+        Errors of the born-again networks and of those trained on labels, ``(5,)`` each, of 360 images.
     """
     born_again, labels = _errors(seed_of(student, "paired runs"))
-    return born_again.clone(), labels.clone()  # whoever writes into them spoils their own
+    return born_again.clone(), labels.clone()  # so that nobody can write into the kept ones
 
 
 @lru_cache(maxsize=256)

@@ -1,6 +1,6 @@
-"""What homework 2 is about: small networks, losses to hand to an answer, maps of one's own.
+"""Homework 2's material: small networks, losses for an answer to train on, a student's own maps.
 
-What is expected of a step or of a flow is written here from the definition, in numpy.
+The expected step and the expected flow are written from the definition, in numpy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kdlib.training import Recipe, fit
 
 
 class NetworkWithOldGradients(nn.Sequential):
-    """As it comes out of an earlier step: every weight still has a gradient, of one."""
+    """A network as an earlier step leaves it: every weight still has a gradient, all ones."""
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -37,7 +37,7 @@ class NetworkWithOldGradients(nn.Sequential):
 
 
 def linear(draw: Draw, inputs: int, outputs: int) -> nn.Linear:
-    """Of drawn weights, in float64."""
+    """A layer with drawn weights, in float64."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(draw.normal(outputs, inputs))
@@ -46,13 +46,13 @@ def linear(draw: Draw, inputs: int, outputs: int) -> nn.Linear:
 
 
 def two_parts(draw: Draw, outputs: int) -> tuple[nn.Sequential, nn.Linear]:
-    """From two numbers to two features, and from these to the outputs."""
+    """A network from two numbers to two features, and a layer from these to the outputs."""
     return nn.Sequential(linear(draw, 2, 2), nn.Tanh()), linear(draw, 2, outputs)
 
 
 @dataclass(frozen=True)
 class FirstLoss:
-    """Of the lower part alone: half its squared distance from a hint, mean over the examples."""
+    """The hint loss of the lower part: half its squared distance from a hint, mean over the examples."""
 
     inputs: Tensor
     hint: Tensor
@@ -63,7 +63,7 @@ class FirstLoss:
 
 @dataclass(frozen=True)
 class SecondLoss:
-    """Of both parts: the cross entropy of the labels."""
+    """The cross entropy of both parts with the labels."""
 
     inputs: Tensor
     labels: Tensor
@@ -76,10 +76,10 @@ class SecondLoss:
 
 
 def change(ask: Ask, of: str, **given: Any) -> Answer:
-    """What a call added to the weights of a network, in one row; None if they have other shapes.
+    """Ask what a call adds to a network's weights, as one row; None if their shapes have changed.
 
-    Nothing else of the call is compared with a known mistake's: neither what it returns nor the
-    gradients that it leaves, which depend on where they are cleared.
+    Only this is compared with known mistakes: not the value returned, and not the gradients left
+    behind, which depend on where the answer clears them.
     """
     left = ask.after(of, **given)
     added = _added(left.value["state"], given[of].state_dict())
@@ -95,12 +95,12 @@ def _added(after: dict[str, Tensor], before: dict[str, Tensor]) -> Tensor | None
 
 
 def moves(found: Answer) -> bool:
-    """Whether weights changed, to numbers."""
+    """Whether the weights changed, and are still finite."""
     return isinstance(found.value, Tensor) and is_moving(found.value, found.value)
 
 
 def changed(network: nn.Module, by: Tensor) -> nn.Module:
-    """A copy with a row added to its weights."""
+    """A copy of a network with a row added to its weights."""
     other = copy.deepcopy(network)
     with torch.no_grad():
         parts = by.split([weight.numel() for weight in other.parameters()])
@@ -109,7 +109,7 @@ def changed(network: nn.Module, by: Tensor) -> nn.Module:
     return other
 
 
-# The same networks in numpy: all weights in a row, those of the lower part first
+# The same networks in numpy: all weights in one row, the lower part's first
 
 
 def row(*networks: nn.Module) -> np.ndarray:
@@ -118,7 +118,7 @@ def row(*networks: nn.Module) -> np.ndarray:
 
 
 def forward(weights: np.ndarray, inputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Features and outputs, (N, 2) and (N, K); K is 0 where the row is the lower part's alone."""
+    """Features and outputs, (N, 2) and (N, K); K is 0 if the row holds the lower part only."""
     W, b, A, c = _unpacked(weights)
     features = np.tanh(inputs.numpy() @ W.T + b)
     return features, features @ A.T + c
@@ -127,7 +127,7 @@ def forward(weights: np.ndarray, inputs: Tensor) -> tuple[np.ndarray, np.ndarray
 def gradient(
     weights: np.ndarray, inputs: Tensor, by_features: np.ndarray | float, by_outputs: np.ndarray
 ) -> np.ndarray:
-    """Of a loss by all weights, given what it is by features and by outputs."""
+    """The gradient with respect to all weights, from those with respect to features and outputs."""
     A, features = _unpacked(weights)[2], forward(weights, inputs)[0]
     pull = (by_features + by_outputs @ A) * (1 - features**2)
     parts = (pull.T @ inputs.numpy(), pull.sum(0), by_outputs.T @ features, by_outputs.sum(0))
@@ -150,7 +150,7 @@ def of_second_loss(weights: np.ndarray, loss: SecondLoss) -> np.ndarray:
 def descent(
     weights: np.ndarray, steps: int, slope: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """How far so many steps lead: of rate 0.1, momentum 0.9, weight decay 0.01, from rest."""
+    """The change after ``steps`` of SGD: rate 0.1, momentum 0.9 (from rest), weight decay 0.01."""
     now, velocity = weights, np.zeros_like(weights)
     for _ in range(steps):
         velocity = 0.9 * velocity + slope(now) + 0.01 * now
@@ -168,7 +168,7 @@ def _unpacked(weights: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The largest number in each block; sizes are multiples of each other."""
+    """The largest number in each block, (N, C, h, w); h and w divide the maps' height and width."""
     n, c, H, W = maps.shape
     h, w = size
     blocks = maps.numpy().reshape(n, c, h, H // h, w, W // w)
@@ -176,25 +176,25 @@ def pooled(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """The FSP matrices, (N, C1, C2), by the definition; the second map is not the larger one."""
+    """The FSP matrices, (N, C1, C2), from the definition; the second map must not be the larger one."""
     size = tuple(second.shape[2:])
     products = np.einsum("nist,njst->nij", pooled(first, size).numpy(), second.numpy())
     return torch.from_numpy(products / (size[0] * size[1]))
 
 
-# A teacher of one's own
+# A student's own teacher
 
 Maps = list[Tensor]
 
 
 def feature_maps(student: str) -> tuple[Maps, Maps]:
-    """Maps of three layers for the first 20 test images of digits, of your teacher and of a new network.
+    """Three layers' maps of the first 20 test images of digits, by your teacher and by a new network.
 
-    Both are small convolutional networks, born from seeds that the name gives; the teacher has been
-    trained a little. In float64, so that they are the same on every machine.
+    Both are small convolutional networks, initialised from seeds that the name gives; the teacher has
+    been trained a little. In float64, so that they are the same on every machine.
 
     Args:
-        student: the name.
+        student: the student's name.
 
     Returns:
         The teacher's maps and the new network's, each a list of ``(20, 4, 14, 14)``, ``(20, 6, 7, 7)`` and
@@ -217,7 +217,7 @@ def _feature_maps(student: str) -> tuple[Maps, Maps]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Convolutions this small wait for each other on several, for minutes on a busy machine."""
+    """One thread: on several, convolutions this small wait for each other, for minutes if it is busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

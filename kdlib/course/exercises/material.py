@@ -1,4 +1,4 @@
-"""What the exercises are about: softmax by numpy, and what is drawn from a student's own name."""
+"""What several homeworks build on: a softmax in numpy, and a teacher drawn from a student's name."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def softmax(z: Tensor, T: float) -> Tensor:
 
 
 def divergence(student: Tensor, teacher: Tensor, T: float) -> Tensor:
-    """T² times the mean over rows of KL(p ‖ q), written from the definition."""
+    """T² times the mean over the rows of KL(p ‖ q), from the definition."""
     q, p = softmax(student, T), softmax(teacher, T)
     return T**2 * (p * (p / q).log()).sum(-1).mean()
 
 
 def seed_of(student: str, purpose: str = "teacher") -> int:
-    """A number for a name; capitals and spaces around it do not matter."""
+    """A seed from a name; capitals and surrounding spaces do not matter."""
     name = unicodedata.normalize("NFC", student.strip().casefold())
     text = f"{purpose}/{name}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
@@ -41,10 +41,10 @@ def digits() -> Data:
 
 
 def teacher_logits(student: str) -> Tensor:
-    """A teacher of one's own: what it says to the 360 test images of digits, (360, 10).
+    """The logits of a student's own teacher for the 360 test images of digits, (360, 10).
 
-    A perceptron of 32 units, born and trained from a seed that the name gives; in float64, so that
-    it is the same teacher on every machine.
+    The teacher is a perceptron of 32 units, initialised and trained from a seed that the name gives;
+    in float64, so that it is the same on every machine.
     """
     return _teacher_logits(seed_of(student)).clone()
 

@@ -1,13 +1,13 @@
 """Self-checks that explain, for the homework and the bug museum.
 
-``kd.grading.check_soft_target_loss(my_function)`` reports which property fails, with which input, what
-came and what was expected, and names the mistake where it is a known one. The same exercises, with
-hidden cases, grade what is handed in: see ``notebooks/homework/TEACHING.md``.
+``kd.grading.check_soft_target_loss(my_function)`` reports which property fails, on which input, what the
+function gave and what was expected, and gives hints if it knows the mistake. The same exercises, with
+hidden cases, grade what students hand in: see ``notebooks/homework/TEACHING.md``.
 """
 
 from importlib import import_module
 
-# Looked up when first used: the exercises stand on the rest of this package.
+# Looked up on first use: the exercises import the rest of this package.
 _EXERCISES = {
     "hw1": """soften soft_target_loss hinton_loss soft_target_gradient logit_matching_loss
         choose_temperature my_temperature""",

@@ -1,10 +1,10 @@
 """The grader's commands.
 
-``python -m kdlib.course.grading matrix``: is the grader right about every answer it knows? With names of
-homeworks or exercises (``matrix hw1``, ``matrix soft_target_loss``): about those that belong to them?
-``python -m kdlib.course.grading release``: build what is handed out from the source with solutions.
-``python -m kdlib.course.grading grade``: grade what was handed in, write feedback and grades.
-``python -m kdlib.course.grading feedback``: write them again, after reading the open answers by hand.
+``python -m kdlib.course.grading matrix``: check the grader on every answer it knows, or, with names of
+homeworks or exercises (``matrix hw1``, ``matrix soft_target_loss``), on theirs.
+``python -m kdlib.course.grading release``: build the students' notebooks from those with solutions.
+``python -m kdlib.course.grading grade``: grade all submissions, write feedback and grades.
+``python -m kdlib.course.grading feedback``: write both again, after the open answers were read by hand.
 """
 
 from __future__ import annotations

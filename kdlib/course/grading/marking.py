@@ -1,4 +1,4 @@
-"""From a submission to reports: mend the notebook, run it, ask its functions."""
+"""From a submission to reports: repair the notebook, run it, check its functions."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kdlib.course.grading.report import Report
 from kdlib.course.grading.sandbox import NOTHING, Limits, Runner, named
 from kdlib.course.grading.submission import Submission, grade_id, is_check, mended
 
-# The course's own modules, as they are called today, so that moving one does not hide it. Whatever
-# lies deeper is reached through one of these.
+# The course's own modules under their present names, so that moving one does not hide it. Anything
+# deeper is reached through one of these.
 ROOMS = {
     module.name
     for package in (kdlib.course.exercises, kdlib.course.grading, kdlib.course.museum)
@@ -43,9 +43,9 @@ class Marked:
 
     Attributes:
         submission: as it was handed in.
-        notebook: mended, each cell with what it showed when it was run here, checks with points.
-        reports: by the name of the exercise.
-        notes: on what was mended, left out or odd.
+        notebook: repaired, with each cell's output when it was run here and each check's points.
+        reports: reports by the name of the exercise.
+        notes: remarks on what was repaired, left out or odd.
     """
 
     submission: Submission
@@ -55,7 +55,7 @@ class Marked:
 
     @property
     def points(self) -> float:
-        """Of all that grades itself."""
+        """Points of all exercises that grade themselves."""
         return sum(report.points for report in self.reports.values())
 
 
@@ -66,9 +66,9 @@ def marked(
     seed: int,
     limits: Limits | None = None,
 ) -> Marked:
-    """Grade one submission, with the hidden cases of ``seed``."""
+    """Grade one submission on the hidden cases of ``seed``."""
     notebook, notes = mended(submission, release)
-    # What installs kdlib, and what draws a picture for a right answer, is not run again.
+    # The cell that installs kdlib, and cells that draw a picture for a right answer, are not run again.
     kept_out = {
         c.source for c in release.cells if c.id == "install" or "grading.check_" in c.source
     }
@@ -115,7 +115,7 @@ def marked(
 
 
 def peeped(source: str) -> list[str]:
-    """What of the grader's own a submission mentions."""
+    """The names of the grader's own parts that a submission mentions."""
     found = re.findall(PEEPING, source)
     return sorted({name for groups in found for name in groups if name})
 
@@ -123,7 +123,7 @@ def peeped(source: str) -> list[str]:
 def _wrong_others(
     exercise: Exercise, exercises: Sequence[Exercise], reports: dict[str, Report]
 ) -> dict[str, Callable]:
-    """Right functions for earlier ones that are wrong, where they may be why this one fails."""
+    """Right functions in place of earlier wrong ones, if these may be why this one fails."""
     report = reports[exercise.name]
     if report.passed or report.note == NOT_WRITTEN or report.borrowed:
         return {}
@@ -132,7 +132,7 @@ def _wrong_others(
 
 
 def _whose(runner: Runner, student: str) -> list[str]:
-    """A note where the notebook was written under another name."""
+    """A note if the notebook was written under another name."""
     own = runner.own_name()
     if not own.strip() or seed_of(own) == seed_of(student):
         return []
@@ -141,7 +141,7 @@ def _whose(runner: Runner, student: str) -> list[str]:
 
 
 def _made_harmless(notebook: NotebookNode, release: NotebookNode) -> None:
-    """A student's prose as text, links and pictures, and nothing that a browser would run."""
+    """Reduce a student's prose to text, links and pictures: nothing that a browser would run."""
     ours = {cell.source for cell in release.cells}
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source not in ours:
@@ -151,7 +151,7 @@ def _made_harmless(notebook: NotebookNode, release: NotebookNode) -> None:
 
 
 def _show(notebook: NotebookNode, runner: Runner, reports: dict[str, Report]) -> None:
-    """What each cell showed, and each check's points where nbgrader looks for them."""
+    """Give each cell its output, and each check its points where nbgrader looks for them."""
     make = nbformat.v4.new_output
     code = [(place, cell) for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
     for count, (place, cell) in enumerate(code, start=1):

@@ -1,6 +1,6 @@
-"""What a check found, to be shown: as a page with folded hints in a notebook, else as text.
+"""The report of a check: HTML with folded hints in a notebook, plain text elsewhere.
 
-It knows nothing of exercises: whoever checks anything by properties can report it in this form.
+It knows nothing of exercises: anything that is checked by properties can be reported in this form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TICK, CROSS = (
 
 
 class Failed(Exception):
-    """A property does not hold: which input was given, what came, what was expected."""
+    """A property does not hold: the input, what the answer gave, and what was expected."""
 
     def __init__(self, given: str, got: str, expected: str):
         super().__init__(f"with {given}: got {got}, expected {expected}")
@@ -29,8 +29,8 @@ class Known:
     """A known mistake, recognised when an answer behaves exactly like it.
 
     Attributes:
-        wrong: code that makes it; the mistake goes by its name.
-        hints: in steps, from a nudge to nearly the answer.
+        wrong: code that makes it; the mistake has the function's name.
+        hints: hints in steps, from a nudge to nearly the answer.
     """
 
     wrong: Callable
@@ -43,7 +43,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Result:
-    """One property: what it says, the points that it is worth, and how it failed, if it did."""
+    """One property: its title, its points, and how it failed, if it did."""
 
     says: str
     points: float
@@ -56,14 +56,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found, with the points earned.
+    """The result of a check, with the points earned.
 
     Attributes:
         exercise: the name of what was checked.
-        results: one for each property.
+        results: one result for each property.
         mistakes: the known mistakes recognised in the answer.
         note: a remark on the whole answer, such as "not written yet"; an answer with one earns nothing.
-        borrowed: the function of kdlib's own that the answer calls, "" if none.
+        borrowed: the name of kdlib's own function that the answer calls, "" if none.
         shown: how many hints the text shows; a notebook has them all, folded.
     """
 
@@ -101,7 +101,7 @@ class Report:
         return "\n".join(lines)
 
     def _told(self) -> Iterator[tuple[Result, list[tuple[str, str]]]]:
-        """Each property with the lines that explain its failure; an error that recurs is told once."""
+        """Each property with the lines that explain its failure; a repeated error is shown once."""
         errors = set()
         for result in self.results:
             failed = result.failed
@@ -127,7 +127,7 @@ class Report:
         )
 
     def _repr_html_(self) -> str:
-        """The report as HTML, with every text escaped: an answer may return anything, tags too."""
+        """The report as HTML, with every text escaped: an answer may return anything, even tags."""
         headline = html.escape(self._headline())
         if self.passed:
             return f"<p>{TICK} {headline}</p>"
@@ -153,7 +153,7 @@ class Report:
 
 
 def _folded(hints: Sequence[str]) -> str:
-    """Each hint inside the one before, so that the last is not opened by accident."""
+    """Fold each hint inside the one before, so that nobody opens the last by accident."""
     inside = ""
     for k, hint in reversed(list(enumerate(hints, start=1))):
         label = "Hint" if len(hints) == 1 else f"Hint {k} of {len(hints)}"

@@ -57,7 +57,7 @@ def mean_test_errors_are_reported(ask: Ask, draw: Draw) -> None:
 
 
 def _runs(draw: Draw) -> dict[str, object]:
-    """Seven temperatures, three seeds; the best by any other reading of the table is another one."""
+    """Seven temperatures, three seeds; every wrong reading of the tables chooses another row."""
     temperatures = [1.0, 2.0, 3.0, 4.0, 8.0, 12.0, 20.0]
     validation, test = (
         60 + torch.tensor([[draw.integer(0, 9) for _ in range(3)] for _ in range(7)]).double()
@@ -100,7 +100,7 @@ def chosen(
 
 choose_temperature.hint(
     "You chose by the test images: what you report is then too good.",
-    "The test images stand for all that is still to come. What may choose is the validation split.",
+    "The test images stand for all that is still to come. The validation split is for choosing.",
     "Take the smallest mean of validation_errors.",
 )(chosen("chosen_by_test", lambda v, t: t.mean(1).argmin()))
 
@@ -112,7 +112,7 @@ choose_temperature.hint(
 
 choose_temperature.hint(
     "The middle seed chose for you.",
-    "A median does not see how bad the worst seed was. What is to be small on average?",
+    "A median does not see how bad the worst seed was. What should be small on average?",
     "Take the mean over the seeds before you compare.",
 )(chosen("chosen_by_the_median", lambda v, t: v.median(1).values.argmin()))
 

@@ -25,7 +25,7 @@ hinton_loss = Exercise(
 )
 
 
-@hinton_loss.holds("alpha = 1 leaves the soft targets alone, with their T²")
+@hinton_loss.holds("At alpha = 1 only the soft targets count, with their T²")
 def alpha_1_is_soft_targets_alone(ask: Ask, draw: Draw) -> None:
     s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
     for T in (1.0, 4.0):
@@ -33,7 +33,7 @@ def alpha_1_is_soft_targets_alone(ask: Ask, draw: Draw) -> None:
         found.should_be(divergence(s, t, T))
 
 
-@hinton_loss.holds("alpha = 0 leaves the labels alone, at T = 1")
+@hinton_loss.holds("At alpha = 0 only the labels count, at T = 1")
 def alpha_0_is_labels_alone(ask: Ask, draw: Draw) -> None:
     s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
     surprise = -softmax(s, 1)[torch.arange(4), labels].log().mean()
@@ -42,7 +42,7 @@ def alpha_0_is_labels_alone(ask: Ask, draw: Draw) -> None:
         found.should_be(surprise)
 
 
-@hinton_loss.holds("In between it lies as far between the two as alpha says")
+@hinton_loss.holds("In between, alpha mixes the two linearly")
 def alpha_mixes_linearly(ask: Ask, draw: Draw) -> None:
     s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
     given = {"student": s, "teacher": t, "labels": labels, "temperature": 4.0}
@@ -50,12 +50,12 @@ def alpha_mixes_linearly(ask: Ask, draw: Draw) -> None:
     for end in ends:
         end.should(is_positive(end.value), "a number above 0")
     hard, soft = (float(end.value) for end in ends)
-    ends[1].should(not same_number(hard, soft), "another number than for alpha = 0")
+    ends[1].should(not same_number(hard, soft), "a number other than for alpha = 0")
     for alpha in (0.25, draw.number(0.6, 0.95)):
         ask(**given, alpha=alpha).should_be((1 - alpha) * hard + alpha * soft)
 
 
-@hinton_loss.holds("Its gradient goes to the student alone, and says what a small step will change")
+@hinton_loss.holds("Its gradient is that of the whole loss, and reaches the student only")
 def gradient_is_whole_and_the_students(ask: Ask, draw: Draw) -> None:
     s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
     for alpha in (0.25, 0.95):
@@ -82,7 +82,7 @@ hinton_loss.hint(
 )(mistakes.alpha_reversed)
 
 hinton_loss.hint(
-    "With alpha = 1 the loss is 0 whatever the student says.",
+    "With alpha = 1 the loss is 0 whatever the student predicts.",
     "Whom do you compare with whom?",
     "The soft-target loss is of the student's logits and the teacher's: not of the teacher's twice.",
 )(mistakes.both_sides_are_the_teacher)
@@ -95,7 +95,7 @@ hinton_loss.hint(
 
 
 @hinton_loss.hint(
-    "alpha = 1 should leave the soft targets alone, and the labels still count.",
+    "At alpha = 1 only the soft targets should count. In yours the labels still do.",
     "What weighs your second term?",
     "The labels' weight is 1 - alpha.",
 )
@@ -108,7 +108,7 @@ def labels_at_full_weight(student, teacher, labels, temperature, alpha):
 
 @hinton_loss.hint(
     "alpha = 0 should be plain training, the same at every temperature. Yours depends on T.",
-    "Labels are no soft targets: nothing needs softening to be compared with them.",
+    "Labels are not soft targets: nothing needs softening to be compared with them.",
     "Give the cross entropy the student's logits as they are.",
 )
 def labels_at_temperature(student, teacher, labels, temperature, alpha):
@@ -132,7 +132,7 @@ def softmax_twice(student, teacher, labels, temperature, alpha):
 
 @hinton_loss.hint(
     "alpha = 1 gives a loss that is T² too small.",
-    "With T² forgotten, raising T turns distillation off as soon as labels are in the mix.",
+    "Without T², raising T turns distillation off as soon as labels are in the mix.",
     "Use your soft_target_loss, which has the factor.",
 )
 def soft_term_without_t_squared(student, teacher, labels, temperature, alpha):

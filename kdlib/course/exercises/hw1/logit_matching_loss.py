@@ -31,7 +31,9 @@ def constants_change_nothing(ask: Ask, draw: Draw) -> None:
     left_alone(ask, student=s, teacher=t)
 
 
-@logit_matching_loss.holds("For one example of mean 0 it is half the mean square, and pulls so")
+@logit_matching_loss.holds(
+    "For one example of mean 0 it is half the mean square, with the gradient of that"
+)
 def is_half_the_mean_square_of_centred_logits(ask: Ask, draw: Draw) -> None:
     s, t = (z - z.mean(1, keepdim=True) for z in (draw.logits(1), draw.logits(1)))
     ask(student=s, teacher=t).should_be((s - t).square().mean() / 2)
@@ -70,7 +72,7 @@ def of_the_gap(name: str, loss: Callable) -> Callable:
 @logit_matching_loss.hint(
     "A constant added to a row's logits changes your loss, though it changes no probability.",
     "Only differences between logits mean something to a softmax.",
-    "Take each row's mean away, on both sides, before comparing.",
+    "Subtract each row's mean, on both sides, before comparing.",
 )
 def not_centred(student, teacher):
     return (student - teacher).square().mean() / 2
@@ -102,7 +104,7 @@ logit_matching_loss.hint(
 
 
 @logit_matching_loss.hint(
-    "For one example the loss is 0 whatever the logits: its mean was taken away from itself.",
+    "For one example the loss is 0 whatever the logits: it was subtracted from itself.",
     "Over which axis is your mean 0?",
     "Each row for itself: mean(-1, keepdim=True).",
 )

@@ -27,7 +27,7 @@ def entropy_is_one_bit(ask: Ask, draw: Draw) -> None:
     found.should(is_number(found.value) and found.value > 0, "a positive number")
     bits = mean_bits(teacher_logits(draw.student), float(found.value))
     if abs(bits - 1) > 0.01:
-        found.should(False, f"a temperature of 1 bit; there your teacher has {bits:.3f}")
+        found.should(False, f"a temperature of 1 bit; at yours your teacher has {bits:.3f}")
 
 
 def mean_bits(z: Tensor, temperature: float) -> float:
@@ -36,7 +36,7 @@ def mean_bits(z: Tensor, temperature: float) -> float:
 
 
 def _where(entropy, wanted: float) -> float:
-    """By halving; entropy grows with the temperature."""
+    """The temperature with this entropy, by bisection: entropy grows with the temperature."""
     low, high = 1e-2, 1e3
     for _ in range(60):
         middle = math.sqrt(low * high)

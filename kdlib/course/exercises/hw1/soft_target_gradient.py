@@ -31,7 +31,7 @@ def is_q_minus_p_at_t_1(ask: Ask, draw: Draw) -> None:
     found.should_be(softmax(s, 1) - softmax(t, 1))
 
 
-@soft_target_gradient.holds("A higher T leaves its size, where logits are small")
+@soft_target_gradient.holds("For small logits a higher T does not change its size")
 def keeps_its_size_at_higher_t(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1, scale=0.01), draw.logits(1, scale=0.01)
     first = ask(student=s, teacher=t, temperature=1.0)
@@ -41,7 +41,7 @@ def keeps_its_size_at_higher_t(ask: Ask, draw: Draw) -> None:
         ask(student=s, teacher=t, temperature=T).should_be(first.value, tolerance=0.05)
 
 
-@soft_target_gradient.holds("At any T it is along q - p, both softened with that T")
+@soft_target_gradient.holds("At any T it points along q - p, both softened with that T")
 def lies_along_q_minus_p_at_any_t(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1), draw.logits(1)
     for T in (4.0, draw.number(10, 30)):
@@ -79,20 +79,20 @@ soft_target_gradient.hint(
 
 soft_target_gradient.hint(
     "The higher T, the smaller your gradient.",
-    "The loss has a factor T², and the derivative of z / T by z gives 1 / T. What is left?",
+    "The loss has a factor T², and the derivative of z / T with respect to z is 1 / T. What is left?",
     "One factor of T is left over; it stands before the difference.",
 )(of_both("without_the_factor", lambda q, p, T: (q - p) / len(q)))
 
 soft_target_gradient.hint(
     "Your derivative is that of KL. What stands before it in the loss?",
-    "By the derivative of z / T your gradient shrinks as 1 / T. The factor T² of the loss is missing.",
+    "The derivative of z / T makes your gradient shrink as 1 / T. The factor T² of the loss is missing.",
     "T² / T = T stands before the difference.",
 )(of_both("derivative_of_kl_alone", lambda q, p, T: (q - p) / (T * len(q))))
 
 soft_target_gradient.hint(
     "The higher T, the larger your gradient.",
-    "T² stands before the loss. What does the derivative of z / T by z leave of it?",
-    "Of the two factors of T one is left.",
+    "T² stands before the loss. What does the derivative of z / T leave of it?",
+    "One of the two factors of T is left.",
 )(of_both("with_both_factors", lambda q, p, T: T**2 * (q - p) / len(q)))
 
 soft_target_gradient.hint(

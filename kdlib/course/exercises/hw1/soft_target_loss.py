@@ -34,11 +34,11 @@ def zero_only_where_both_agree(ask: Ask, draw: Draw) -> None:
     z, other = draw.logits(1), draw.logits(1)
     for T in (1.0, 4.0, 20.0):
         agreeing = ask(student=z, teacher=z, temperature=T)
-        # A loss in single precision is not quite 0.
+        # In single precision it is not quite 0.
         agreeing.should(is_number(agreeing.value) and abs(float(agreeing.value)) < 1e-4, "0")
         apart = ask(student=z, teacher=other, temperature=T)
         away = is_number(apart.value) and abs(float(apart.value)) > 10 * abs(float(agreeing.value))
-        apart.should(away, "another number than 0")
+        apart.should(away, "a number other than 0")
 
 
 @soft_target_loss.holds("At T = 1 it pulls one example's logits by q - p")
@@ -48,7 +48,7 @@ def pulls_by_q_minus_p_at_t_1(ask: Ask, draw: Draw) -> None:
     ask.gradient("student", student=s, teacher=t, temperature=1.0).should_be(pull)
 
 
-@soft_target_loss.holds("A higher T leaves the size of the pull, where logits are small")
+@soft_target_loss.holds("For small logits a higher T does not change the size of the pull")
 def pull_keeps_its_size_at_higher_t(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1, scale=0.01), draw.logits(1, scale=0.01)
     first = ask.gradient("student", student=s, teacher=t, temperature=1.0)
@@ -82,7 +82,7 @@ def is_a_sum_over_the_classes(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1), draw.logits(1)
     once = ask.gradient("student", student=s, teacher=t, temperature=1.0)
     once.should(is_moving(once.value, s), "something other than zeros")
-    # Each class in two halves: both together are pulled as the whole was.
+    # Each class is split in two halves, which together get the gradient of the whole.
     halves = [torch.cat([z, z], 1) for z in (s, t)]
     twice = ask.gradient("student", student=halves[0], teacher=halves[1], temperature=1.0)
     twice.should_be(torch.cat([once.value, once.value], 1) / 2)
@@ -93,7 +93,7 @@ def large_logits_stay_finite(ask: Ask, draw: Draw) -> None:
     t = 1000 * draw.logits(2, 3)
     found = ask(student=-t, teacher=t, temperature=1.0)
     tells_apart(found, ask(student=t, teacher=t, temperature=1.0))
-    # Both sides are sure: what is left of the loss is a difference of two logits.
+    # Both sides are certain, so the loss is a difference of two logits.
     twice = ask(student=-2 * t, teacher=2 * t, temperature=1.0)
     twice.should(
         is_number(twice.value)
@@ -116,7 +116,7 @@ def _pulls_up_and_down(pull: Answer, z: Tensor) -> None:
 
 
 def of_both(name: str, loss: Callable) -> Callable:
-    """A wrong answer: ``loss(p, log_q, T)`` of the teacher's targets and the student's logarithms."""
+    """A wrong answer: ``loss(p, log_q, T)`` of soft targets and the student's log-probabilities, (N, C)."""
 
     def answer(student, teacher, temperature):
         p = F.softmax(teacher.detach() / temperature, dim=-1)
@@ -142,7 +142,7 @@ soft_target_loss.hint(
 
 soft_target_loss.hint(
     "The gradient is not along q - p. Which distance do you measure?",
-    "A squared difference of probabilities is no divergence: where a softmax is flat its gradient "
+    "A squared difference of probabilities is not a divergence: where a softmax is flat its gradient "
     "vanishes.",
     "Use the Kullback-Leibler divergence, the sum over classes of p · log(p / q).",
 )(mistakes.mse_of_probabilities)
@@ -208,7 +208,7 @@ def sides_swapped(student, teacher, temperature):
 soft_target_loss.hint(
     "The pull is right, and yet the loss is not 0 where both agree. What is left over?",
     "A cross entropy is the divergence plus the teacher's own entropy, which no student can lower.",
-    "Take the entropy of p away: the sum over classes of p · (log p - log q).",
+    "Subtract the entropy of p: the sum over classes of p · (log p - log q).",
 )(of_both("cross_entropy_not_divergence", lambda p, log_q, T: -(T**2) * (p * log_q).sum(-1).mean()))
 
 soft_target_loss.hint(
@@ -226,7 +226,7 @@ soft_target_loss.hint(
 
 
 @soft_target_loss.hint(
-    "Large logits give a loss that is no number. What is the logarithm of 0?",
+    "Large logits give a loss that is not a number. What is the logarithm of 0?",
     "A probability of 1e-500 is 0 for a computer, its logarithm is still a plain number: -1151.",
     "Use F.log_softmax for the student; where p is 0, its term is 0, as torch.xlogy knows.",
 )

@@ -49,7 +49,7 @@ def large_logits_stay_finite(ask: Ask, draw: Draw) -> None:
     found.should(holds, "rows proportional to exp(z), though exp(1000) is infinite")
 
 
-@soften.holds("The logits that came are as they were")
+@soften.holds("The logits passed in stay unchanged")
 def logits_are_left_alone(ask: Ask, draw: Draw) -> None:
     z = draw.logits(2)
     found = ask(logits=z, temperature=4.0)
@@ -117,9 +117,9 @@ def probabilities_divided(logits, temperature):
 
 
 @soften.hint(
-    "exp(1000) is infinite, and infinite / infinite is no number.",
+    "exp(1000) is infinite, and infinite / infinite is not a number.",
     "A constant may be added to all logits of a row without changing its softmax. Which one helps?",
-    "Take away the row's largest logit before the exponential, or use torch's softmax.",
+    "Subtract the row's largest logit before the exponential, or use torch's softmax.",
 )
 def exponentials_by_hand(logits, temperature):
     e = torch.exp(logits / temperature)
@@ -127,8 +127,8 @@ def exponentials_by_hand(logits, temperature):
 
 
 @soften.hint(
-    "With a row of much larger logits beside it, a row becomes 0 / 0, which is no number.",
-    "Which largest logit do you take away: that of the row, or that of the whole tensor?",
+    "With a row of much larger logits beside it, a row becomes 0 / 0, which is not a number.",
+    "Which largest logit do you subtract: that of the row, or that of the whole tensor?",
     "Each row for itself: amax(-1, keepdim=True).",
 )
 def shifted_by_the_largest_of_all(logits, temperature):
@@ -138,8 +138,8 @@ def shifted_by_the_largest_of_all(logits, temperature):
 
 @soften.hint(
     "Logits above a bound have become equal.",
-    "A softmax changes when a logit is cut off. By what change of a row does it stay the same?",
-    "The row's largest logit should be taken away, not cut off.",
+    "A softmax changes when a logit is cut off. Which change of a row leaves it the same?",
+    "Subtract the row's largest logit; cut nothing off.",
 )
 def logits_cut_off(logits, temperature):
     e = (logits / temperature).clamp(-50, 50).exp()
@@ -147,8 +147,8 @@ def logits_cut_off(logits, temperature):
 
 
 @soften.hint(
-    "Your targets are right, and whoever called you finds other logits than before.",
-    "In torch an operator with = and a method with _ at its end write into the tensor that came.",
+    "Your targets are right, but the caller's logits have changed.",
+    "In torch an operator like /= and a method that ends in _ write into the tensor they are given.",
     "Make a new tensor: logits / temperature.",
 )
 def logits_overwritten(logits, temperature):

@@ -58,7 +58,7 @@ def is_a_mean_over_the_batch(ask: Ask, draw: Draw) -> None:
 
 @fsp_loss.holds("The teacher's matrices are constants: only the student's are pulled")
 def teacher_is_a_constant(ask: Ask, draw: Draw) -> None:
-    # A list of one pair, as a tensor, which can have a gradient.
+    # A list of one pair, written as a tensor so that it can have a gradient.
     t, signs = draw.normal(1, 1, 2, 3), torch.tensor([[1.0, -1, 1], [-1, 1, -1]])
     given = {"student_matrices": t + signs * draw.normal(1, 1, 2, 3).abs(), "teacher_matrices": t}
     ask.gradient("teacher_matrices", **given).should_be(None)

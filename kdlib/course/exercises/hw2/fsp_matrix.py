@@ -55,7 +55,7 @@ def larger_maps_are_max_pooled(ask: Ask, draw: Draw) -> None:
             ask(first=pair[0], second=pair[1]).should_be(at_one_size.value)
 
 
-@fsp_matrix.holds("Each example of a batch has its own matrix, whoever stands beside it")
+@fsp_matrix.holds("Each example has its own matrix, whatever else is in the batch")
 def each_example_has_its_own_matrix(ask: Ask, draw: Draw) -> None:
     n = draw.integer(2, 4)
     first, second = draw.normal(n, 2, 2, 4), draw.normal(n, 2, 2, 4)
@@ -63,7 +63,7 @@ def each_example_has_its_own_matrix(ask: Ask, draw: Draw) -> None:
     ask(first=first, second=second).should_be(torch.cat(alone))
 
 
-@fsp_matrix.holds("No tensor on the way is much larger than the maps")
+@fsp_matrix.holds("No intermediate tensor is much larger than the maps")
 def memory_stays_small(ask: Ask, draw: Draw) -> None:
     first, second = draw.normal(1, 16, 8, 8), draw.normal(1, 16, 8, 8)
     _scales(ask, first, second)
@@ -81,7 +81,7 @@ def gradients_reach_both_maps(ask: Ask, draw: Draw) -> None:
 
 
 def _scales(ask: Ask, first: Tensor, second: Tensor) -> Answer:
-    """A matrix for each example, which is twice as large if the first maps are."""
+    """Ask for the matrices, and fail unless they double when the first maps do."""
     once = ask(first=first, second=second)
     like = first.new_zeros(len(first), first.shape[1], second.shape[1])
     wanted = f"numbers, not all 0, of shape {tuple(like.shape)}"
@@ -104,7 +104,7 @@ def of_pooled(name: str, product: Callable) -> Callable:
 
 fsp_matrix.hint(
     "The matrix is too large by the number of places.",
-    "What stands below the sum in the formula?",
+    "What does the formula divide the sum by?",
     "Divide by h · w.",
 )(of_pooled("not_divided", lambda f1, f2: torch.bmm(f1, f2.mT)))
 
@@ -134,7 +134,7 @@ fsp_matrix.hint(
 
 @fsp_matrix.hint(
     "For maps of one size it is right, and where one is larger it is too small.",
-    "An average loses against a maximum. (To stretch the smaller map comes to an average, too.)",
+    "An average is smaller than a maximum. (Stretching the smaller map amounts to an average, too.)",
     "The paper takes the maximum: F.adaptive_max_pool2d.",
 )
 def average_pool(first, second):
@@ -145,7 +145,7 @@ def average_pool(first, second):
 
 @fsp_matrix.hint(
     "Where one map is larger, yours are not the paper's numbers: how do you shrink it?",
-    "Interpolation reads a few places and lets go of the rest.",
+    "Interpolation reads a few places and ignores the rest.",
     "Max-pool the larger map to the size of the smaller: F.adaptive_max_pool2d.",
 )
 def resized(first, second):
@@ -169,7 +169,7 @@ def only_the_first_is_pooled(first, second):
 @fsp_matrix.hint(
     "A map of twice the height is pooled well, one of three times the height is not.",
     "Is there a 2 in your function that stands for how much larger a map is?",
-    "F.adaptive_max_pool2d takes the size that should come out.",
+    "F.adaptive_max_pool2d takes the size of its output.",
 )
 def halved_once(first, second):
     if first.shape[2] > second.shape[2]:
@@ -193,7 +193,7 @@ fsp_matrix.hint(
 
 fsp_matrix.hint(
     "An example's matrix depends on how many stand beside it.",
-    "The batch is divided by once, in the loss. Here it is divided by already.",
+    "The loss divides by the batch size. Your matrix has divided by it already.",
     "The number of examples has no place in this function.",
 )(of_pooled("batch_divided_inside", lambda f1, f2: torch.bmm(f1, f2.mT) / (f1.shape[2] * len(f1))))
 
@@ -205,7 +205,7 @@ fsp_matrix.hint(
 
 fsp_matrix.hint(
     "The values are right, and no gradient comes through.",
-    "For the teacher's matrix none is needed. This function serves the student, too.",
+    "The teacher's matrix needs none. This function serves the student, too.",
     "Leave no_grad and detach to the loss.",
 )(of_pooled("without_gradients", lambda f1, f2: torch.bmm(f1, f2.mT).detach() / f1.shape[2]))
 

@@ -26,7 +26,7 @@ def zero_only_where_both_agree(ask: Ask, draw: Draw) -> None:
     u, other = draw.normal(2, 3, 2, 2), draw.normal(2, 3, 2, 2)
     ask(guided=u, hint=u).should_be(0.0)
     apart = ask(guided=other, hint=u)
-    apart.should(is_number(apart.value) and float(apart.value) != 0, "another number than 0")
+    apart.should(is_number(apart.value) and float(apart.value) != 0, "a number other than 0")
 
 
 @hint_loss.holds("One example's features, in a row, are pulled by guided - hint")
@@ -43,7 +43,7 @@ def maps_count_like_rows(ask: Ask, draw: Draw) -> None:
     as_maps = ask(guided=r, hint=u)
     as_maps.should_be(in_a_row.value)
     others = ask(guided=2 * r, hint=u), ask(guided=r, hint=2 * u)
-    as_maps.should(differ(as_maps, *others), "another number than for other features or hints")
+    as_maps.should(differ(as_maps, *others), "a number other than for other features or hints")
 
 
 @hint_loss.holds("The loss of a batch is the mean of its examples' losses")

@@ -36,14 +36,14 @@ def _step(draw: Draw, width: int = 3) -> dict[str, object]:
 
 
 def _downhill(given: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:
-    """The step that both should take, in their weights."""
+    """The steps that the weights of guided and regressor should take."""
     weights = row(given["guided"], given["regressor"])
     outputs, hint = forward(weights, given["inputs"])[1], given["hint"].numpy()
     step = -0.01 * gradient(weights, given["inputs"], 0, (outputs - hint) / len(hint))
     return step[:6], step[6:]
 
 
-@hint_step.holds("It gives back the hint loss as it was before the step")
+@hint_step.holds("It returns the hint loss from before the step")
 def returns_the_loss_before_the_step(ask: Ask, draw: Draw) -> None:
     for width in (3, 2):
         given = _step(draw, width)
@@ -64,7 +64,7 @@ def regressor_steps(ask: Ask, draw: Draw) -> None:
     change(ask, "regressor", **given).should_be(torch.from_numpy(_downhill(given)[1]))
 
 
-@hint_step.holds("Gradients that are left from an earlier step do not count")
+@hint_step.holds("Gradients left over from an earlier step do not count")
 def old_gradients_do_not_count(ask: Ask, draw: Draw) -> None:
     given = _step(draw)
     fresh = [change(ask, of, **given) for of in ("guided", "regressor")]
@@ -148,7 +148,7 @@ def nothing_moves(guided, regressor, inputs, hint):
 
 
 @hint_step.hint(
-    "What you give back is smaller than it should be: it is the loss after the step.",
+    "What you return is smaller than it should be: it is the loss after the step.",
     "The loss that was differentiated is there already.",
     "Return loss.item(), without computing it anew.",
 )
@@ -161,7 +161,7 @@ def loss_after_the_step(guided, regressor, inputs, hint):
 
 
 @hint_step.hint(
-    "The step is taken, and nothing comes back.",
+    "The step is taken, and nothing is returned.",
     "Whoever calls it wants to draw a curve.",
     "Return loss.item().",
 )

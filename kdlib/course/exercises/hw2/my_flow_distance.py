@@ -40,7 +40,7 @@ def is_the_fsp_loss_of_both_pairs(ask: Ask, draw: Draw) -> None:
 
 
 def flow_distance(student: str, matrix: Callable = flow) -> float:
-    """From the definition; with another way to make a matrix it is a known mistake."""
+    """The distance from the definition; another ``matrix`` makes it a known mistake."""
     return float(sum((gap**2).sum((1, 2)) for gap in _gaps(student, matrix)).mean())
 
 
@@ -139,7 +139,7 @@ def distance_of_mean_flows(student):
 
 @my_flow_distance.hint(
     "That is how far the features are apart, not the flows.",
-    "A hint compares what two layers say, a flow how one gets from one layer to the next.",
+    "A hint compares what two layers output, a flow how one gets from one layer to the next.",
     "Make FSP matrices of neighbouring layers first.",
 )
 def hints_instead_of_flows(student):

@@ -25,7 +25,7 @@ same_flow = Exercise(
 )
 
 
-@same_flow.holds("Of maps of one size the new pair has the same FSP matrices", 2)
+@same_flow.holds("For maps of one size the new pair has the same FSP matrices", 2)
 def flow_stays_the_same(ask: Ask, draw: Draw) -> None:
     first, second = draw.normal(2, 3, 4, 4), draw.normal(2, 5, 4, 4)
     found = ask(first=first, second=second)
@@ -36,7 +36,7 @@ def flow_stays_the_same(ask: Ask, draw: Draw) -> None:
     found.should(kept, f"their FSP matrices; an entry of yours is off by {apart:.3g}")
 
 
-@same_flow.holds("No channel of either map is what it was, and the flow as strong as before", 0.5)
+@same_flow.holds("Every channel of both maps changes, and the flow keeps its strength", 0.5)
 def every_channel_changes(ask: Ask, draw: Draw) -> None:
     first, second = draw.normal(2, 3, 4, 4), draw.normal(2, 5, 4, 4)
     found = ask(first=first, second=second)
@@ -45,7 +45,7 @@ def every_channel_changes(ask: Ask, draw: Draw) -> None:
     ):
         kept = int(((new - old).abs().amax((2, 3)) < 1e-6).sum())
         found.should(
-            not kept, f"a {name} map in which no channel is as it was; {kept} of yours are"
+            not kept, f"a {name} map with every channel changed; {kept} of yours are as before"
         )
     _as_strong(found, first, second)
 
@@ -59,7 +59,7 @@ def larger_first_maps_keep_their_strength(ask: Ask, draw: Draw) -> None:
 
 
 def _pair(found: Answer, first: Tensor, second: Tensor) -> list[Tensor]:
-    """The new maps, if they are of the old shapes."""
+    """The new maps; fail unless they have the shapes of the old ones."""
     value = found.value
     good = (
         isinstance(value, list)
@@ -72,12 +72,12 @@ def _pair(found: Answer, first: Tensor, second: Tensor) -> list[Tensor]:
 
 def _another_pair(found: Answer, first: Tensor, second: Tensor) -> list[Tensor]:
     pair = _pair(found, first, second)
-    found.should(not same(pair, [first, second]), "another pair than the one that came")
+    found.should(not same(pair, [first, second]), "a pair other than the one passed in")
     return pair
 
 
 def _as_strong(found: Answer, first: Tensor, second: Tensor) -> None:
-    """The size of the matrices, and that alone: which entries they have is another question."""
+    """Fail unless the matrices have the same norm; their entries are another property's business."""
     before = flow(first, second).norm()
     after = flow(*_pair(found, first, second)).norm()
     share = float(after / before)
@@ -88,7 +88,7 @@ def _as_strong(found: Answer, first: Tensor, second: Tensor) -> None:
 
 
 @same_flow.hint(
-    "That is the pair that came.",
+    "That is the pair you were given.",
     "The matrix is a sum over places. What may be done to the places of both maps that no sum notices?",
     "Put both maps' places in another order, the same one in both: a mirror will do.",
 )
@@ -97,7 +97,7 @@ def nothing_changed(first, second):
 
 
 @same_flow.hint(
-    "The flow is another one: its rows and columns have changed places.",
+    "The flow has changed: its rows and columns are in another order.",
     "Each channel has a row or a column of its own. Each place only adds something to a sum.",
     "Reorder places, not channels.",
 )
@@ -106,7 +106,7 @@ def channels_reordered(first, second):
 
 
 @same_flow.hint(
-    "Only one of the maps is another one now, and the flow changed with it.",
+    "Only one of the maps has changed, and the flow with it.",
     "A product of two channels is taken at one and the same place.",
     "What you do to the places of the first map, do to those of the second.",
 )
@@ -147,7 +147,7 @@ def only_the_second_changed(first, second):
 @same_flow.hint(
     "For maps of one size it is right. A larger one is max-pooled: what is the largest of -1 and -2?",
     "The maximum of the negatives is not the negative of the maximum.",
-    "Find a change that a maximum over blocks goes along with: a mirror, or a positive factor.",
+    "Find a change that commutes with a maximum over blocks: a mirror, or a positive factor.",
 )
 def signs_flipped(first, second):
     return -first, -second

@@ -90,7 +90,7 @@ def second_stage_starts_from_rest(ask: Ask, draw: Draw) -> None:
 
 
 def with_settings(name: str, *settings: dict[str, float]) -> Callable:
-    """A wrong answer: two right stages but for the ``settings`` of their optimizers."""
+    """A wrong answer: right except for the ``settings`` of the two optimizers."""
 
     def answer(lower, upper, first_loss, second_loss, steps):
         optimizer = torch.optim.SGD(lower.parameters(), **settings[0])
@@ -211,7 +211,7 @@ def stages_swapped(lower, upper, first_loss, second_loss, steps):
 
 
 two_stages.hint(
-    "The second stage is right. What has its optimizer that the first one's has not?",
+    "The second stage is right. What does its optimizer have that the first one's lacks?",
     "Rate, momentum and weight decay are the same in both stages.",
     "weight_decay=0.01 in the first stage, too.",
 )(

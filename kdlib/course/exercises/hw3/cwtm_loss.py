@@ -27,22 +27,22 @@ cwtm_loss = Exercise(
 )
 
 
-@cwtm_loss.holds("The weights sum to 1: examples that are alike have their cross entropy as loss")
+@cwtm_loss.holds("The weights sum to 1: the loss of equal examples is their cross entropy")
 def weights_sum_to_one(ask: Ask, draw: Draw) -> None:
     z, label = draw.logits(1, 4), draw.labels(1, 4)
     loss = -softmax(z, 1)[0, label].log()[0]
     for n in (1, 3):
         teacher = draw.logits(n, 4, scale=1.0)
-        teacher[0, label] += 3  # the first of them is right
+        teacher[0, label] += 3  # the first row predicts the label
         ask(student=z.repeat(n, 1), teacher=teacher, labels=label.repeat(n)).should_be(loss)
 
 
-@cwtm_loss.holds("An example counts as the teacher's largest probability for it does")
+@cwtm_loss.holds("Each example counts in proportion to the teacher's largest probability for it")
 def weights_are_the_teachers_confidence(ask: Ask, draw: Draw) -> None:
     z, label = draw.logits(1, 5), draw.labels(1, 5)
     teacher = torch.cat([draw.logits(1, 5, scale=0.5), draw.logits(1, 5, scale=1.5)])
-    teacher[:, label] -= 2  # it names others than the label
-    sure = 40 * F.one_hot(label, 5).double()  # of no loss: the other example is left alone
+    teacher[:, label] -= 2  # it predicts another class than the label
+    sure = 40 * F.one_hot(label, 5).double()  # its loss is 0, so that only the other example counts
     first = ask(student=torch.cat([z, sure]), teacher=teacher, labels=label.repeat(2))
     first.should(is_finite(first.value) and is_positive(first.value), "a number above 0")
     surest = softmax(teacher, 1).max(-1).values
@@ -92,7 +92,8 @@ def _minds_its_arguments(ask: Ask, given: dict[str, Tensor], draw: Draw) -> None
     others = {"teacher": draw.logits(3, 4), "labels": (given["labels"] + 1) % 4}
     other = ask(student=given["student"], **others)
     other.should(
-        not same(other.value, found.value), "another loss than with other labels and teacher"
+        not same(other.value, found.value),
+        "a loss other than with other labels and another teacher",
     )
 
 
@@ -115,19 +116,19 @@ cwtm_loss.hint(
 )(mistakes.confidence_not_as_shares)
 
 cwtm_loss.hint(
-    "Three examples that are alike have a third of the loss that they should have.",
+    "Three equal examples have a third of the loss that they should have.",
     "Your weights sum to 1 already. What does a mean do to such a sum?",
     "Sum weight times cross entropy; no mean.",
 )(weighted("shares_averaged_again", lambda w, ce: (w / w.sum() * ce).mean()))
 
 cwtm_loss.hint(
-    "The less sure the teacher is of a batch, the smaller is your loss.",
+    "The less sure the teacher is of a batch, the smaller your loss.",
     "A weight is a share of the batch: where does a batch's sum of weights enter?",
     "Divide by the sum of the largest probabilities, not by the number of examples.",
 )(weighted("confidence_averaged", lambda w, ce: (w * ce).mean()))
 
 cwtm_loss.hint(
-    "For a single example all is well. Three that are alike have another loss than one.",
+    "For a single example all is well. Three equal ones have another loss than one.",
     "What do your weights sum to? You divide by the largest of them.",
     "Divide by their sum, and sum.",
 )(weighted("over_the_largest_of_the_batch", lambda w, ce: (w / w.max() * ce).mean()))
@@ -214,7 +215,7 @@ def dark_knowledge_left_in(student, teacher, labels):
 
 @cwtm_loss.hint(
     "The loss of a single example is the cross entropy of another class than its label.",
-    "What the student is compared with is the class that the teacher names.",
+    "The student is compared with the class that the teacher predicts.",
     "Use the labels for the cross entropy, and the teacher for the weights alone.",
 )
 def the_teachers_class_as_label(student, teacher, labels):

@@ -141,7 +141,7 @@ def only_the_last_network(logits):
 
 
 @ensemble.hint(
-    "You give the classes that the ensemble names, not its probabilities.",
+    "You return the classes that the ensemble predicts, not its probabilities.",
     "An ensemble can be a teacher, too, and then its doubts are wanted.",
     "Leave the argmax to whoever asks.",
 )

@@ -23,11 +23,11 @@ def as_many_networks_as_asked(ask: Ask, draw: Draw) -> None:
         family.should(len(family.value) == count, f"a list of {_trained(count)}")
 
 
-@generations.holds("Each begins with a seed of its own")
+@generations.holds("Each starts from its own seed")
 def each_has_its_own_seed(ask: Ask, draw: Draw) -> None:
     family = _family(ask, draw.integer(4, 5))
     born = {float(network["initial"]) for network in family.value}
-    family.should(len(born) == len(family.value), "another initial number in each of them")
+    family.should(len(born) == len(family.value), "a different initial number in each of them")
 
 
 @generations.holds("The first is taught by the labels")
@@ -76,7 +76,7 @@ def grown(
     seeds: Callable = lambda count: range(1, count),
     teacher: Callable = lambda networks, student: networks[-1],
 ) -> Callable:
-    """A wrong answer: networks of these ``seeds``, each taught by this ``teacher``."""
+    """A wrong answer: one more network for each of the ``seeds``, each taught by this ``teacher``."""
 
     def answer(build, train, count):
         networks = [build(0)]
@@ -104,8 +104,8 @@ generations.hint(
 )(grown("one_too_few", lambda count: range(1, count - 1)))
 
 generations.hint(
-    "All networks begin alike.",
-    "What do you give to build? Generations of one start hardly differ, and together they are "
+    "All networks begin with the same weights.",
+    "What do you give to build? Generations from one start hardly differ, and together they are "
     "hardly better than one.",
     "Another seed for every network: its number will do.",
 )(grown("every_generation_begins_alike", lambda count: [0] * (count - 1)))
@@ -169,7 +169,7 @@ generations.hint(
 
 @generations.hint(
     "All entries of your list are the same: is it one network, many times?",
-    "A second name for a network is no copy. What happens to the teacher when the student gets new "
+    "A second name for a network is not a copy. What happens to the teacher when the student gets new "
     "weights?",
     "Let build make a new network for every generation, and leave the old one as it is.",
 )
@@ -202,7 +202,7 @@ def one_network_for_all(build, train, count):
 
 @generations.hint(
     "Your later networks begin where their teachers ended, lessons included.",
-    "Born again means from nothing: only what the teacher says is handed on, not its weights.",
+    "Born again means from nothing: only the teacher's predictions are handed on, not its weights.",
     "Take a new network from build instead of a copy of the teacher.",
 )
 def begun_from_the_teachers_weights(build, train, count):
@@ -251,7 +251,7 @@ def labels_first_then_the_teacher(build, train, count):
 
 @generations.hint(
     "Your teachers are the right ones, and none of them had learned anything when it taught.",
-    "build gives a new network, also for a seed that it was given before. And in which order do you "
+    "build gives a new network, even for a seed that it was given before. And in which order do you "
     "train?",
     "Teach with the trained network itself, the last in the list, oldest first.",
 )
@@ -295,7 +295,7 @@ def newest_first(build, train, count):
 
 
 @generations.hint(
-    "You give back one network.",
+    "You return one network.",
     "The ensemble will need all generations.",
     "Collect them in a list, and return the list.",
 )

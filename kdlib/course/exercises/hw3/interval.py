@@ -52,7 +52,7 @@ def width_follows_students_t(ask: Ask, draw: Draw) -> None:
         found.should(right, f"three numbers, the ends {2 * reach:.4g} apart, for {n} pairs")
 
 
-@interval.holds("What both of a pair have in common makes it no wider")
+@interval.holds("What both runs of a pair share makes it no wider")
 def common_noise_widens_nothing(ask: Ask, draw: Draw) -> None:
     a, b = _errors(draw, 6)
     alone = three_numbers(_telling(ask, a, b).value)
@@ -61,11 +61,11 @@ def common_noise_widens_nothing(ask: Ask, draw: Draw) -> None:
     told = ", ".join(f"{x:.6g}" for x in alone)
     shared.should(
         same(three_numbers(shared.value), alone),
-        f"{told}, as without what every pair has in common",
+        f"{told}, as without what both runs of each pair share",
     )
 
 
-# The 97.5 % quantile of Student's t for 1, 2, 3 … degrees of freedom.
+# The 97.5 % quantiles of Student's t for 1, 2, 3 … degrees of freedom.
 STUDENTS_T = (
     *(12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216, 2.22814),
     *(2.20099, 2.17881, 2.16037, 2.14479, 2.13145, 2.11991, 2.10982, 2.10092, 2.09302, 2.08596),
@@ -73,7 +73,7 @@ STUDENTS_T = (
 
 
 def _errors(draw: Draw, n: int) -> tuple[Tensor, Tensor]:
-    """Of n pairs; those of b are all alike, so that paired or not the interval is the same."""
+    """Errors of n pairs; those in b are equal, so the interval is the same paired or not."""
     b = torch.full((n,), float(draw.integer(300, 400)), dtype=torch.float64)
     return b + (draw.number(20, 60) + 30 * draw.normal(n)).round(), b
 
@@ -88,11 +88,11 @@ def three_numbers(value: object) -> list[float] | None:
 
 
 def _telling(ask: Ask, a: Tensor, b: Tensor) -> Answer:
-    """Three numbers, and other ones for other errors."""
+    """Ask for the interval; fail unless it is three numbers that depend on the errors."""
     found, other = ask(a=a, b=b), ask(a=a * 3, b=b * 3)
     for answer in (found, other):
         answer.should(three_numbers(answer.value) is not None, "three numbers: the mean, low, high")
-    other.should(not same(other.value, found.value), "other numbers than for a third of the errors")
+    other.should(not same(other.value, found.value), "numbers other than for a third of the errors")
     return found
 
 

@@ -37,7 +37,7 @@ def is_the_interval_of_ones_own_runs(ask: Ask, draw: Draw) -> None:
     near = 0.02 * reach
     found.should(
         abs(three[0] - d.mean()) <= near,
-        "first the mean of your five differences, errors of the born again minus those of labels",
+        "first the mean of your five differences, errors of born-again minus label-trained networks",
     )
     ends = abs(three[1] - d.mean() + reach) <= near and abs(three[2] - d.mean() - reach) <= near
     found.should(ends, "the ends of Student's interval of your five differences")
@@ -67,7 +67,7 @@ def with_a_normal_interval(student):
 
 @my_gain.hint(
     "The mean is right, and the ends are not.",
-    "Do you look at the differences, or at both groups for themselves?",
+    "Do you look at the differences, or at each group by itself?",
     "Both networks of a pair began alike: use your own interval(a, b).",
 )
 def with_an_unpaired_interval(student):
@@ -75,7 +75,7 @@ def with_an_unpaired_interval(student):
 
 
 @my_gain.hint(
-    "These are not counts of errors. Are they percents?",
+    "These are not counts of errors. Are they percentages?",
     "There are 360 test images.",
     "Leave the errors as they are.",
 )

@@ -38,7 +38,7 @@ def largest_stays_in_place(ask: Ask, draw: Draw) -> None:
         found.should(stays, f"the largest in the columns {largest[:, 0].tolist()}")
 
 
-@permute_dark_knowledge.holds("Each row has an order of its own")
+@permute_dark_knowledge.holds("Each row gets its own order")
 def each_row_has_its_own_order(ask: Ask, draw: Draw) -> None:
     teacher = draw.logits(1).repeat(8, 1)
     found = ask(teacher=teacher, generator=draw.generator())
@@ -47,7 +47,7 @@ def each_row_has_its_own_order(ask: Ask, draw: Draw) -> None:
     found.should(not alike, "not eight rows in the same order")
 
 
-@permute_dark_knowledge.holds("Every order of the others may come")
+@permute_dark_knowledge.holds("Every order of the others can occur")
 def every_order_may_come(ask: Ask, draw: Draw) -> None:
     row = torch.tensor([[3.0, 1.0, -1.0, -2.0]]).double() + draw.normal(1, 4) / 10
     row = row.roll(draw.integer(0, 3), dims=1)
@@ -58,7 +58,7 @@ def every_order_may_come(ask: Ask, draw: Draw) -> None:
         found.should(_of_its_entries(found.value, teacher), "the teacher's entries, in some order")
         orders |= {tuple(x) for x in found.value[:, others].tolist()}
     found.should(
-        len(orders) >= 5,  # chance may leave one out
+        len(orders) >= 5,  # one may be missing by chance
         f"the six orders of the three smaller ones to come up in 31 calls; {len(orders)} did",
     )
 
@@ -93,7 +93,7 @@ def teacher_is_left_alone(ask: Ask, draw: Draw) -> None:
 
 
 def _permuted(ask: Ask, draw: Draw) -> list[tuple[Tensor, Answer]]:
-    """Small batches, so that a reader sees them whole, and several: now and then an order stays."""
+    """Several batches, since a permutation may change nothing, and small ones, which a report shows whole."""
     batches = [draw.logits(2, 6) for _ in range(3)]
     found = [ask(teacher=teacher, generator=draw.generator()) for teacher in batches]
     for teacher, answer in zip(batches, found, strict=True):
@@ -104,7 +104,7 @@ def _permuted(ask: Ask, draw: Draw) -> list[tuple[Tensor, Answer]]:
 
 
 def _of_its_entries(value: object, teacher: Tensor) -> bool:
-    """Whether all are numbers of the teacher's, up to the rounding of float32."""
+    """Whether every entry is one of the teacher's, up to the rounding of float32."""
     if not is_like(value, teacher):
         return False
     apart = (value.double().reshape(-1, 1) - teacher.reshape(1, -1)).abs()
@@ -138,7 +138,7 @@ permute_dark_knowledge.hint(
 
 @permute_dark_knowledge.hint(
     "The largest entry moved with the others.",
-    "Its place says which class the teacher names: that is to stay.",
+    "Its place is the class that the teacher predicts: that must stay.",
     "Find each row's argmax, and permute the entries that are left.",
 )
 def all_entries_permuted(teacher, generator):

@@ -27,21 +27,21 @@ def clear_differences_are_seen(ask: Ask, draw: Draw) -> None:
         ask(a=a, b=b).should_be(expected)
 
 
-@verdict.holds("Where the interval holds 0, no difference is seen, however few the pairs")
+@verdict.holds("If the interval contains 0, no difference is seen, however few the pairs")
 def zero_inside_is_no_difference(ask: Ask, draw: Draw) -> None:
     for t in (-9.0, 9.0):
         found = ask(a=(pairs := _five_pairs(draw, t))[0], b=pairs[1])
         found.should(found.value in (BETTER, WORSE), f'"{BETTER}" or "{WORSE}": 0 is far outside')
     a, b = _five_pairs(draw, 0.0)
     lucky = torch.tensor([8.0, 6.0, 7.0, -60.0, -20.0]).double()
-    for d in (lucky, -lucky):  # three of five pairs say one thing, the mean another
+    for d in (lucky, -lucky):  # the mean disagrees with three of the five pairs
         ask(a=b + d, b=b).should_be(NEITHER)
     for t in (2.05, -2.05, 2.4, -2.4):
         a, b = _five_pairs(draw, t)
         ask(a=a, b=b).should_be(NEITHER)
 
 
-@verdict.holds("What both of a pair have in common hides no difference")
+@verdict.holds("What both runs of a pair share hides no difference")
 def common_noise_hides_nothing(ask: Ask, draw: Draw) -> None:
     a, b = _five_pairs(draw, -9.0)
     common = torch.tensor([-260.0, -120.0, 10.0, 130.0, 240.0]).double()[
@@ -54,7 +54,7 @@ def common_noise_hides_nothing(ask: Ask, draw: Draw) -> None:
 
 
 def _five_pairs(draw: Draw, t: float) -> tuple[Tensor, Tensor]:
-    """Errors with this ratio of the mean difference to its standard error; those of b are alike."""
+    """Errors whose mean difference is ``t`` standard errors; those in b are equal."""
     d = draw.normal(5)
     d = 40 * (d - d.mean()) / d.std() + 40 * t / math.sqrt(5)
     b = torch.full((5,), float(draw.integer(500, 600)), dtype=torch.float64)
@@ -79,7 +79,7 @@ def reaching(name: str, reach: Callable) -> Callable:
 
 @verdict.hint(
     "You call better what is worse.",
-    "What is counted here are errors.",
+    "The numbers are counts of errors.",
     "Fewer errors in a: the whole interval of a - b lies below 0.",
 )
 def more_is_better(a, b):
@@ -94,7 +94,7 @@ def more_is_better(a, b):
 
 @verdict.hint(
     "You see a difference in everything.",
-    "Two means are never quite equal, also where nothing differs but the seed.",
+    "Two means are never quite equal, even where only the seed differs.",
     "Look at the interval: is 0 in it?",
 )
 def by_the_mean_alone(a, b):
@@ -133,7 +133,7 @@ verdict.hint(
 
 @verdict.hint(
     "Where seeds differ much, you miss what is the same in every pair.",
-    "Do you compare a's interval with b's? That two intervals overlap does not say that their "
+    "Do you compare a's interval with b's? That two intervals overlap does not mean that their "
     "difference may be 0.",
     "One interval, of the differences a - b.",
 )

@@ -11,7 +11,7 @@ from kdlib.course.exercises.material import teacher_logits
 
 def on_a_fine_grid(student):
     z = teacher_logits(student)
-    grid = np.geomspace(0.1, 50, 2000)
+    grid = np.geomspace(0.1, 50, 1000)
     return grid[np.argmin([abs(mean_bits(z, T) - 1) for T in grid])]
 
 
