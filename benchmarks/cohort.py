@@ -1,11 +1,11 @@
-"""How much faster is a cohort than its students one by one?
+"""How much faster is a cohort than training its students one by one?
 
 12 temperatures x 10 seeds of 2 x 100 and of 2 x 30 units, 10,000 images of noise (their values do not
-matter here), a teacher of 2 x 1200, 2 epochs. One by one means: an objective of its own for every
-student, so a teacher pass each, then fit and evaluate. The third side is one by one as well, but on a
-table of the teacher's logits made once: what is left against it is gained by batched products, and by
-not scoring the validation images after every epoch. All sides take turns in one process on one thread;
-medians of processor time. The last line is the ratio to the first way, for 2 x 30.
+matter here), a teacher of 2 x 1200, 2 epochs. One by one means that every student has its own objective
+and so its own teacher pass, then fit and evaluate. The third way trains one by one, too, but on a table
+of the teacher's logits computed once: the cohort's gain over it comes from batched products, and from
+not scoring the validation images after every epoch. The ways take turns in one process on one thread;
+times are medians of processor time. The last line is one by one over the cohort, for 2 x 30.
 
 ``python benchmarks/cohort.py [ROUNDS]``
 """

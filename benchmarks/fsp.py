@@ -1,14 +1,14 @@
-"""How much faster is the FSP term by one batched product, and how much less memory does it take?
+"""How much faster is the FSP term as one batched product, and how much less memory does it need?
 
 The three pairs of layers of a ResNet-32 on 64 images of 32 x 32 pixels: random maps of the student and of
-the teacher, brought to one size by the same max pool, to matrices, to the loss, and back to gradients of
-the student's maps. One side is kdlib's ``fsp_matrix``; the other forms the broadcast product of 64 x C1 x
-C2 x H W numbers and averages it, as public code does. Then a whole step of the first stage with each:
-a ResNet-32's pass up to its third stage, the term, gradients, SGD; the teacher's maps are given there too.
-Both sides take turns in one process on one thread; medians of processor time (on a GPU of wall time).
-Memory is the most that is held at a time beyond what was held before, as the allocator reports it; the
-gradients of the maps are a part of it that no way of working spares, so that the ratio is given with and
-without them. The last line is how many times faster the FSP term is.
+the teacher are brought to one size by the same max pool and turned into matrices and the loss, then the
+gradients flow back to the student's maps. One side is kdlib's ``fsp_matrix``; the other forms the
+broadcast product of 64 x C1 x C2 x H W numbers and averages it, as public code does. Then each side takes
+a whole step of the first stage: a ResNet-32's pass up to its third stage, the term, gradients, SGD; the
+teacher's maps are given there, too. Both sides take turns in one process on one thread; times are medians
+of processor time (of wall time on a GPU). Memory is the peak beyond what was held before, as the
+allocator reports it; since both sides need the gradients of the maps, the ratio is given with and without
+them. The last line is how many times faster the FSP term is.
 
 ``python benchmarks/fsp.py [ROUNDS [IMAGES]]``
 """
@@ -58,13 +58,13 @@ def term(matrix: Matrix, student: Maps, teacher: Maps) -> Tensor:
 
 
 def gradients(matrix: Matrix, student: Maps, teacher: Maps) -> tuple[Tensor, ...]:
-    """Of the term, by the student's maps."""
+    """Gradients of the term with respect to the student's maps."""
     leaves = {name: maps.detach().requires_grad_() for name, maps in student.items()}
     return torch.autograd.grad(term(matrix, leaves, teacher), leaves.values())
 
 
 class Step:
-    """One step of the first stage after the other."""
+    """A training step of the first stage, each time it is called."""
 
     def __init__(self, matrix: Matrix, teacher: Maps) -> None:
         self.matrix, self.teacher = matrix, teacher
@@ -96,7 +96,7 @@ def wait(device: str) -> None:
 
 
 def memory(work: Callable[[], object], device: str) -> tuple[float, float]:
-    """In MiB: the most that is held at a time beyond what was held before, and its result's part."""
+    """The peak of memory in MiB beyond what was held before, and the part that the result holds."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -115,7 +115,7 @@ def memory(work: Callable[[], object], device: str) -> tuple[float, float]:
 
 
 def allocations(record: profile) -> list[int]:
-    """Bytes taken, or given back if negative, in their order."""
+    """Bytes allocated, negative if freed, in order of time."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         record.export_chrome_trace(str(path))
@@ -127,7 +127,7 @@ def allocations(record: profile) -> list[int]:
 def compared(
     what: str, works: dict[str, Callable[[], object]], rounds: int, device: str
 ) -> dict[str, float]:
-    """Print a line for each side; how many times better the first is than the second."""
+    """Print a line for each side; return how many times better the first is than the second."""
     for work in works.values():
         work()  # warm
     times = [[seconds(work, device) for work in works.values()] for _ in range(rounds)]

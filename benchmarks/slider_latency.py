@@ -1,19 +1,19 @@
-"""How long after a move of the slider is the new picture painted, and how many frames bring none?
+"""How long after a move of the slider is the new picture painted, and how many frames are dropped?
 
-The temperature explorer beside what a notebook usually has: ``interact``, a slider of ipywidgets, and a
-function that draws with matplotlib inline. Both show one digit of one teacher in four panels: the image,
+The temperature explorer beside the usual notebook widget: ``interact``, a slider of ipywidgets, and a
+function that draws with matplotlib inline. Both show one teacher's digit in four panels: the image,
 its soft targets, their entropy over T, and the size of the gradient over T with and without T². The
-function computes its curves once, and has the explorer's few ticks. The third row is the browser's own
-floor: a bare range input that writes its value. All are live cells of one JupyterLab page in a headless
-Chromium; the browser itself moves the mouse. The sides take turns, a drag of 20 moves each.
+function computes its curves once, and draws as few ticks as the explorer. The third row is the browser's
+own floor: a bare range input that writes its value. All are live cells of one JupyterLab page in a
+headless Chromium; the browser itself moves the mouse. The sides take turns, a drag of 20 moves each.
 
-Latency: each move waits until the one before is painted, and a random part of a frame more. It lasts from
-the mouse's move (the event's ``timeStamp``, so waiting for the next frame counts) to the first task after
-the frame of the new picture, its layout and paint done; "in the page" is from where the page hears of the
-move. What the compositor does later is left out. Dropped frames: the mouse is dragged to and fro at 125
-moves a second, so that every frame has something new to show; of the frames at 60 a second from the first
-move to the last, those that bring no new picture. Over all drags: frames without any picture, and how
-often the output's height changed. The last line is the ratio of the 95th percentiles.
+Latency: each move waits until the one before is painted, and a random part of a frame more. Latency lasts
+from the mouse's move (the event's ``timeStamp``, so waiting for the next frame counts) to the first task
+after the frame of the new picture, when its layout and paint are done; "in the page" starts when the page
+receives the move. What the compositor does later is left out. Dropped frames: the mouse is dragged to and
+fro at 125 moves a second, so that every frame has something new to show; of the frames at 60 a second from
+the first move to the last, those without a new picture are dropped. Over all drags: frames without any
+picture, and how often the output's height changed. The last line is the ratio of the 95th percentiles.
 
 ``python benchmarks/slider_latency.py [MOVES]``
 """
@@ -116,7 +116,7 @@ HTML('''<input type="range" min="-1.386" max="3.912" step="any" value="1.386" st
     oninput="this.nextElementSibling.value = Math.exp(this.value).toPrecision(3)"><output>4</output>''')
 """
 
-# Each one's cell, its track, and how far inside the track's ends the middle of the handle stops.
+# The cell of each, its track, and how far inside the track's ends the middle of the handle stops.
 SIDES = {
     "TemperatureExplorer": (1, "input[type=range]", 12),
     "interact, matplotlib": (2, ".noUi-base", 0),
@@ -125,7 +125,9 @@ SIDES = {
 OURS, USUAL, FLOOR = SIDES
 
 SETTINGS = {
-    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # no cell leaves the page
+    "@jupyterlab/notebook-extension:tracker": {
+        "windowingMode": "none"
+    },  # every cell stays in the page
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},  # nothing lies over it
 }
 
@@ -222,7 +224,7 @@ def wait_for(address: str) -> None:
 
 @contextlib.asynccontextmanager
 async def opened(address: str):
-    """The notebook's page, its cells run."""
+    """Open the notebook's page and run its cells."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = await chromium.new_page(viewport={"width": 1600, "height": 1000})
@@ -238,7 +240,7 @@ async def opened(address: str):
 
 
 async def drag(page, side: str, shares, quick: bool = False) -> dict:
-    """What is seen while the handle is dragged from the first of these shares of its track to the last."""
+    """Drag the handle through these shares of its track; return the summary of what was seen."""
     cell, track, inset = SIDES[side]
     track = page.locator(".jp-CodeCell").nth(cell).locator(track)
     await track.scroll_into_view_if_needed()
@@ -265,7 +267,7 @@ async def move_one_by_one(page, places, y: float) -> None:
 
 
 async def move_quickly(page, places, y: float, seconds: float = 1 / 125) -> None:
-    """A mouse does not wait until it is heard."""
+    """Move at a fixed rate, as a mouse does, without waiting for the page."""
     began, moves = time.perf_counter(), []
     for k, x in enumerate(places):
         await asyncio.sleep(began + k * seconds - time.perf_counter())
@@ -274,7 +276,7 @@ async def move_quickly(page, places, y: float, seconds: float = 1 / 125) -> None
 
 
 def summary(moves, frames, **_) -> dict:
-    """Of one drag: for each move that was heard, how many milliseconds passed until the next picture."""
+    """Summarize one drag; latencies are milliseconds from each received move to the next picture."""
     sent, heard = np.array(moves).T
     times, fresh, blank, heights = np.array(frames, dtype=float).T
     painted = times[fresh == 1]
@@ -292,7 +294,7 @@ def summary(moves, frames, **_) -> dict:
 
 
 async def measured(moves: int) -> pd.DataFrame:
-    """A row for each drag: per block and side a slow one there, a quick one to and fro, and back."""
+    """One row per drag: for each block and side a slow drag there, then a quick one to and fro."""
     to_and_fro = [
         *np.linspace(HIGH, LOW, 41),
         *np.linspace(LOW, HIGH, 41),
@@ -312,7 +314,7 @@ async def measured(moves: int) -> pd.DataFrame:
 
 
 def report(drags: pd.DataFrame) -> None:
-    """Print the table, and as the last line how many times longer the usual way's 95th percentile is."""
+    """Print the table, and last how many times longer the usual widget's 95th percentile is."""
     rows = {}
     for side, of_side in drags.groupby("side", sort=False):
         slow, quick = of_side[~of_side["quick"]], of_side[of_side["quick"]]

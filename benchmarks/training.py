@@ -1,14 +1,14 @@
 """How much faster is kdlib than a plain PyTorch loop, at equal accuracy, and what limits it?
 
-A student of 2 x 800 from a teacher of 2 x 1200 at T = 20, on 10,000 MNIST images, 15 epochs of batches
-of 128. The plain loop is the usual one: a torchvision data set with ToTensor and Normalize, a DataLoader
-(with as many workers as a trial finds fastest), the teacher run on every batch, ``loss.item()`` in every
-step, float32. kdlib's time is all of ``fit``, the teacher's pass included. What comes before, loading
-images into memory, and scoring are left out on both sides. Both start from the same weights with the
-same schedule and take turns in one process, seed by seed; images a second are medians over the seeds,
-errors are paired by seed. Then a profile: where the time of kdlib's epochs goes (the profiler's own time
-counts as Python), and how near its matrix products come to what large ones reach here. The last line is
-the ratio of the speeds.
+A student of 2 x 800 learns from a teacher of 2 x 1200 at T = 20, on 10,000 MNIST images, for 15 epochs in
+batches of 128. The plain loop is the usual one: a torchvision data set with ToTensor and Normalize, a
+DataLoader (with the number of workers that a trial finds fastest), a teacher pass on every batch,
+``loss.item()`` in every step, float32. kdlib's time is all of ``fit``, the teacher's pass included.
+Loading images into memory and scoring are left out on both sides. Both start from the same weights with
+the same schedule and take turns in one process, seed by seed; images per second are medians over the
+seeds, errors are paired by seed. Then a profile shows where the time of kdlib's epochs goes (the
+profiler's own time counts as Python), and how near its matrix products come to the speed of large ones
+here. The last line is the ratio of the speeds.
 
 ``python benchmarks/training.py [SEEDS [EPOCHS]]``
 """
@@ -58,7 +58,7 @@ class Images(torchvision.datasets.MNIST):
 
 
 def plain(data, teacher, seed: int, epochs: int, workers: int) -> torch.nn.Module:
-    """The loop as it is usually written."""
+    """Train with the loop as it is usually written."""
     device = data.train.inputs.device
     loader = DataLoader(
         Images(data.train), BATCH, shuffle=True, drop_last=True, num_workers=workers,
@@ -109,7 +109,7 @@ def wait(device: torch.device) -> None:
 
 
 def fastest_workers(data, teacher) -> int:
-    """Of the plain loop, by its second epoch: starting up is not held against it."""
+    """The number of workers with the fastest second epoch: starting them up does not count."""
     trials = {}
     plain(data, teacher, 0, 1, 0)  # warm
     for workers in [w for w in (0, 2, 4, 8) if w <= os.cpu_count()]:
@@ -123,7 +123,7 @@ def fastest_workers(data, teacher) -> int:
 
 
 def compared(data, teacher, seeds: int, epochs: int) -> float:
-    """Print both sides' speeds and errors; the ratio of kdlib as it is to the plain loop."""
+    """Print both sides' speeds and errors; return the ratio of kdlib's speed to the plain loop's."""
     train = dataclasses.replace(data, validation=None)
     workers = fastest_workers(train, teacher)
     ways = {f"plain loop, {workers} workers": lambda s: plain(train, teacher, s, epochs, workers)}
@@ -171,7 +171,7 @@ def profiled(data, teacher, epochs: int = 3) -> None:
         recipe = kd.Recipe(batch_size=BATCH, learning_rate=RATE, **changes)
         return kd.fit(student, objective, data, recipe, progress=False).frame["seconds"].sum()
 
-    fit(epochs=1)  # from here on the teacher's table is there
+    fit(epochs=1)  # makes the teacher's table, which later fits reuse
     with FlopCounterMode(display=False) as counter:
         fit(iterations=1)
     work = counter.get_total_flops() * epochs * data.train.steps(BATCH)
@@ -204,7 +204,7 @@ def profiled(data, teacher, epochs: int = 3) -> None:
 
 
 def large_products(device: torch.device) -> float:
-    """FLOP/s of square matrix products in the dtype that fit takes here, the best of two sizes."""
+    """FLOP/s of square matrix products in the dtype that fit uses here, the better of two sizes."""
     dtype = autocast_dtype("auto", device) or torch.float32
     rates = []
     for size in (1024, 2048) if device.type == "cpu" else (4096, 8192):
@@ -238,7 +238,7 @@ def main(seeds: int = 5, epochs: int = 15) -> None:
         f"{seeds} seeds, {epochs} epochs"
     )
     ratio = compared(data, teacher, seeds, epochs)
-    if data.train.inputs.device.type != "mps":  # which the profiler does not know
+    if data.train.inputs.device.type != "mps":  # which the profiler does not support
         profiled(data, teacher)
     print(f"ratio: {ratio:.1f}")
 

@@ -1,4 +1,4 @@
-"""benchmarks/: both sides do the same work and learn alike; a slider's moves are all painted."""
+"""benchmarks/: both sides do the same work and learn alike; every move of a slider is painted."""
 
 import importlib.util
 import os
@@ -27,22 +27,12 @@ def benchmark(name):
     return module
 
 
-@pytest.fixture(scope="module")
-def training():
-    return benchmark("training")
+training = pytest.fixture(scope="module")(lambda: benchmark("training"))
+sliders = pytest.fixture(scope="module")(lambda: benchmark("slider_latency"))
+fsp = pytest.fixture(scope="module")(lambda: benchmark("fsp"))
 
 
 @pytest.fixture(scope="module")
-def sliders():
-    return benchmark("slider_latency")
-
-
-@pytest.fixture(scope="module")
-def fsp():
-    return benchmark("fsp")
-
-
-@pytest.fixture
 def small(real_data):
     return kd.data.load("mnist", device="cpu", root=real_data).limit(2_000)
 
@@ -50,7 +40,7 @@ def small(real_data):
 def test_the_plain_loop_sees_the_images_that_kdlib_sees(training, small):
     images, labels = zip(*training.Images(small.train), strict=True)
     assert list(labels) == small.train.labels.tolist()
-    # Their mean and deviation have four digits.
+    # The plain loop's mean and deviation have four digits.
     torch.testing.assert_close(torch.stack(images), small.train.inputs, atol=2e-3, rtol=0)
 
 
@@ -66,12 +56,12 @@ def test_both_sides_start_alike_and_learn(training, small):
         assert kd.evaluate(student, small.test).accuracy > right - 0.05
 
 
-def test_one_seed_cannot_be_paired_and_is_refused_before_anything_runs(training):
+def test_one_seed_is_refused_before_anything_runs(training):
     with pytest.raises(SystemExit, match="at least 2"):
         training.main(1)
 
 
-def test_both_ways_to_the_fsp_term_give_one_loss_and_one_gradient(fsp):
+def test_both_ways_give_the_same_fsp_term_and_gradient(fsp):
     student, teacher = fsp.random_maps(0, images=2), fsp.random_maps(1, images=2)
     losses = [fsp.term(way, student, teacher) for way in fsp.WAYS.values()]
     torch.testing.assert_close(*losses)
@@ -87,7 +77,7 @@ def test_the_maps_of_the_fsp_term_have_the_sizes_of_a_resnet_32(fsp):
     assert sizes == {name: maps.shape for name, maps in fsp.random_maps(0, images=2).items()}
 
 
-def test_a_step_with_either_way_moves_the_student_alike_up_to_its_third_stage(fsp):
+def test_both_ways_take_the_same_step_up_to_the_third_stage(fsp):
     start, ends = kd.models.resnet(32).state_dict(), []
     for way in fsp.WAYS.values():
         step = fsp.Step(way, fsp.random_maps(1, images=2))
@@ -98,7 +88,7 @@ def test_a_step_with_either_way_moves_the_student_alike_up_to_its_third_stage(fs
     torch.testing.assert_close(*ends)
 
 
-def test_memory_counts_what_is_held_at_a_time_and_what_is_left(fsp):
+def test_memory_counts_the_peak_and_what_is_left(fsp):
     def work():
         for _ in range(3):
             torch.zeros(2**20)  # 4 MiB, given back each time
@@ -107,7 +97,7 @@ def test_memory_counts_what_is_held_at_a_time_and_what_is_left(fsp):
     assert fsp.memory(work, "cpu") == pytest.approx((4, 1), abs=0.01)
 
 
-def test_the_broadcast_product_is_what_its_side_holds(fsp):
+def test_one_side_holds_the_broadcast_product(fsp):
     maps = fsp.random_maps(0, images=2)
     most, left = fsp.memory(lambda: fsp.gradients(fsp.WAYS["broadcast product"], maps, maps), "cpu")
     assert left == pytest.approx(sum(m.numel() for m in maps.values()) * 4 / 2**20, abs=0.01)
@@ -115,17 +105,13 @@ def test_the_broadcast_product_is_what_its_side_holds(fsp):
 
 
 def test_the_fsp_benchmark_ends_with_its_ratio(fsp, capsys):
-    threads = torch.get_num_threads()
-    try:
-        fsp.main(1, 2)
-    finally:
-        torch.set_num_threads(threads)
+    fsp.main(1, 2)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7
     assert re.fullmatch(r"ratio: \d+\.\d", lines[-1])
 
 
-def test_a_move_of_a_slider_lasts_until_the_next_picture_and_other_frames_are_dropped(sliders):
+def test_latency_lasts_from_a_move_to_the_next_picture_and_other_frames_are_dropped(sliders):
     moves = [(95, 100), (195, 200)]  # sent, heard
     frames = [  # over, a new picture, no picture, height
         (90, True, False, 10),
@@ -143,6 +129,7 @@ def test_a_move_of_a_slider_lasts_until_the_next_picture_and_other_frames_are_dr
     assert (seen["blank"], seen["heights"], seen["interval"]) == (1, 2, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_every_move_of_every_slider_is_painted(sliders):
     command = [sys.executable, ROOT / "benchmarks" / "slider_latency.py", "4"]

@@ -1,7 +1,7 @@
-"""Write the moving picture at the top of the README: lesson 02's temperature explorer being used.
+"""Write the animation at the top of the README: lesson 02's temperature explorer in use.
 
-``python tools/animation.py``, or ``make animation``; needs Chromium. Nothing is recorded as it runs: the
-mouse goes a step, the page is painted, a picture is taken, so that a busy machine makes the same file.
+``python tools/animation.py``, or ``make animation``; needs Chromium. It is not filmed in real time: the
+mouse moves a step, the page is painted, a picture is taken, so a busy machine makes the same file.
 The file's comment is a hash of the explorer that it shows.
 """
 
@@ -23,7 +23,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-# The explorer's frame is painted together with the page, and wholly.
+# These make the browser paint the explorer's whole frame together with the page.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-features=IsolateSandboxedIframes",
@@ -32,14 +32,14 @@ ARGUMENTS = [
 WIDTH = 800  # CSS pixels, about as many as in the README
 SCALE = 1.5  # pixels of the file for each
 MILLISECONDS = 80  # a step
-APART = 4  # thumbnails between the first image and the other one
-# So that the text can be read in the README, the gradient and the caption are left to the lesson.
+APART = 4  # thumbnails from the first image to the other one
+# Without the gradient and the caption, the text stays large enough to be read in the README.
 LAYOUT = """
 .kdlib-temperature .panels { grid-template-columns: 144px 2.1fr 1fr; }
 .kdlib-temperature :is(.targets, .entropy) { grid-column: auto; }
 .kdlib-temperature :is(.gradient, .caption) { display: none; }
 """
-# Screenshots hold no pointer. Its ring shows that the button is pressed.
+# Screenshots do not show the pointer. Its ring shows that the button is pressed.
 POINTER = """
 <svg id="pointer" width="1" height="1"
   style="position: fixed; left: 0; top: 0; overflow: visible; pointer-events: none">
@@ -57,15 +57,15 @@ Place = tuple[float, float]
 
 
 def hash_of(form: str) -> str:
-    """Of all that is filmed: the explorer with its data, and what the film adds."""
+    """Hash everything that is filmed: the explorer with its data, and what the film adds."""
     return hashlib.sha256((form + LAYOUT + POINTER).encode()).hexdigest()
 
 
 def explorer_of(root: Path) -> str:
-    """Lesson 02's first temperature explorer in the present drawing.
+    """Lesson 02's first temperature explorer, drawn with the current code.
 
     Raises:
-        SystemExit: the lesson holds none.
+        SystemExit: the lesson holds no temperature explorer.
     """
     lesson = root / "notebooks" / "02_temperature.ipynb"
     forms = saved_forms(nbformat.read(lesson, as_version=4), "temperature explorer")
@@ -77,7 +77,7 @@ def explorer_of(root: Path) -> str:
 
 
 def made_from(path: Path) -> str | None:
-    """The hash of the explorer that an animation shows; None without an animation."""
+    """The hash of the explorer that an animation shows; None if there is no animation."""
     if not path.exists():
         return None
     with Image.open(path) as image:
@@ -86,10 +86,10 @@ def made_from(path: Path) -> str | None:
 
 @dataclass
 class Hand:
-    """A hand on the mouse; whatever it does is taken as frames, each with its milliseconds."""
+    """A hand on the mouse; its moves are recorded as frames, each with its duration."""
 
     page: object
-    explorer: object  # the frame in it
+    explorer: object  # its frame in the page
     place: Place
     pressed: bool = False
     frames: list[tuple[Image.Image, int]] = field(default_factory=list)
@@ -101,7 +101,7 @@ class Hand:
         self.frames.append((Image.open(io.BytesIO(picture)).convert("RGB"), milliseconds))
 
     def go(self, goal: Place, steps: int) -> None:
-        """Slow at both ends."""
+        """Move to the goal, slowly at both ends."""
         start = self.place
         for step in range(1, steps + 1):
             share = (1 - math.cos(math.pi * step / steps)) / 2
@@ -121,7 +121,7 @@ class Hand:
 
 
 def film(browser, form: str) -> list[tuple[Image.Image, int]]:
-    """From T = 1 to 20, to another image, back to T = 1, back to the first image."""
+    """Film the way from T = 1 to 20, to another image, back to T = 1 and to the first image."""
     page = browser.new_page(
         viewport={"width": WIDTH, "height": 1000}, device_scale_factor=SCALE, color_scheme="light"
     )
@@ -157,7 +157,7 @@ def film(browser, form: str) -> list[tuple[Image.Image, int]]:
 
 
 def two_images(explorer) -> tuple:
-    """The thumbnail that is chosen, and one that is seen beside it: a more confusing one if it can be."""
+    """The selected thumbnail and another one, from a more confusing image if there is one."""
     thumbnails = explorer.locator(".thumbnail")
     place = thumbnails.evaluate_all("all => all.findIndex(one => one.ariaSelected === 'true')")
     return thumbnails.nth(place), thumbnails.nth(place - APART if place >= APART else place + APART)
@@ -169,7 +169,7 @@ def middle(node) -> Place:
 
 
 def handle(slider, temperature: float) -> Place:
-    """Where the slider's handle, 24 pixels wide, stands at a temperature."""
+    """The place of the slider's handle, 24 pixels wide, at a temperature."""
     low, high = (float(slider.get_attribute(end)) for end in ("min", "max"))
     share = (math.log(temperature) - low) / (high - low)
     box = slider.bounding_box()
@@ -177,7 +177,7 @@ def handle(slider, temperature: float) -> Place:
 
 
 def gif(frames: list[tuple[Image.Image, int]], comment: str) -> bytes:
-    """For ever, in 16 levels of red, green and blue: white stays white, and text stays sharp."""
+    """A looping GIF in 16 levels of red, green and blue: white stays white, and text stays sharp."""
     levels = [17 * round(value / 17) for value in range(256)] * 3
     pictures = [picture.point(levels) for picture, _ in frames]
     counts = Counter()

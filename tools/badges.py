@@ -1,8 +1,8 @@
 """Write the head of every notebook: its Colab badge, the date of its last run, the install cell.
 
 ``python tools/badges.py``, or ``make badges``. All of it follows from one address, ``Repository`` under
-``project.urls`` in pyproject.toml, and from what the last run of a notebook left in its metadata. While
-no address is set the badge says so, and the install cell too.
+``project.urls`` in pyproject.toml, and from what a notebook's last run left in its metadata. If no
+address is set, the badge and the install cell say so.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ if getattr(importlib.util.find_spec("kdlib"), "origin", None) is None:
 
 
 def address(pyproject: Path = ROOT / "pyproject.toml") -> str | None:
-    """Where the project can be cloned from."""
+    """The address from which the project can be cloned; None if there is none."""
     urls = tomllib.loads(pyproject.read_text())["project"].get("urls", {})
     return urls.get("Repository", "").removesuffix("/").removesuffix(".git") or None
 
 
 def badge(name: str, where: str | None, last_run: str | None) -> str:
-    """Where Colab opens the notebook, or why it does not; of a lesson, when it was last run."""
+    """Link to the notebook in Colab, or say why there is none; add the last run of a lesson."""
     github = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", where or "")
     if github:
         page = f"{COLAB}/github/{github[1]}/blob/main/notebooks/{name}.ipynb"
@@ -77,23 +77,23 @@ def install(where: str | None) -> str:
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:
-    """Of the code cells, the install cell left out."""
+    """Hash the code cells, except the install cell."""
     code = [c.source for c in notebook.cells if c.cell_type == "code" and c.id != "install"]
     return hashlib.sha256("\n\0".join(code).encode()).hexdigest()[:16]
 
 
 def stamped(notebook: nbformat.NotebookNode, day: str) -> nbformat.NotebookNode:
-    """The notebook with the day of its run, and what was run."""
+    """Record in the notebook the day of its run and a hash of the code that ran."""
     kept = notebook.metadata.get("kdlib", {})  # the numbers it quotes
     notebook.metadata.kdlib = {**kept, "last_run": day, "code": code_hash(notebook)}
     return notebook
 
 
 def headed(notebook: nbformat.NotebookNode, name: str, where: str | None) -> nbformat.NotebookNode:
-    """The notebook with its badge and its install cell below the title; their outputs stay.
+    """Put the badge and the install cell below the notebook's title; outputs stay.
 
-    ``name`` is its path below ``notebooks``, without its ending. Homework is opened in Colab as it is
-    handed out, and has no run of its own to be dated.
+    ``name`` is its path below ``notebooks``, without the suffix. Homework opens in Colab as it is
+    handed out, and has no run of its own whose date could be shown.
     """
     last_run = notebook.metadata.get("kdlib", {}).get("last_run")
     for place, (cell_id, make, source) in enumerate(
@@ -110,7 +110,7 @@ def headed(notebook: nbformat.NotebookNode, name: str, where: str | None) -> nbf
 
 
 def save(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Whole or not at all."""
+    """Write the notebook completely or not at all."""
     nbformat.validate(notebook)
     part = path.with_suffix(".part")
     nbformat.write(notebook, part)
@@ -118,7 +118,7 @@ def save(notebook: nbformat.NotebookNode, path: Path) -> None:
 
 
 def names() -> dict[Path, str]:
-    """Every notebook with a head of its own, and what Colab opens for it."""
+    """Every notebook with a head, and the name of the notebook that Colab opens for it."""
     lessons = {path: path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     homework = sorted((ROOT / "notebooks" / "homework" / "source").glob("*/*.ipynb"))
     return lessons | {p: f"homework/release/{p.parent.name}/{p.stem}" for p in homework}

@@ -1,8 +1,8 @@
-"""Put the present drawing into every explorer that the notebooks hold.
+"""Update the code of every explorer that is saved in a notebook.
 
-``python tools/explorers.py``, or ``make explorers``, after a change of kdlib/course/widgets/*.js or explorer.css:
-a saved explorer holds the JavaScript that it was saved with. Its data, its still picture and the words
-for it stay as they were measured; nothing is run.
+``python tools/explorers.py``, or ``make explorers``, after a change of kdlib/course/widgets/*.js or
+explorer.css: a saved explorer holds the JavaScript that it was saved with. Its data, its still picture
+and the picture's description stay as they were measured; nothing is run.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ EXPLORERS = {kind.name: kind for kind in (TemperatureExplorer, DistillationExplo
 
 
 def saved_forms(notebook: nbformat.NotebookNode, name: str) -> list[str]:
-    """Those of the explorers of this name, in order."""
+    """The saved forms of all explorers of this name, in order."""
     forms = (data["text/html"] for data in _with_explorer(notebook))
     return [form for form in forms if taken_apart(form)["name"] == name]
 
 
 def redrawn(form: str) -> str:
-    """The saved form in the present drawing.
+    """The saved form with the current code.
 
     Raises:
-        ValueError: the drawing reads other data than was saved.
+        ValueError: the current code reads other data than was saved.
     """
     saved = taken_apart(form)
     kind = EXPLORERS[saved["name"]]
@@ -46,7 +46,7 @@ def redrawn(form: str) -> str:
 
 
 def redraw(notebook: nbformat.NotebookNode) -> bool:
-    """Every explorer of the notebook; false where there was nothing to change."""
+    """Update every explorer of the notebook; return whether anything changed."""
     changed = False
     for data in _with_explorer(notebook):
         before, data["text/html"] = data["text/html"], redrawn(data["text/html"])

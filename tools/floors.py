@@ -1,4 +1,4 @@
-"""Print the lowest version that pyproject.toml allows of everything it names, as pip's constraints."""
+"""Print the lowest versions that pyproject.toml allows, as constraints for pip."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Run the notebooks at lesson size and save what they show.
+"""Run the notebooks at lesson size and save their outputs.
 
 ``python tools/lesson.py [NAME ...]`` runs each twice in a fresh kernel with an empty cache of trained
-networks: first under nbval, which fails on what a plain run swallows (a widget callback that raises),
-then to keep its outputs, with the date and a hash of the code that made them. With
+networks: first under nbval, which fails on errors that a plain run swallows (a widget callback that
+raises), then to keep its outputs, with the date and a hash of the code that made them. With
 ``KDLIB_PROFILE=lesson``, the default, they are saved into ``notebooks/``; any other profile writes to
 ``build/`` and leaves the notebooks alone.
 """
@@ -54,7 +54,7 @@ def chosen(names: list[str]) -> list[Path]:
 
 
 def empty_cache() -> tempfile.TemporaryDirectory:
-    """A cache folder that knows the downloads of the user's, and no trained network."""
+    """A cache folder with the user's downloads but without trained networks."""
     import torch
 
     downloads = Path(torch.hub.get_dir()) / "kdlib" / "data"
@@ -67,7 +67,7 @@ def empty_cache() -> tempfile.TemporaryDirectory:
 
 
 def check(path: Path, cache: str, seconds: int = CELL_SECONDS) -> int:
-    """nbval's verdict, 0 where every cell ran, each within so many seconds."""
+    """Return nbval's exit status, 0 if every cell ran within ``seconds``."""
     command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env"]
     command += [f"--nbval-cell-timeout={seconds}", str(path)]
     return subprocess.run(
@@ -90,9 +90,9 @@ def run(path: Path, cache: str) -> nbformat.NotebookNode:
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without what only a kernel can show: widget views, their state, emptied progress bars.
+    """Remove what only a kernel can show: widget views, their state, emptied progress bars.
 
-    Of a widget that says the same in Markdown, the Markdown stays; of an explorer its saved form.
+    A widget's Markdown and an explorer's saved form stay.
     """
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {

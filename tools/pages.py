@@ -1,9 +1,9 @@
 """Write all notebooks as static pages that need no kernel, no network and no JavaScript of their own.
 
 ``python tools/pages.py``, or ``make site``: ``site/index.html`` lists the lessons, every notebook has a
-page. Formulas become MathML here, once, so that a browser draws them without a library; what an output
-brings along (an explorer in its own frame) stays as it is. Minutes and data are those of the README's
-table. The folder is written whole or not at all.
+page. Formulas become MathML here, once, so that a browser draws them without a library; an output's own
+HTML (an explorer in its frame) stays as it is. Minutes and data come from the README's table. The
+folder is written completely or not at all.
 
 (Not called ``site.py``: Python itself imports a module of that name when it starts.)
 """
@@ -39,7 +39,7 @@ ROW = re.compile(
 
 @dataclass(frozen=True)
 class Lesson:
-    """A notebook, and what stands about it in the README's table."""
+    """A notebook and its row of the README's table."""
 
     name: str
     label: str
@@ -65,10 +65,10 @@ class Lesson:
 
 
 def build(root: Path = ROOT) -> Path:
-    """Write ``root/site`` from ``root/notebooks``; what was there stays until the new one is whole.
+    """Write ``root/site`` from ``root/notebooks``; the old site stays until the new one is complete.
 
     Raises:
-        ValueError: a notebook that the README does not list or that shows no picture, a formula that
+        ValueError: the README does not list a notebook, a notebook shows no picture, or a formula
             cannot be read.
     """
     with tempfile.TemporaryDirectory(dir=root, prefix=".site-") as folder:
@@ -83,7 +83,7 @@ def build(root: Path = ROOT) -> Path:
 
 
 def lessons(root: Path) -> list[Lesson]:
-    """All notebooks in their order."""
+    """All notebooks in order."""
     rows = {row[1]: row for row in ROW.findall((root / "README.md").read_text())}
     found = []
     for path in sorted((root / "notebooks").glob("*.ipynb")):
@@ -97,7 +97,7 @@ def lessons(root: Path) -> list[Lesson]:
 
 
 def write(lessons: Sequence[Lesson], folder: Path) -> None:
-    """The index, a page for each lesson, and what they show, into a new folder."""
+    """Write the index, a page for each lesson, and their pictures into a new folder."""
     folder.mkdir()
     for name in ("style.css", "icon.svg"):
         shutil.copy(TEMPLATES / "site" / name, folder)
@@ -134,7 +134,7 @@ def rendered(template: str, **names: object) -> str:
 
 
 def exported(lesson: Lesson) -> tuple[str, dict[str, bytes]]:
-    """The lesson's cells as HTML, and the pictures in them by the names under which it shows them."""
+    """The lesson's cells as HTML, and their pictures by the names that the HTML gives them."""
     notebook = nbformat.from_dict(lesson.notebook)
     notebook.cells = [cell for cell in notebook.cells if not empty_badge(cell)]
     exporter = Cells(
@@ -149,18 +149,18 @@ def exported(lesson: Lesson) -> tuple[str, dict[str, bytes]]:
 
 
 def empty_badge(cell: nbformat.NotebookNode) -> bool:
-    """A badge that only says why it opens nothing; the date of the last run stands on the page anyway."""
+    """Whether a badge has no link; the page shows the date of the last run anyway."""
     return cell.get("id") == "badge" and "](" not in cell.source
 
 
 def sections(cells: str) -> list[tuple[str, str]]:
-    """Address and title of what a reader may want to go to."""
+    """Address and title of each section of the page."""
     titles = BeautifulSoup(cells, "html.parser").select("h2[id]")
     return [("#" + quote(title["id"]), title.get_text()) for title in titles]
 
 
 class Cells(HTMLExporter):
-    """nbconvert's, with our Markdown, and with pictures as files beside the page."""
+    """nbconvert's exporter, with our Markdown, and with pictures as files beside the page."""
 
     @property
     def default_config(self) -> Config:
@@ -182,7 +182,7 @@ class Renderer(IPythonRenderer):
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
         if url.startswith("http"):
-            return text  # a page opened from disk fetches nothing; a badge still is a link
+            return text  # a page opened from disk loads nothing; a badge is still a link
         return super().image(text, url, title)
 
     def heading(self, text: str, level: int, **attrs: object) -> str:
@@ -203,13 +203,13 @@ class Renderer(IPythonRenderer):
 
 
 def scrolling(tag: str, name: str, content: str) -> str:
-    """Content that may be wider than a phone and is then scrolled, by keyboard too."""
+    """Wrap content that may be wider than a phone, to be scrolled, by keyboard too."""
     attributes = f'class="scrolls" role="group" tabindex="0" aria-label="{name}"'
     return f"<{tag} {attributes}>{content}</{tag}>"
 
 
 def page_of(url: str) -> str:
-    """Where a link to a notebook leads on the site: to its page, for homework to the notebook itself.
+    """Turn a link to a lesson into one to its page, a link to homework into one to its notebook.
 
     Every other link stays.
     """
@@ -222,7 +222,7 @@ def mathml(formula: str, display: str) -> str:
     """The formula as MathML; latex2mathml copies a command that it does not know, we refuse it.
 
     Raises:
-        ValueError: a formula that it cannot read.
+        ValueError: latex2mathml cannot read the formula.
     """
     try:
         made = convert(formula, display=display)
@@ -236,7 +236,7 @@ def mathml(formula: str, display: str) -> str:
 
 
 def functions_apart(formula: str) -> str:
-    """With TeX's thin space on both sides of ln, log and so on, which latex2mathml leaves out."""
+    """Put TeX's thin space, which latex2mathml leaves out, on both sides of ln, log and so on."""
     function, thin = "<mi>[a-z]{2,}</mi>", r'\1<mspace width="0.167em" />'
     formula = re.sub(rf"({function})(?=<m(?:i|n|sub|sup|frac)\b)", thin, formula)
     return re.sub(rf"(</m(?:i|n|sub|sup)>)(?={function})", thin, formula)

@@ -1,8 +1,8 @@
 """Write a small picture of every notebook for the README, taken from the notebook's own outputs.
 
 ``python tools/thumbnails.py``, or ``make thumbnails``; ``make lesson`` does it too. A thumbnail holds the
-hash of the picture that it was made from and is written anew only when that has changed, because
-another Pillow may compress the same picture to other bytes.
+hash of the picture that it was made from and is written again only if that has changed, because
+another version of Pillow may compress the same picture to other bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EMBEDDED = re.compile(r"data:image/(?:png|jpeg|webp);base64,")
 
 @dataclass(frozen=True)
 class Picture:
-    """What an output shows, and the words for who cannot see it."""
+    """A picture in an output, and its description for those who cannot see it."""
 
     data: bytes
     alt: str
@@ -38,10 +38,10 @@ class Picture:
 
 
 def first_picture(notebook: nbformat.NotebookNode) -> Picture:
-    """The first among the outputs, one inside an HTML output included.
+    """The first picture in the outputs, including those inside HTML.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the notebook shows no picture.
     """
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -64,7 +64,7 @@ def thumbnail(picture: Picture) -> bytes:
 
 
 def made_from(path: Path) -> str | None:
-    """The hash of the picture that a thumbnail was made from; None without a thumbnail."""
+    """The hash of the picture that a thumbnail was made from; None if there is no thumbnail."""
     if not path.exists():
         return None
     with Image.open(path) as image:

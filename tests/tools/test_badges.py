@@ -17,29 +17,21 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 GITHUB = "https://github.com/someone/kdlib"
 
 
-def read(path):
-    return nbformat.read(path, as_version=4)
-
-
 def lesson(*code):
     cells = [nbformat.v4.new_markdown_cell("# Why?"), *map(nbformat.v4.new_code_cell, code)]
     return nbformat.v4.new_notebook(cells=cells)
 
 
 @each_notebook
-def test_badge_and_install_cell_are_those_of_the_address(path):
-    """If this fails: make badges."""
-    written = badges.headed(read(path), path.stem, badges.address())
-    assert [cell.source for cell in written.cells] == [cell.source for cell in read(path).cells]
-
-
-@each_notebook
-def test_what_the_notebook_shows_was_made_by_the_code_it_holds(path):
-    """If this fails: make lesson NB=that notebook."""
-    notebook = read(path)
+def test_the_head_is_that_of_the_address_and_outputs_come_from_the_code(path):
+    """If this fails: make badges, or make lesson NB=that notebook."""
+    notebook = nbformat.read(path, as_version=4)
     assert notebook.metadata.kdlib.code == badges.code_hash(notebook)
     day = date.fromisoformat(notebook.metadata.kdlib.last_run)
     assert f"Last run: {day}" in notebook.cells[1].source
+    before = [cell.source for cell in notebook.cells]
+    written = badges.headed(notebook, path.stem, badges.address())
+    assert [cell.source for cell in written.cells] == before
 
 
 def test_the_address_is_the_repository_in_pyproject(tmp_path):
@@ -55,7 +47,7 @@ def test_the_address_is_the_repository_in_pyproject(tmp_path):
         assert badges.address(pyproject) == expected
 
 
-def test_a_badge_opens_this_very_notebook_or_says_why_there_is_none():
+def test_a_badge_opens_its_notebook_or_says_why_there_is_no_link():
     link = "https://colab.research.google.com/github/someone/kdlib/blob/main/notebooks/05_x.ipynb"
     assert f"]({link})" in badges.badge("05_x", GITHUB, None)
     assert "no public address" in badges.badge("05_x", None, None)
@@ -73,7 +65,7 @@ def test_the_install_cell_names_the_address_or_says_what_to_do():
 
 
 def installed_by(cell, pip):
-    """Run the install cell with a function in the place of pip."""
+    """Run the install cell with a function in place of pip."""
     lines = [re.sub(r"^( *)%pip.*", r"\1pip(keep.read_text())", line) for line in cell.splitlines()]
     exec("\n".join(lines), {"pip": pip})  # noqa: S102
 
@@ -94,7 +86,9 @@ def test_the_install_cell_keeps_the_torch_that_would_be_imported(tmp_path, monke
     assert not any(line.startswith("torchtext") for line in lines)
 
 
-def test_a_folder_of_the_name_is_no_kdlib_and_a_failed_installation_is_told(tmp_path, monkeypatch):
+def test_a_folder_called_kdlib_does_not_count_and_a_failed_installation_raises(
+    tmp_path, monkeypatch
+):
     (tmp_path / "kdlib").mkdir()  # as after git clone
     spec = importlib.machinery.PathFinder.find_spec("kdlib", [str(tmp_path)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
@@ -104,12 +98,12 @@ def test_a_folder_of_the_name_is_no_kdlib_and_a_failed_installation_is_told(tmp_
     assert len(calls) == 1
 
 
-def test_where_kdlib_is_there_the_install_cell_does_nothing():
+def test_the_install_cell_does_nothing_where_kdlib_is_installed():
     for where in (GITHUB, None):
         installed_by(badges.install(where), lambda text: pytest.fail("it called pip"))
 
 
-def test_a_head_is_written_once_and_keeps_everything_else():
+def test_a_head_is_written_once_and_everything_else_stays():
     notebook = lesson("1 + 1", "2 + 2")
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="2")]
     first = nbformat.from_dict(badges.headed(notebook, "x", None))
@@ -123,7 +117,7 @@ def test_a_head_is_written_once_and_keeps_everything_else():
     nbformat.validate(first)
 
 
-def test_the_hash_is_of_the_code_and_the_install_cell_is_left_out():
+def test_the_hash_covers_the_code_cells_except_the_install_cell():
     whole = badges.code_hash(badges.headed(lesson("a", "b"), "x", None))
     assert whole == badges.code_hash(badges.headed(lesson("a", "b"), "x", GITHUB))
     others = [lesson("a", "c"), lesson("a"), lesson("b", "a"), lesson("ab"), lesson("a\nb")]

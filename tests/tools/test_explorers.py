@@ -1,4 +1,4 @@
-"""tools/explorers.py: every saved explorer holds the present drawing, and what it measured."""
+"""tools/explorers.py: every saved explorer holds the current code and its own measurements."""
 
 from pathlib import Path
 
@@ -45,26 +45,21 @@ def notebook_of(*forms):
 
 
 def outdated(form):
-    """As an earlier drawing would have left it."""
+    """The form as earlier code would have left it."""
     assert "function softmax(" in form
     return form.replace("function softmax(", "function softMax(").replace("8px", "9px")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_saved_explorer_holds_the_present_drawing(path):
+def test_every_saved_explorer_holds_the_current_code(path):
     changed = explorers.redraw(nbformat.read(path, as_version=4))
-    assert not changed, "an explorer was saved with another drawing: run make explorers"
+    assert not changed, "an explorer was saved with other code: run make explorers"
 
 
 @each
-def test_a_drawing_that_has_not_changed_stays_as_it_is_to_the_byte(make):
+def test_an_outdated_explorer_becomes_the_current_one_and_that_stays_byte_for_byte(make):
     form = make().to_html()
     assert explorers.redrawn(form) == form
-
-
-@each
-def test_an_outdated_drawing_is_noticed_and_becomes_the_present_one(make):
-    form = make().to_html()
     notebook = notebook_of("<b>no explorer</b>", outdated(form))
     assert explorers.redraw(notebook)
     first, second = (output.data["text/html"] for output in notebook.cells[1].outputs)
@@ -72,7 +67,7 @@ def test_an_outdated_drawing_is_noticed_and_becomes_the_present_one(make):
     assert not explorers.redraw(notebook)
 
 
-def test_data_picture_and_words_stay_as_they_were_measured(monkeypatch):
+def test_data_picture_and_description_stay_as_they_were_measured(monkeypatch):
     shown = temperature()
     monkeypatch.setattr(type(shown), "picture", lambda self: b"as it was")
     monkeypatch.setattr(type(shown), "alt", lambda self: "\"as\" it <was> & 'is'")
@@ -84,21 +79,17 @@ def test_data_picture_and_words_stay_as_they_were_measured(monkeypatch):
     assert explorers.redrawn(outdated(form)) == form
 
 
-def test_a_drawing_that_reads_other_data_than_was_saved_is_not_put_in():
+def test_an_explorer_whose_code_reads_other_data_is_refused_and_its_notebook_named(tmp_path):
     form = flipbook().to_html().replace("&quot;labels&quot;:", "&quot;names&quot;:")
     with pytest.raises(ValueError, match="not so with labels, names; make lesson"):
         explorers.redrawn(form)
-
-
-def test_the_notebook_whose_explorer_cannot_be_redrawn_is_named(tmp_path):
     (tmp_path / "notebooks").mkdir()
-    form = flipbook().to_html().replace("&quot;labels&quot;:", "&quot;names&quot;:")
     nbformat.write(notebook_of(form), tmp_path / "notebooks" / "00_a.ipynb")
     with pytest.raises(SystemExit, match="00_a.ipynb: saved flipbook must hold"):
         explorers.main(tmp_path)
 
 
-def test_what_is_no_saved_form_cannot_be_taken_apart():
+def test_only_a_saved_form_can_be_taken_apart():
     with pytest.raises(ValueError, match="form must be what saved_form returns, got '<p>'"):
         taken_apart("<p>")
 
@@ -111,7 +102,7 @@ def test_the_forms_of_one_explorer_are_found_in_order():
     assert found == [forms[0], forms[2]]
 
 
-def test_only_the_explorers_change_in_a_notebook_and_only_if_they_are_outdated(tmp_path):
+def test_only_outdated_explorers_are_rewritten(tmp_path):
     (tmp_path / "notebooks").mkdir()
     present, old = (tmp_path / "notebooks" / f"{name}.ipynb" for name in ("00_a", "01_b"))
     form = temperature().to_html()

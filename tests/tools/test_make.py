@@ -1,4 +1,4 @@
-"""The Makefile: what its targets would run."""
+"""The Makefile: the commands that its targets run."""
 
 import os
 import shutil
@@ -21,14 +21,14 @@ def planned(*arguments, **environment):
     return done.stdout.splitlines()
 
 
-def test_gpu_with_a_python_of_ones_own_installs_nothing():
+def test_gpu_with_a_given_python_installs_nothing():
     named, set_before = planned("gpu", "PYTHON=/opt/python"), planned("gpu", PYTHON="/opt/python")
     assert named == set_before
     assert all(line.startswith("/opt/python ") for line in named)
     assert "tests/gpu" in named[-1] and "/opt/python benchmarks/training.py" in named[-1]
 
 
-def test_gpu_without_one_uses_the_environment_that_make_makes():
+def test_gpu_without_one_uses_the_environment_that_make_creates():
     lines = planned("gpu")
     assert any("pip install" in line for line in lines)
     assert lines[-1].startswith(".venv/bin/python -m pytest")

@@ -1,4 +1,4 @@
-"""tools/thumbnails.py: the README's small pictures are those of the notebooks."""
+"""tools/thumbnails.py: the README's thumbnails show the notebooks' first pictures."""
 
 import base64
 import io
@@ -52,7 +52,7 @@ def test_the_readme_shows_the_thumbnail_of_every_notebook_and_no_other():
     assert sorted(path.stem for path in (ROOT / "docs" / "thumbnails").iterdir()) == names
 
 
-def test_the_first_picture_comes_with_its_words():
+def test_the_first_picture_comes_with_its_description():
     notebook = notebook_of(
         ({"text/plain": "1"}, {}),
         ({"image/png": encoded("red")}, {"image/png": {"alt": "Red"}}),
@@ -61,7 +61,7 @@ def test_the_first_picture_comes_with_its_words():
     assert thumbnails.first_picture(notebook) == thumbnails.Picture(picture("red"), "Red")
 
 
-def test_a_picture_in_an_html_output_counts_and_one_inside_its_frame_does_not():
+def test_a_picture_in_html_counts_and_one_inside_a_frame_does_not():
     inner = f"<img src='data:image/png;base64,{encoded('red')}'>"
     outer = f'<iframe srcdoc="{inner}"></iframe><img src="data:image/png;base64,{encoded("blue")}" alt="Blue">'
     found = thumbnails.first_picture(notebook_of(({"text/html": outer}, {})))
@@ -73,7 +73,7 @@ def test_a_notebook_without_a_picture_has_no_thumbnail():
         thumbnails.first_picture(notebook_of(({"text/plain": "1"}, {})))
 
 
-def test_a_thumbnail_is_small_on_white_and_knows_its_source(tmp_path):
+def test_a_thumbnail_is_small_and_on_white_and_records_its_source(tmp_path):
     clear = thumbnails.Picture(picture((0, 0, 0, 0)), "Nothing")
     path = tmp_path / "small.png"
     path.write_bytes(thumbnails.thumbnail(clear))
@@ -84,7 +84,7 @@ def test_a_thumbnail_is_small_on_white_and_knows_its_source(tmp_path):
     assert thumbnails.made_from(tmp_path / "none.png") is None
 
 
-def test_only_what_has_changed_is_written_anew(tmp_path):
+def test_only_changed_thumbnails_are_written_again(tmp_path):
     (tmp_path / "notebooks").mkdir()
     notebook = tmp_path / "notebooks" / "00_x.ipynb"
     target = tmp_path / "docs" / "thumbnails" / "00_x.png"
