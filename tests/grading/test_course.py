@@ -1,4 +1,4 @@
-"""The course from hand to hand: release, submissions through nbgrader, feedback and grades."""
+"""The course from release to grades: notebooks, submissions through nbgrader, feedback."""
 
 import csv
 import os
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -30,20 +31,12 @@ from torch.nn import functional as F
 
 import kdlib as kd
 from kdlib.course.grading import course as course_module
-from kdlib.course.grading import sandbox
+from kdlib.course.grading import marking, sandbox
 from kdlib.course.grading.__main__ import main
 from kdlib.course.grading.matrix import STUDENT
 from kdlib.course.grading.sandbox import Limits
 
 each_homework = pytest.mark.parametrize("homework", sorted(HOMEWORKS))
-
-
-def executed(notebook, folder):
-    client = NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
-    client.execute()
-    return notebook
 
 
 def graded(course, limits=None):
@@ -80,7 +73,7 @@ def test_no_solution_is_handed_out(homework):
 
 
 @each_homework
-def test_every_exercise_has_a_cell_to_solve_it_and_below_it_its_check(homework):
+def test_every_exercise_has_a_cell_to_solve_it_with_its_check_below(homework):
     cells = read("source", homework).cells
     places = {
         c.metadata.nbgrader.grade_id: k for k, c in enumerate(cells) if "nbgrader" in c.metadata
@@ -92,17 +85,14 @@ def test_every_exercise_has_a_cell_to_solve_it_and_below_it_its_check(homework):
         assert f"kd.grading.check_{exercise.name}({exercise.name}" in cells[check].source
         assert cells[check].metadata.nbgrader.points == exercise.points
         assert cells[check].metadata.nbgrader.locked
-    (opened,) = (
-        set(places)
-        - {e.name for e in HOMEWORKS[homework]}
-        - {f"check_{e.name}" for e in HOMEWORKS[homework]}
-    )
+    graded_alone = {e.name for e in HOMEWORKS[homework]}
+    (opened,) = set(places) - graded_alone - {f"check_{name}" for name in graded_alone}
     assert cells[places[opened]].cell_type == "markdown"
     assert "point" in cells[places[opened] - 1].source  # the rubric
 
 
 @each_homework
-def test_the_table_at_the_top_says_minutes_and_points(homework):
+def test_the_table_at_the_top_lists_minutes_and_points(homework):
     cells = read("source", homework).cells
     top = cells[0].source
     rows = re.findall(r"^\| \d+ \| (.+?) \| (\d+) \| (\d+) \|$", top, re.MULTILINE)
@@ -118,15 +108,9 @@ def test_the_table_at_the_top_says_minutes_and_points(homework):
     minutes = sum(int(m) for _, m, _ in rows)
     assert 60 <= minutes <= 120
     assert abs(int(re.search(r"About (\d+) minutes", top)[1]) - minutes) <= 10
+    names = [c.metadata.get("nbgrader", {}).get("grade_id", "") for c in cells]
     for e in HOMEWORKS[homework]:
-        text = cells[
-            next(
-                k
-                for k, c in enumerate(cells)
-                if e.name in c.metadata.get("nbgrader", {}).get("grade_id", "")
-            )
-            - 1
-        ].source
+        text = cells[names.index(e.name) - 1].source
         assert f"*{e.minutes} minutes, {e.points:g} point" in text
 
 
@@ -137,42 +121,44 @@ def test_cells_are_short_and_the_title_asks(homework):
     assert [cell.id for cell in notebook.cells[1:3]] == ["badge", "install"]
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.id != "install":
-            assert len([line for line in cell.source.splitlines() if line.strip()]) <= 15, (
-                cell.source
-            )
+            lines = [line for line in cell.source.splitlines() if line.strip()]
+            assert len(lines) <= 15, cell.source
         assert cell.cell_type != "code" or not cell.outputs
 
 
 @each_homework
-def test_the_release_runs_from_top_to_bottom_and_says_what_is_missing(homework, tmp_path):
-    notebook = executed(read("release", homework), tmp_path)
-    for exercise in HOMEWORKS[homework]:
-        (output,) = cell_of(notebook, f"check_{exercise.name}").outputs
-        missing = "say in student_id" if exercise.personal else "not written yet"
-        assert missing in output.data["text/plain"]
-
-
-@each_homework
-def test_the_source_passes_all_of_its_own_checks_and_shows_its_pictures(homework, tmp_path):
-    notebook = read("source", homework)
-    student = next(cell for cell in notebook.cells if cell.source == 'student_id = ""')
+def test_the_release_runs_and_says_what_is_missing_and_the_source_passes_its_checks(
+    homework, tmp_path
+):
+    """Both in one kernel, the release first: it starts afresh."""
+    notebook = read("release", homework)
+    handed_out, solved = list(notebook.cells), read("source", homework).cells
+    student = next(cell for cell in solved if cell.source == 'student_id = ""')
     student.source = f"student_id = {STUDENT!r}"
-    executed(notebook, tmp_path)
+    notebook.cells = [*handed_out, *solved]
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
     for exercise in HOMEWORKS[homework]:
-        (output,) = cell_of(notebook, f"check_{exercise.name}").outputs
-        assert f"{exercise.points:g} of {exercise.points:g} points." in output.data["text/plain"]
-    outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+        shown = [
+            cell_of(SimpleNamespace(cells=cells), f"check_{exercise.name}").outputs[0]
+            for cells in (handed_out, solved)
+        ]
+        missing = "say in student_id" if exercise.personal else "not written yet"
+        assert missing in shown[0].data["text/plain"]
+        full = f"{exercise.points:g} of {exercise.points:g} points."
+        assert full in shown[1].data["text/plain"]
+    outputs = [o for cell in solved if cell.cell_type == "code" for o in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 @each_homework
 def test_through_nbgrader_wrong_answers_lose_their_points_and_right_ones_none(homework, tmp_path):
     """Every known answer once, as the notebook of a student who gives only such answers."""
     course, exercises = copied_course(tmp_path), HOMEWORKS[homework]
     chosen = {}
     for kind in ("wrong", "right"):
-        count = max(len(known_answers(homework, e, kind)) for e in exercises)
-        for k in range(count):
+        for k in range(max(len(known_answers(homework, e, kind)) for e in exercises)):
             chosen[f"{kind}-{k}"] = one_of_each(homework, kind, k)
     for student, answers in chosen.items():
         cells = {e.name: pasted(e, answers[e.name], student) for e in exercises}
@@ -210,6 +196,82 @@ def text_of_feedback(course, student, homework):
     return BeautifulSoup(page.read_text(), "html.parser").get_text()
 
 
+WRITES = """
+from pathlib import Path
+course = Path({course!r})
+(course / "grading_seed.txt").write_text("mine")
+with (course / "nbgrader_config.py").open("a") as config:
+    config.write("raise SystemExit('taken over')")
+(course / "gradebook.db").write_bytes(b"all for me")
+(course / "source" / "hw1" / "more.ipynb").write_text("{{}}")
+(course / "release" / "hw1" / "hw1_soft_targets.ipynb").unlink()
+"""
+
+
+def with_cell(source, answers):
+    """A notebook of homework 1 with a cell of the student's own."""
+    handed_in = of_student("hw1", answers)
+    place = 1 + next(k for k, c in enumerate(handed_in.cells) if c.id == "student")
+    handed_in.cells.insert(place, nbformat.v4.new_code_cell(source))
+    return handed_in
+
+
+def test_a_wrong_a_broken_and_a_right_submission_from_grading_to_grades(tmp_path, monkeypatch):
+    """The wrong one comes first, leaves out a function, and changes the course's files."""
+    course, good = copied_course(tmp_path), model_solution("hw1")
+    own = {e.name: e.points for e in HOMEWORKS["hw1"]}
+    full = sum(own.values())
+    (course / "grading_seed.txt").write_text("12\n")
+    wrong = good | {"soften": "def soften(z, T):\n    return z.softmax(-1)"}
+    del wrong["soft_target_loss"]
+    hand_in(course, "ada", "hw1", with_cell(WRITES.format(course=str(course)), wrong))
+    hand_in(course, "bob", "hw1", b'{"cells": [{"cell_type": "code", ')
+    hand_in(course, "zoe", "hw1", of_student("hw1", good))
+    (course / "submitted" / "zoe" / "hw9").mkdir()
+    (course / "students.csv").write_text("student_id,email\nada,ada@example.org\nlate,\n")
+    names = ["grading_seed.txt", "nbgrader_config.py", "release/hw1/hw1_soft_targets.ipynb"]
+    before = {name: (course / name).read_bytes() for name in names}
+
+    patient = Limits(cell_seconds=200, call_seconds=200, total_seconds=900)
+    found, printed = graded(course, patient)
+    ada, zoe = found["ada", "hw1"].reports, found["zoe", "hw1"]
+    assert ada["soften"].points < own["soften"] and ada["soft_target_loss"].points == 0
+    assert ada["hinton_loss"].passed
+    assert "hinton_loss was graded with a right soften, soft_target_loss in place of" in printed
+    assert ada["soften"].mistakes[0].hints[0] in text_of_feedback(course, "ada", "hw1")
+    assert "The file is not a notebook" in printed and zoe.points == full
+    table = scores(course)
+    assert set(table) == {"ada", "bob", "late", "zoe"}
+    assert [float(table[s]["hw1"]) for s in ("bob", "zoe")] == [0, full]
+    assert float(table["ada"]["hw1"]) == found["ada", "hw1"].points
+    assert [table[s]["hw1 to be read"] for s in ("bob", "zoe")] == ["0", "1"]
+    assert table["late"]["hw1"] == "" and table["ada"]["email"] == "ada@example.org"
+
+    assert {name: (course / name).read_bytes() for name in names} == before
+    assert [p.name for p in (course / "source" / "hw1").iterdir()] == ["hw1_soft_targets.ipynb"]
+    report = (course / "report.md").read_text()
+    for name in [*names, "gradebook.db", "source/hw1/more.ipynb"]:
+        assert f"{name} was changed while students' code ran; restored." in printed
+    assert report.count("was changed while students' code ran") == 5
+    assert "zoe/hw9 is not the folder of a homework and was ignored." in printed
+
+    # An open answer is read by hand; its points stay when everything is graded once more.
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:
+        grades = gradebook.find_submission("hw1", "zoe").notebooks[0].grades
+        (open_answer,) = [grade for grade in grades if grade.needs_manual_grade]
+        open_answer.manual_score, open_answer.needs_manual_grade = 1.5, False
+        gradebook.db.commit()
+    assert main(["feedback", "--course", str(course)]) == 0
+    assert float(scores(course)["zoe"]["hw1"]) == full + 1.5
+    assert scores(course)["zoe"]["hw1 to be read"] == "0"
+    for student in ("ada", "bob"):
+        shutil.rmtree(course / "submitted" / student)
+    monkeypatch.setattr(course_module, "_grader", lambda *given: lambda submission: zoe)
+    graded(course)
+    assert float(scores(course)["zoe"]["hw1"]) == full + 1.5
+    assert [path.parent.name for path in course.glob("autograded/*/hw1")] == ["zoe"]
+
+
 WRONG = """
 def soft_target_loss(student, teacher, temperature):
     p = torch.softmax(teacher / temperature, -1)
@@ -235,30 +297,32 @@ for place in places:
 """
 
 
-def test_ten_submissions_mixed_and_hostile_by_one_command(tmp_path, capsys, monkeypatch):
-    """Each that plays tricks gains nothing and is told of; all others get what they deserve."""
+MUTUAL = {
+    "soft_target_loss": "def soft_target_loss(s, t, T):\n"
+    "    return hinton_loss(s, t.detach(), torch.zeros(len(s), dtype=torch.long), T, 1.0)",
+    "hinton_loss": "def hinton_loss(s, t, y, T, a):\n"
+    "    return a * soft_target_loss(s, t, T) + (1 - a) * F.cross_entropy(s, y)",
+}
+
+
+@pytest.mark.slow
+def test_mixed_and_hostile_submissions_by_one_command(tmp_path, capsys, monkeypatch):
+    """Tricks gain nothing and are reported; all others get what they deserve."""
     course, good = copied_course(tmp_path), model_solution("hw1")
     monkeypatch.setattr(
         sandbox, "DEFAULT", Limits(cell_seconds=10, call_seconds=8, total_seconds=120)
     )
     full = sum(e.points for e in HOMEWORKS["hw1"])
     own = {e.name: e.points for e in HOMEWORKS["hw1"]}
-
-    def with_cell(source, **changes):
-        handed_in = of_student("hw1", good | changes)
-        place = 1 + next(k for k, c in enumerate(handed_in.cells) if c.id == "student")
-        handed_in.cells.insert(place, nbformat.v4.new_code_cell(source))
-        return handed_in
-
     hand_in(course, "ada", "hw1", of_student("hw1", good))
     hand_in(course, "bob", "hw1", of_student("hw1", good | {"soft_target_loss": WRONG}))
     endless = "def hinton_loss(*arguments):\n    while True:\n        pass"
     hand_in(course, "endless", "hw1", of_student("hw1", good | {"hinton_loss": endless}))
-    hand_in(course, "crash", "hw1", with_cell("import ctypes\nctypes.string_at(0)"))
-    hand_in(course, "loud", "hw1", with_cell('print("x" * 200_000_000)'))
-    hand_in(course, "broken", "hw1", b'{"cells": [{"cell_type": "code", ')
-    hand_in(course, "cheat", "hw1", with_cell(OVERWRITES, soft_target_loss=WRONG))
-    hand_in(course, "spy", "hw1", with_cell(SEARCHES))
+    hand_in(course, "crash", "hw1", with_cell("import ctypes\nctypes.string_at(0)", good))
+    hand_in(course, "loud", "hw1", with_cell('print("x" * 200_000_000)', good))
+    hand_in(course, "mutual", "hw1", of_student("hw1", good | MUTUAL))
+    hand_in(course, "cheat", "hw1", with_cell(OVERWRITES, good | {"soft_target_loss": WRONG}))
+    hand_in(course, "spy", "hw1", with_cell(SEARCHES, good))
     borrowed = "def soft_target_loss(s, t, T):\n    return kd.losses.soft_target_loss(s, t, T)"
     hand_in(course, "borrower", "hw1", of_student("hw1", good | {"soft_target_loss": borrowed}))
     torn = of_student("hw1", good)
@@ -267,34 +331,28 @@ def test_ten_submissions_mixed_and_hostile_by_one_command(tmp_path, capsys, monk
     cell_of(torn, "soften").metadata.clear()
     torn.cells.append(nbformat.from_dict(cell_of(torn, "hinton_loss")))
     hand_in(course, "torn", "hw1", torn)
-    (course / "students.csv").write_text("student_id,email\nada,ada@example.org\nlate,\n")
 
     assert main(["grade", "--course", str(course)]) == 0
-    told = capsys.readouterr().out
-    table = scores(course)
-    assert set(table) == {p.name for p in (course / "submitted").iterdir()} | {"late"}
-    points = {student: float(row["hw1"] or 0) for student, row in table.items()}
-    assert points == {
+    printed = capsys.readouterr().out
+    assert {student: float(row["hw1"]) for student, row in scores(course).items()} == {
         "ada": full,
         "bob": full - 2,  # the size of the pull, and the gradient to the teacher
         "endless": full - own["hinton_loss"],
         "crash": full,
         "loud": full,
-        "broken": 0,
+        "mutual": full - own["soft_target_loss"],
         "cheat": full - 2,
         "spy": full,
         "borrower": full - own["soft_target_loss"] - own["hinton_loss"],
         "torn": full,
-        "late": 0,
     }
-    assert table["late"]["hw1"] == "" and table["ada"]["email"] == "ada@example.org"
-    notes = dict(re.findall(r"^(\w+) hw1: .*\n((?:    .*\n)*)", told, re.MULTILINE))
+    notes = dict(re.findall(r"^(\w+) hw1: .*\n((?:    .*\n)*)", printed, re.MULTILINE))
     assert notes["ada"] == ""
     in_place = "hinton_loss was graded with a right soft_target_loss in place of your own."
     assert notes["bob"].strip() == in_place
     assert "more than 8 s" in notes["endless"] and "ended its process" in notes["crash"]
-    assert "no notebook" in notes["broken"] and "calls kdlib's own" in notes["borrower"]
-    assert "found by name" in notes["torn"] and "there 2 times" in notes["torn"]
+    assert "calls kdlib's own" in notes["borrower"]
+    assert "found by name" in notes["torn"] and "appeared 2 times" in notes["torn"]
     for student in ("bob", "cheat"):
         assert "T = 20 your loss is 400 times too small" in text_of_feedback(course, student, "hw1")
     assert "more characters" in text_of_feedback(course, "loud", "hw1")
@@ -306,41 +364,19 @@ def test_ten_submissions_mixed_and_hostile_by_one_command(tmp_path, capsys, monk
         assert f"## {student}, hw1" in (course / "report.md").read_text()
 
 
-def test_open_answers_are_read_by_hand_and_feedback_written_again(tmp_path):
-    course = copied_course(tmp_path)
-    hand_in(course, "ada", "hw1", of_student("hw1", model_solution("hw1")))
-    found, _ = graded(course)
-    automatic = found["ada", "hw1"].points
-    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as gradebook:
-        (open_answer,) = [
-            g
-            for g in gradebook.find_submission("hw1", "ada").notebooks[0].grades
-            if g.needs_manual_grade
-        ]
-        open_answer.manual_score, open_answer.needs_manual_grade = 1.5, False
-        gradebook.db.commit()
-    assert main(["feedback", "--course", str(course)]) == 0
-    assert float(scores(course)["ada"]["hw1"]) == automatic + 1.5
-    assert scores(course)["ada"]["hw1 to be read"] == "0"
-    graded(course)  # once more: what was read by hand is kept, and asked to be looked at again
-    assert float(scores(course)["ada"]["hw1"]) == automatic + 1.5
-
-
-def test_nbgraders_own_command_runs_students_code_in_a_process_of_its_own(tmp_path):
+@pytest.mark.slow
+def test_nbgraders_own_command_runs_student_code_in_a_process_of_its_own(tmp_path):
     course = copied_course(tmp_path)
     tells = "import os\nopen('/dev/null')\nos.environ['NBGRADER_EXECUTION'] = os.environ['NBGRADER_EXECUTION']"
     answers = model_solution("hw1") | {"soften": f"{tells}\n{model_solution('hw1')['soften']}"}
     hand_in(course, "ada", "hw1", of_student("hw1", model_solution("hw1")))
     hand_in(course, "bob", "hw1", of_student("hw1", answers))
+    path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path}
     for step in (["generate_assignment", "hw1", "--force"], ["autograde", "hw1"]):
         command = [sys.executable, "-m", "nbgrader", *step]
         done = subprocess.run(
-            command,
-            check=False,
-            cwd=course,
-            capture_output=True,
-            text=True,
-            env=with_scripts(),
+            command, check=False, cwd=course, capture_output=True, text=True, env=environment
         )
         assert done.returncode == 0, done.stderr
     course_module.feedback(course)
@@ -350,9 +386,32 @@ def test_nbgraders_own_command_runs_students_code_in_a_process_of_its_own(tmp_pa
     assert "KeyError" in text_of_feedback(course, "bob", "hw1")
 
 
-def with_scripts():
-    scripts = sysconfig.get_path("scripts")
-    return os.environ | {"PATH": os.pathsep.join([scripts, os.environ["PATH"]])}
+def test_a_notebook_that_nbgrader_grades_alone_is_marked_first(tmp_path, monkeypatch):
+    release = read("release", "hw1")
+    about = {"assignment": "hw1", "student": "ada", "notebook": "hw1_soft_targets"}
+    handed_in, resources = of_student("hw1", model_solution("hw1")), {"nbgrader": about}
+    seen = []
+
+    def grader(course):
+        def mark(submission):
+            seen.append((course, submission.student, submission.homework, submission.name))
+            shown = nbformat.from_dict(release)
+            cell_of(shown, "check_soften").update(outputs=["shown"], execution_count=7)
+            return SimpleNamespace(notebook=shown)
+
+        return mark
+
+    monkeypatch.setattr(course_module, "_grader", grader)
+    monkeypatch.setattr(course_module, "_marked", {})
+    monkeypatch.chdir(tmp_path)
+    repaired, _ = course_module.Repair().preprocess(handed_in, resources)
+    assert seen == [(tmp_path, "ada", "hw1", "hw1_soft_targets")]
+    assert len(repaired.cells) == len(release.cells)
+    cell_of(repaired, "check_soften").outputs = []
+    filled, _ = course_module.Score().preprocess(repaired, resources)
+    check = cell_of(filled, "check_soften")
+    assert check.outputs == ["shown"] and check.execution_count == 7
+    assert not course_module._marked  # the next one is marked anew
 
 
 def test_the_hidden_seed_is_the_teachers_own_number_or_drawn_once(tmp_path):
@@ -364,12 +423,14 @@ def test_the_hidden_seed_is_the_teachers_own_number_or_drawn_once(tmp_path):
     assert course_module.hidden_seed(tmp_path) == 12
     for bad in ("", "0", "-3", "my secret"):
         (tmp_path / "grading_seed.txt").write_text(bad)
-        with pytest.raises(ValueError, match="grading_seed.txt must hold a whole number from 1 on"):
+        with pytest.raises(
+            ValueError, match="grading_seed.txt must hold a whole number of at least 1"
+        ):
             course_module.hidden_seed(tmp_path)
 
 
 def test_answers_made_for_the_visible_cases_fail_the_hidden_ones(tmp_path):
-    """A table of what the checks of the notebook expect passes them and earns nothing."""
+    """A table of the values that the visible checks expect passes them and earns nothing."""
     learned = {}
     exercise = next(e for e in HOMEWORKS["hw1"] if e.name == "choose_temperature")
 
@@ -385,7 +446,7 @@ def test_answers_made_for_the_visible_cases_fail_the_hidden_ones(tmp_path):
     assert exercise.report(exercise.source(recalls), 77).points == 0
 
 
-def test_what_is_missing_in_a_course_is_said(tmp_path, capsys):
+def test_what_is_missing_in_a_course_is_named_before_anything_runs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["grade", "--course", str(tmp_path)])
     assert "the folder with nbgrader_config.py" in capsys.readouterr().err
@@ -398,26 +459,24 @@ def test_what_is_missing_in_a_course_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["grade", "--course", str(course)])
     assert "students.csv must have a column student_id" in capsys.readouterr().err
-    assert not (course / "gradebook.db").exists()  # said before anything is run
+    assert not (course / "gradebook.db").exists()
 
 
 def test_git_keeps_the_course_and_nothing_of_the_students():
     kept = [
         "nbgrader_config.py",
-        "source/hw1/hw1_soft_targets.ipynb",
-        "release/hw1/hw1_soft_targets.ipynb",
+        *(f"{k}/hw1/hw1_soft_targets.ipynb" for k in ("source", "release")),
     ]
     private = ["submitted/ada/hw1/x.ipynb", "autograded/ada/x", "feedback/ada/x", "gradebook.db"]
     private += ["grades.csv", "report.md", "grading_seed.txt", "students.csv"]
-    for name, ignored in [*((n, False) for n in kept), *((n, True) for n in private)]:
-        command = ["git", "check-ignore", "--quiet", f"notebooks/homework/{name}"]
-        assert (
-            subprocess.run(command, check=False, cwd=COURSE.parents[1]).returncode == 0
-        ) is ignored, name
+    paths = [f"notebooks/homework/{name}" for name in [*kept, *private]]
+    command = ["git", "check-ignore", *paths]
+    done = subprocess.run(command, check=False, cwd=COURSE.parents[1], stdout=-1, text=True)
+    assert done.stdout.splitlines() == paths[len(kept) :]
 
 
 def test_the_check_that_the_readme_shows_is_a_real_one():
-    """Each of its lines, with anything in the place of three dots."""
+    """Each of its lines is printed; three dots stand for anything."""
 
     def averaged(student, teacher, temperature):
         p = F.softmax(teacher.detach() / temperature, dim=-1)
@@ -432,91 +491,61 @@ def test_the_check_that_the_readme_shows_is_a_real_one():
         assert any(re.fullmatch(pattern, real) for real in printed), line
 
 
-def test_a_right_answer_that_calls_one_that_is_not_written_is_graded_with_a_right_one(tmp_path):
-    good = model_solution("hw1")
-    del good["soft_target_loss"]
-    course = copied_course(tmp_path)
-    hand_in(course, "ada", "hw1", of_student("hw1", good))
-    found, told = graded(course)
-    reports = found["ada", "hw1"].reports
-    assert reports["soft_target_loss"].points == 0 and reports["hinton_loss"].passed
-    assert "hinton_loss was graded with a right soft_target_loss" in told
+def test_only_functions_of_earlier_exercises_are_lent():
+    """So answers that only call each other earn nothing."""
+    for exercises in HOMEWORKS.values():
+        wrong = SimpleNamespace(passed=False, note="", borrowed="")
+        reports = dict.fromkeys([e.name for e in exercises], wrong)
+        for place, exercise in enumerate(exercises):
+            lent = marking._wrong_others(exercise, exercises, reports)
+            assert [*lent] == [e.name for e in exercises[:place] if not e.personal]
 
 
-WRITES = """
-from pathlib import Path
-course = Path({course!r})
-(course / "grading_seed.txt").write_text("mine")
-with (course / "nbgrader_config.py").open("a") as config:
-    config.write("raise SystemExit('taken over')")
-(course / "gradebook.db").write_bytes(b"all for me")
-(course / "source" / "hw1" / "more.ipynb").write_text("{{}}")
-(course / "release" / "hw1" / "hw1_soft_targets.ipynb").unlink()
-"""
+@pytest.fixture
+def quiet_nbgrader(monkeypatch):
+    """A course's steps of nbgrader are recorded instead of run; those listed first fail."""
+    run, fails = [], []
+
+    def record(kind, course, homework, directories):
+        run.append((kind.__name__, homework))
+        if run[-1] in fails:
+            raise RuntimeError(f"no {kind.__name__} of {homework}")
+
+    monkeypatch.setattr(course_module, "_run", record)
+    monkeypatch.setattr(course_module, "_write_grades", lambda course: run.append("grades"))
+    monkeypatch.setattr(course_module, "_marked", {})
+    return run, fails
 
 
-def test_what_decides_on_points_is_put_back_where_students_code_has_changed_it(tmp_path):
-    """Nor does it touch those who are graded after it."""
-    course = copied_course(tmp_path)
-    (course / "grading_seed.txt").write_text("12\n")
-    handed_in = of_student("hw1", model_solution("hw1"))
-    handed_in.cells.insert(4, nbformat.v4.new_code_cell(WRITES.format(course=str(course))))
-    hand_in(course, "eve", "hw1", handed_in)
-    for student in ("ada", "zoe"):  # before and after
-        hand_in(course, student, "hw1", of_student("hw1", model_solution("hw1")))
-    (course / "submitted" / "ada" / "hw9").mkdir()
-    names = ["grading_seed.txt", "nbgrader_config.py", "release/hw1/hw1_soft_targets.ipynb"]
-    before = {name: (course / name).read_bytes() for name in names}
-    _, told = graded(course)
-    full = sum(e.points for e in HOMEWORKS["hw1"])
-    assert [float(row["hw1"]) for row in scores(course).values()] == [full, full, full]
-    assert {name: (course / name).read_bytes() for name in names} == before
-    assert [p.name for p in (course / "source" / "hw1").iterdir()] == ["hw1_soft_targets.ipynb"]
-    report = (course / "report.md").read_text()
-    for name in [*names, "gradebook.db", "source/hw1/more.ipynb"]:
-        assert f"{name} was changed while students' code ran; put back." in told
-    assert report.count("was changed while students' code ran") == 5
-    assert "ada/hw9 is no folder of a homework and was passed over." in told
+def handed_in_by(**homeworks):
+    """What was graded: a notebook for each homework of each student."""
+    own = [
+        SimpleNamespace(student=student, homework=homework, name="x")
+        for student, names in homeworks.items()
+        for homework in names
+    ]
+    return [SimpleNamespace(submission=o, notebook=nbformat.v4.new_notebook()) for o in own]
 
 
-def test_what_is_no_longer_handed_in_is_no_longer_shown(tmp_path):
-    course = copied_course(tmp_path)
+def test_a_homework_that_is_no_longer_handed_in_is_no_longer_shown(tmp_path, quiet_nbgrader):
+    for shown in ("ada/hw1", "ada/hw2", "bob/hw1", "eve/hw3"):
+        (tmp_path / "autograded" / shown).mkdir(parents=True)
+    now = handed_in_by(ada=["hw2"], bob=["hw1"])
+    assert course_module._given_to_nbgrader(tmp_path, now, tmp_path / "submitted") == []
+    kept = {str(p.relative_to(tmp_path / "autograded")) for p in tmp_path.glob("autograded/*/*")}
+    assert kept == {"ada/hw2", "bob/hw1", "eve/hw3"}
+
+
+def test_one_homework_that_nbgrader_cannot_do_does_not_cost_the_others(tmp_path, quiet_nbgrader):
+    course, (run, fails) = copied_course(tmp_path), quiet_nbgrader
+    fails += [("Autograde", "hw1"), ("GenerateFeedback", "hw1")]
+    now = handed_in_by(ada=["hw1", "hw2"])
+    failures = course_module._given_to_nbgrader(course, now, tmp_path / "submitted")
+    assert failures == ["no Autograde of hw1"]
     for homework in ("hw1", "hw2"):
-        hand_in(course, "ada", homework, read("release", homework))
-    hand_in(course, "bob", "hw1", read("release", "hw1"))
-    graded(course)
-    shutil.rmtree(course / "submitted" / "ada" / "hw1")
-    graded(course)
-    kept = {str(p.relative_to(course / "autograded")) for p in course.glob("autograded/*/*")}
-    assert kept == {"ada/hw2", "bob/hw1"}
-
-
-def test_answers_that_only_call_each_other_earn_nothing(tmp_path):
-    course = copied_course(tmp_path)
-    mutual = {
-        "soft_target_loss": "def soft_target_loss(s, t, T):\n"
-        "    return hinton_loss(s, t.detach(), torch.zeros(len(s), dtype=torch.long), T, 1.0)",
-        "hinton_loss": "def hinton_loss(s, t, y, T, a):\n"
-        "    return a * soft_target_loss(s, t, T) + (1 - a) * F.cross_entropy(s, y)",
-    }
-    hand_in(course, "eve", "hw1", of_student("hw1", model_solution("hw1") | mutual))
-    found, _ = graded(course)
-    assert found["eve", "hw1"].reports["soft_target_loss"].points == 0
-
-
-def test_one_homework_that_nbgrader_cannot_do_does_not_cost_the_others(tmp_path, monkeypatch):
-    course, run = copied_course(tmp_path), course_module._run
-    for homework in ("hw1", "hw2"):
-        hand_in(course, "ada", homework, read("release", homework))
-
-    def fails(kind, course, homework, directories):
-        if homework == "hw1" and kind.__name__ == "GenerateFeedback":
-            raise RuntimeError("no feedback for hw1")
-        run(kind, course, homework, directories)
-
-    monkeypatch.setattr(course_module, "_run", fails)
-    with pytest.raises(RuntimeError, match="no feedback for hw1"):
-        graded(course)
-    assert scores(course)["ada"]["hw2"] == "0"
-    assert list((course / "feedback" / "ada").iterdir()) == [course / "feedback" / "ada" / "hw2"]
+        (course / "autograded" / "ada" / homework).mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="no Autograde of hw1\n\nno GenerateFeedback of hw1"):
+        course_module._finish(course, failures)
+    both = [[(step, "hw1"), (step, "hw2")] for step in ("Autograde", "GenerateFeedback")]
+    assert run == [*both[0], *both[1], "grades"]
     assert main(["feedback", "--course", str(course)]) == 1

@@ -1,7 +1,7 @@
-"""The process in which a student's notebook runs: it is sent cells and questions, and sends what it saw.
+"""The process in which a student's notebook runs: it gets cells and questions, and returns answers.
 
-Nothing that the grader knows is in here: no expected value, no score, no seed. Whatever the notebook
-does to this process, all that comes out of it are answers.
+It knows nothing that the grader knows: no expected value, no score, no seed. Whatever the notebook
+does to this process, only answers come out of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def main() -> None:
 
     shell = InteractiveShell.instance(history_load_length=0)
     shell.history_manager.enabled = False
-    shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: None  # told in a line
+    shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: (
+        None
+    )  # reported in one line
     shell.displayhook.write_output_prompt = lambda: None
     write_frame(answers, sent(Seen()))  # ready
     while (message := read_frame(questions)) is not None:
@@ -39,7 +41,7 @@ def main() -> None:
 
 
 def _private(descriptor: int, mode: str) -> BinaryIO:
-    """The pipe on a descriptor of its own; the notebook finds nothing at the usual place."""
+    """Move the pipe to another descriptor: the notebook finds nothing at the usual one."""
     pipe = os.fdopen(os.dup(descriptor), mode)
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, descriptor)
@@ -58,7 +60,7 @@ def _limited(memory: int, file: int) -> None:
 
 
 def _run(shell: Any, source: str) -> dict[str, Any]:
-    """One cell: its text, its pictures, the error in a line."""
+    """Run one cell; return its text, its pictures and its error in one line."""
     from IPython.utils.capture import capture_output
 
     with capture_output() as seen:
@@ -89,7 +91,7 @@ def _as_text(picture: str | bytes) -> str:
 def _ask(
     names: dict[str, Any], name: str, instead: dict[str, Any], given: dict[str, Any], wanted: dict
 ) -> Seen:
-    """Call the notebook's function, with some other names of the notebook standing for other things."""
+    """Call the notebook's function while ``instead`` replaces some of the notebook's other names."""
     if name == "student_id":
         return Seen(value=str(names.get("student_id", ""))[:200])
     if name not in names:
@@ -108,13 +110,13 @@ def _ask(
 
 
 def read_frame(stream: BinaryIO, most: int | None = None) -> bytes | None:
-    """A message, or None at the end; ValueError where it is longer than ``most``."""
+    """Read a message, None at the end; ValueError if it is longer than ``most``."""
     head = stream.read(8)
     if len(head) < 8:
         return None
     (size,) = struct.unpack("<Q", head)
     if most is not None and size > most:
-        raise ValueError(f"a message of {size} bytes")
+        raise ValueError(f"the message has {size} bytes, more than {most}")
     data = stream.read(size)
     return data if len(data) == size else None
 

@@ -1,8 +1,8 @@
-"""The course as nbgrader keeps it: build the release, grade what was handed in, write feedback and grades.
+"""The course as nbgrader keeps it: build the release, grade submissions, write feedback and grades.
 
-All code of students runs first, in processes of its own; only when the last has ended, scores are
-given to nbgrader's gradebook. nbgrader itself runs nothing of theirs: in place of its ``Execute`` it
-gets what was found.
+All student code runs first, in processes of its own; only when the last has ended do scores enter
+nbgrader's gradebook. nbgrader itself runs none of it: ``Score`` replaces its ``Execute`` and fills in
+the results.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _marked: dict[tuple[str, str], Marked] = {}  # on their way to nbgrader, by home
 
 
 class Repair(NbGraderPreprocessor):
-    """First of all: the notebook as it was mended (see ``submission``)."""
+    """Start from the repaired notebook (see ``submission``)."""
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         about = resources["nbgrader"]
         key = about["assignment"], about["student"]
-        if key not in _marked:  # asked by nbgrader itself, for one notebook
+        if key not in _marked:  # nbgrader's own command, for one notebook
             data = nbformat.writes(nb).encode()
             submission = Submission(about["student"], about["assignment"], about["notebook"], data)
             _marked[key] = _grader(Path.cwd())(submission)
@@ -60,7 +60,7 @@ class Repair(NbGraderPreprocessor):
 
 
 class Score(NbGraderPreprocessor):
-    """In place of ``Execute``: what each cell showed, and the points of each check."""
+    """Replace ``Execute``: fill in what each cell showed, and the points of each check."""
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple[NotebookNode, dict]:
         about = resources["nbgrader"]
@@ -72,19 +72,19 @@ class Score(NbGraderPreprocessor):
 
 
 def homeworks(course: Path) -> dict[str, str]:
-    """The notebook's name of each homework in ``source``."""
+    """Name of each homework's notebook in ``source``."""
     return {name: _notebook(course / "source", name).stem for name in sorted(HOMEWORKS)}
 
 
 def _notebook(folder: Path, homework: str) -> Path:
     notebooks = list((folder / homework).glob("*.ipynb"))
     if len(notebooks) != 1:
-        raise ValueError(f"{folder / homework} must hold one notebook, it holds {len(notebooks)}")
+        raise ValueError(f"{folder / homework} must hold one notebook, got {len(notebooks)}")
     return notebooks[0]
 
 
 def _grader(course: Path, limits: Limits | None = None) -> Callable[[Submission], Marked]:
-    """Grades by what the course says now, whatever students' code may do to its files later."""
+    """Return a function that grades by the course's files of now: students' code may change them."""
     seed = hidden_seed(course)
     releases = {
         homework: nbformat.read(_notebook(course / "release", homework), as_version=4)
@@ -98,19 +98,19 @@ def _grader(course: Path, limits: Limits | None = None) -> Callable[[Submission]
 
 
 def hidden_seed(course: Path) -> int:
-    """The seed of the hidden cases: the teacher's own number in ``grading_seed.txt``, drawn if need be."""
+    """Seed of the hidden cases: the number in ``grading_seed.txt``, drawn if there is no such file."""
     file = course / SEED
     if not file.exists():
         drawn = f"{secrets.randbelow(2**31 - 1) + 1}\n"
         write_whole(file, lambda part: part.write_text(drawn))
     text = file.read_text(encoding="utf-8-sig", errors="replace").strip()
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{SEED} must hold a whole number from 1 on, got {text[:40]!r}")
+        raise ValueError(f"{SEED} must hold a whole number of at least 1, got {text[:40]!r}")
     return int(text)
 
 
 def release(course: Path, to: Path | None = None) -> list[Path]:
-    """Build what is handed out, ``release/``, from ``source/``: the files that have changed."""
+    """Build ``release/``, which is handed out, from ``source/``; return the files that changed."""
     to = to or course / "release"
     changed = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -133,31 +133,31 @@ def grade(
     A submission that cannot be graded gets no points and a note; all others are graded.
 
     Raises:
-        ValueError: nothing is handed in, a student's folder has an impossible name, or a file of the
-            course is wrong; before anything is run.
-        RuntimeError: nbgrader failed for a homework, after the others were done.
+        ValueError: there are no submissions, a student's folder has an impossible name, or a file of
+            the course is wrong; raised before anything runs.
+        RuntimeError: nbgrader failed for a homework; raised after the others are done.
     """
     names = homeworks(course)
     submissions = found(course / "submitted", names)
     if not submissions:
         raise ValueError(
-            f"nothing is handed in: {course / 'submitted'} must hold STUDENT/hw1/"
+            f"there are no submissions: {course / 'submitted'} must hold STUDENT/hw1/"
             f"{next(iter(names.values()))}.ipynb and so on"
         )
-    _students(course)  # said now if it is wrong
+    _students(course)  # raises now if the file is wrong
     graded = _grader(course, limits)
     with tempfile.TemporaryDirectory() as scratch:
         for homework in sorted({s.homework for s in submissions}):
-            # Tells the gradebook of the cells; refused where an exercise was changed since.
+            # Registers the cells in the gradebook, which refuses if an exercise has changed since.
             _run(GenerateAssignment, course, homework, {"release_directory": f"{scratch}/release"})
         notes = [
-            f"{path} is no folder of a homework and was passed over."
+            f"{path} is not the folder of a homework and was ignored."
             for path in passed_over(course / "submitted", names)
         ]
         with _guarded(course) as changed:
             all_marked = [_told(graded(submission), tell) for submission in submissions]
-        # From here on nothing of the students' runs.
-        notes += [f"{path} was changed while students' code ran; put back." for path in changed]
+        # From here on no student code runs.
+        notes += [f"{path} was changed while students' code ran; restored." for path in changed]
         for note in notes:
             tell(note)
         failures = _given_to_nbgrader(course, all_marked, Path(scratch) / "submitted")
@@ -177,7 +177,7 @@ def _told(graded: Marked, tell: Callable[[str], None]) -> Marked:
 
 @contextmanager
 def _guarded(course: Path) -> Iterator[list[str]]:
-    """Whatever happens inside to the files that decide on points, afterwards they are as before."""
+    """Restore the files that decide on points if anything inside changes them; list these."""
 
     def files() -> dict[Path, bytes]:
         own = [course / name for name in (CONFIG, SEED, STUDENTS, GRADEBOOK)]
@@ -199,7 +199,7 @@ def _guarded(course: Path) -> Iterator[list[str]]:
 
 
 def _given_to_nbgrader(course: Path, all_marked: list[Marked], handed_in: Path) -> list[str]:
-    """Points and outputs into the gradebook, homework by homework; what failed."""
+    """Enter points and outputs into the gradebook, homework by homework; return what failed."""
     _marked.clear()
     for graded in all_marked:
         own = graded.submission
@@ -220,7 +220,7 @@ def _given_to_nbgrader(course: Path, all_marked: list[Marked], handed_in: Path) 
 
 
 def feedback(course: Path) -> None:
-    """Write ``feedback/`` and ``grades.csv`` from the gradebook: again, after reading by hand."""
+    """Write ``feedback/`` and ``grades.csv`` from the gradebook again, after reading by hand."""
     _finish(course, [])
 
 
@@ -239,7 +239,7 @@ def _finish(course: Path, failures: list[str]) -> None:
 def _run(
     kind: type[BaseConverter], course: Path, homework: str, directories: dict[str, str]
 ) -> None:
-    """One step of nbgrader, with the course's own settings and these directories."""
+    """Run one step of nbgrader, with the course's own settings and these directories."""
     course = course.resolve()
     config: Config = PyFileConfigLoader(CONFIG, path=str(course)).load_config()
     config.CourseDirectory.root = str(course)
@@ -252,7 +252,7 @@ def _run(
     step.log.addHandler(handler)
     try:
         with _scripts_on_the_path(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SAWarning)  # of how nbgrader builds its rows
+            warnings.simplefilter("ignore", SAWarning)  # caused by how nbgrader builds its rows
             step.start()
     except NbGraderException as error:
         raise RuntimeError(
@@ -264,7 +264,7 @@ def _run(
 
 @contextmanager
 def _scripts_on_the_path() -> Iterator[None]:
-    """nbgrader calls alembic, which lies beside this Python and perhaps nowhere on the PATH."""
+    """Let nbgrader find alembic, which lies beside this Python but perhaps nowhere on the PATH."""
     before = os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), before])
     try:
@@ -274,7 +274,7 @@ def _scripts_on_the_path() -> Iterator[None]:
 
 
 def _write_grades(course: Path) -> None:
-    """One row a student, for a spreadsheet or a learning platform."""
+    """Write one row per student, for a spreadsheet or a learning platform."""
     names = homeworks(course)
     about = _students(course)
     rows = []
@@ -307,7 +307,7 @@ def _scores(gradebook: Gradebook, student: str, homework: str) -> dict[str, obje
 
 
 def _students(course: Path) -> dict[str, dict[str, str]]:
-    """Names and addresses from ``students.csv``, where there is one."""
+    """Names and addresses from ``students.csv``, if there is one."""
     file = course / STUDENTS
     if not file.exists():
         return {}
@@ -320,14 +320,14 @@ def _students(course: Path) -> dict[str, dict[str, str]]:
         ) from None
     if rows and "student_id" not in rows[0]:
         columns = ", ".join(map(str, rows[0]))
-        raise ValueError(f"{STUDENTS} must have a column student_id, it has {columns}")
+        raise ValueError(f"{STUDENTS} must have a column student_id, got {columns}")
     kept = ("first_name", "last_name", "email")
     named = [row for row in rows if (row["student_id"] or "").strip()]
     return {row["student_id"].strip(): {key: row.get(key) or "" for key in kept} for row in named}
 
 
 def _write_report(course: Path, all_marked: list[Marked], notes: list[str]) -> None:
-    """What a teacher should look at: points by exercise, mistakes by name, notes."""
+    """List what a teacher should look at: points by exercise, known mistakes, notes."""
     lines = ["# What the grader found\n", *(f"- {_verbatim(note)}\n" for note in notes)]
     for graded in all_marked:
         own = graded.submission
@@ -345,5 +345,5 @@ def _write_report(course: Path, all_marked: list[Marked], notes: list[str]) -> N
 
 
 def _verbatim(text: str) -> str:
-    """In Markdown as it stands: part of it may be a student's."""
+    """Escape Markdown: part of the text may be a student's."""
     return re.sub(r"([\\`*_\[\]<>!#|])", r"\\\1", text)

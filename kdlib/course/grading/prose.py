@@ -1,7 +1,7 @@
-"""A student's prose, safe for the browser of whoever reads it.
+"""Make a student's prose safe for the browser of whoever reads it.
 
-It is judged as it will be rendered, by the same renderer, and not by its source, in which a link can
-be hidden in many ways. What is plain stays as it is; what holds more is shown as its source.
+What counts is what the notebook's renderer makes of it, not the source, where a link can be hidden
+in many ways. Plain prose stays as it is; anything else is shown as its source.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ATTRIBUTES = {"href", "src", "alt", "title", "class", "id", "style"}
 
 
 def safe(source: str, attachments: dict[str, Any]) -> str:
-    """The source if what it renders to is text, links and attached pictures; else it as a listing."""
+    """Return the source if it renders to text, links and attached pictures only, else a listing."""
     if len(source) > LONGEST:
         source = f"{source[:LONGEST]}\n\n… and {len(source) - LONGEST:,} more characters"
     if _renders_plainly(source, attachments):
@@ -54,9 +54,9 @@ def _renders_plainly(source: str, attachments: dict[str, Any]) -> bool:
     renderer = IPythonRenderer(escape=False, attachments=attachments)
     try:
         rendered = MarkdownWithMath(renderer=renderer).render(source)
-    except Exception:  # noqa: BLE001  whatever the renderer makes of it, such as a missing picture
+    except Exception:  # noqa: BLE001  the renderer may raise anything, as for a missing picture
         return False
-    # A "<" that opens nothing whole may become a tag with what comes after it on the page.
+    # A "<" without its ">" may become a tag together with what follows on the page.
     if re.search(r"<(?=[a-zA-Z/!?])", WHOLE_TAG.sub("", rendered)):
         return False
     return all(map(_is_plain, BeautifulSoup(rendered, "html.parser").find_all(True)))
@@ -73,7 +73,7 @@ def _is_plain(tag: Tag) -> bool:
 
 
 def pictures(attachments: Any) -> dict[str, dict[str, str]]:
-    """Of a cell's attachments those that are pictures."""
+    """Keep those attachments of a cell that are pictures."""
     kept = {}
     for name, bundle in attachments.items() if isinstance(attachments, dict) else ():
         for kind, data in bundle.items() if isinstance(bundle, dict) else ():

@@ -1,9 +1,9 @@
-"""Run a student's notebook in a process of its own, and ask its functions from outside.
+"""Run a student's notebook in a process of its own, and call its functions from outside.
 
 The checks and what they expect stay in the grader's process. A cell or a call that takes too long, or
-ends its process, costs what it was about; the process is started again without it, and the rest is
-graded. This keeps mistakes and mischief apart from scores. It is no prison: the code runs with the
-rights of whoever grades (see the teacher's guide on how to isolate it).
+ends its process, costs only its own points; the process is restarted without it, and the rest is
+graded. This keeps mistakes and mischief away from the scores. It is not a prison: the code runs with
+the rights of whoever grades (the teacher's guide says how to isolate it).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from kdlib.course.grading.child import LARGEST_PICTURE, LONGEST, MOST_PICTURES, 
 from kdlib.course.grading.exercise import Stopped
 from kdlib.course.grading.observe import HOME, Seen, packed, received
 
-NOTHING = {"text": "", "more": 0, "pictures": [], "error": ""}  # of a cell
+NOTHING = {"text": "", "more": 0, "pictures": [], "error": ""}  # what a silent cell shows
 LARGEST_MESSAGE = 64 * 2**20
-START_SECONDS = 60  # for a process to load torch; what it does later has limits of its own
+START_SECONDS = 60  # for a process to load torch; what it does later has its own limits
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Limits:
     """What one submission may use.
 
     Attributes:
-        cell_seconds: for a cell of the notebook.
-        call_seconds: for one call of a function.
-        total_seconds: for the whole submission; what is left then is not graded.
-        memory: bytes of data (on Linux; elsewhere there is no such limit).
+        cell_seconds: for each cell of the notebook.
+        call_seconds: for each call of a function.
+        total_seconds: for the whole submission; what has not run by then is not graded.
+        memory: bytes of data (on Linux; there is no such limit elsewhere).
     """
 
     cell_seconds: float = 30
@@ -57,7 +57,7 @@ DEFAULT = Limits()
 
 
 class Process:
-    """One run of a notebook: the cells that went before, and their names to be asked."""
+    """One run of a notebook: its cells run in order, then the names that they define can be asked."""
 
     def __init__(self, limits: Limits, deadline: float):
         self._limits, self._deadline = limits, deadline
@@ -81,7 +81,7 @@ class Process:
         self._listener.start()
 
     def _speak(self) -> None:
-        """Messages one after another; a process that reads none holds up nobody but this thread."""
+        """Write the messages in order; a process that does not read holds up only this thread."""
         try:
             while (message := self._messages.get()) is not None:
                 left = memoryview(struct.pack("<Q", len(message)) + message)
@@ -91,7 +91,7 @@ class Process:
             pass
 
     def _listen(self) -> None:
-        """Frames as they come; None where the process has ended, or sends what no answer is."""
+        """Read frames as they arrive; None when the process has ended or a frame is too long."""
         try:
             while (frame := read_frame(self._process.stdout, LARGEST_MESSAGE)) is not None:
                 self._frames.put(frame)
@@ -102,11 +102,11 @@ class Process:
         self._frames.put(None)
 
     def wait(self) -> None:
-        """Until it is ready for the first cell."""
+        """Wait until the process is ready for the first cell."""
         self._next(START_SECONDS)
 
     def run(self, source: str) -> dict[str, Any]:
-        """A cell's text, pictures and error."""
+        """Run a cell; return its text, its pictures and its error."""
         found = self._answer(("cell", source), self._limits.cell_seconds).value
         try:
             found = found if isinstance(found, dict) else {}
@@ -118,7 +118,7 @@ class Process:
             }
         except (KeyError, TypeError, ValueError, OverflowError):
             self.close()
-            raise Stopped("it sent what is no answer") from None
+            raise Stopped("it sent something that is not an answer") from None
 
     def ask(self, name: str, instead: dict[str, Any], given: dict[str, Any], wanted: dict) -> Seen:
         return self._answer(("ask", name, instead, given, wanted), self._limits.call_seconds)
@@ -143,12 +143,12 @@ class Process:
             raise Stopped("it ended its process")
         try:
             return received(frame)
-        except Exception:  # noqa: BLE001  whatever a hostile process may send
+        except Exception:  # noqa: BLE001  a hostile process may send anything
             self.close()
-            raise Stopped("it sent what is no answer") from None
+            raise Stopped("it sent something that is not an answer") from None
 
     def close(self) -> None:
-        """End the process, and what it has started."""
+        """End the process and everything that it started."""
         if self._closed:
             return
         try:
@@ -161,7 +161,7 @@ class Process:
         self._process.wait()
         self._closed = True
         self._messages.put(None)
-        for _ in range(20):  # let the listener end, but for one whose pipe some other process has
+        for _ in range(20):  # let the listener end, unless another process holds its pipe
             self._listener.join(0.05)
             if not self._listener.is_alive():
                 self._process.stdin.close()
@@ -182,7 +182,7 @@ def _is_picture(data: Any) -> bool:
 
 
 def _environment(folder: str, limits: Limits) -> dict[str, str]:
-    """Little of ours: no course folder, no seed, no network for pip."""
+    """Keep little of our environment: no course folder, no seed, no network for pip."""
     kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "HOME": folder,
@@ -203,23 +203,24 @@ def _environment(folder: str, limits: Limits) -> dict[str, str]:
 
 
 def _fonts() -> Path:
-    """matplotlib's cache of fonts, which takes seconds to make."""
+    """matplotlib's font cache, which takes seconds to build."""
     import matplotlib
 
     return Path(matplotlib.get_cachedir())
 
 
 def named(source: str) -> str:
-    """A cell, by its first words."""
+    """Refer to a cell by its first words."""
     first = next((line for line in source.splitlines() if line.strip()), "")
     return f'The cell that begins "{first[:60]}"'
 
 
 class Runner:
-    """A student's notebook, run and asked, as often as it takes.
+    """A student's notebook, run again whenever its process has ended.
 
     Attributes:
-        outputs: of each cell that ran, by its place: text, how much more there was, pictures, error.
+        outputs: for each cell that ran, by place: its text, how many characters of it were cut, its
+            pictures, its error.
         notes: on cells that had to be left out.
     """
 
@@ -234,10 +235,10 @@ class Runner:
     def source(
         self, name: str, instead: Mapping[str, Callable] | None = None
     ) -> Callable[..., Seen]:
-        """Ask the notebook's function of this name.
+        """Return a function that calls the notebook's function of this name.
 
-        With ``instead`` other functions of the notebook are replaced while it runs: right ones of
-        kdlib's own, so that an answer does not suffer for those that it calls.
+        ``instead`` replaces other functions of the notebook during the call, by kdlib's right ones, so
+        that an answer does not suffer for the functions that it calls.
         """
         others = {"student_id": self._student, **(instead or {})}
 
@@ -254,7 +255,7 @@ class Runner:
         return ask
 
     def own_name(self) -> str:
-        """The student_id that the notebook gives, "" where it gives none."""
+        """The student_id that the notebook sets, "" if it sets none."""
         try:
             return str(self._started().ask("student_id", {}, {}, {}).value)
         except Stopped:
@@ -262,7 +263,7 @@ class Runner:
             return ""
 
     def _started(self) -> Process:
-        """A process in which all cells ran but those that would not let it live."""
+        """A process in which every cell has run, except those that ended it."""
         while self._process is None:
             if time.monotonic() > self._deadline:
                 raise self._limits.used_up()
@@ -271,13 +272,13 @@ class Runner:
                 process.wait()
                 if self._run_all(process):
                     self._process = process
-            except BaseException:  # of whoever grades, too: no process stays behind
+            except BaseException:  # an interrupt from the keyboard, too: leave no process behind
                 process.close()
                 raise
         return self._process
 
     def _run_all(self, process: Process) -> bool:
-        """Whether all cells ran; the one that ended the process is left out from now on."""
+        """Run all cells; false if one ended the process, which is left out from now on."""
         for place, source in self._cells.items():
             try:
                 self.outputs[place] = process.run(source)

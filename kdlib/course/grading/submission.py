@@ -1,8 +1,8 @@
-"""Read what was handed in, whatever became of it on the way, and mend what can be mended.
+"""Read what was handed in, whatever happened to it on the way, and repair what can be repaired.
 
 nbgrader ties an answer to its question by cell metadata, which copying, splitting and deleting cells
-break. What is lost or doubled is put back from the release; a student's answer is found by the name
-of its function. Everything that was mended is said in a note.
+break. Lost cells are put back from the release, duplicates are resolved, and a student's answer is
+found by the name of its function. A note reports every repair.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Submission:
     """What one student handed in for one homework.
 
     Attributes:
-        student: the name of its folder.
-        homework: as ``hw1``.
-        name: of the notebook, without its ending.
-        data: the file's bytes; None where there is no notebook.
-        note: what was odd about the file, "" where nothing.
+        student: the name of the student's folder.
+        homework: such as ``hw1``.
+        name: the notebook's name without its suffix.
+        data: the file's bytes; None if there is no notebook.
+        note: what was odd about the file, "" if nothing was.
     """
 
     student: str
@@ -44,11 +44,11 @@ class Submission:
 
 
 def found(submitted: Path, names: dict[str, str]) -> list[Submission]:
-    """All submissions under ``submitted/STUDENT/HOMEWORK/``, read into memory.
+    """Read all submissions under ``submitted/STUDENT/HOMEWORK/`` into memory.
 
     Args:
         submitted: the folder.
-        names: of each homework's notebook.
+        names: the name of each homework's notebook.
     """
     students = (
         sorted(path for path in submitted.iterdir() if path.is_dir()) if submitted.is_dir() else []
@@ -64,7 +64,7 @@ def found(submitted: Path, names: dict[str, str]) -> list[Submission]:
 
 
 def passed_over(submitted: Path, names: dict[str, str]) -> list[str]:
-    """What lies below ``submitted`` and is no folder of a student's homework."""
+    """Paths below ``submitted`` that are not the folder of a student's homework."""
     if not submitted.is_dir():
         return []
     paths = sorted(p for p in [*submitted.glob("*"), *submitted.glob("*/*")] if p.name[:1] != ".")
@@ -73,11 +73,11 @@ def passed_over(submitted: Path, names: dict[str, str]) -> list[str]:
 
 
 def _check_name(student: str) -> None:
-    """nbgrader reads some signs as patterns, a database refuses others, a spreadsheet runs some."""
+    """Refuse a name that nbgrader reads as a pattern, a database refuses or a spreadsheet runs."""
     if not student.isprintable() or set(student) & set("[]*?") or student[0] in ".=+-@":
         raise ValueError(
-            f"a student's folder must have a plain name, got {student!r}: rename it; signs such as "
-            "[ ] * ? in it, or . = + - @ before it, mean something else to other programs"
+            f"a student's folder must have a plain name, got {student!r}: rename it; other programs "
+            "give a meaning to [ ] * ? anywhere in it, and to . = + - @ at its start"
         )
 
 
@@ -91,34 +91,33 @@ def _read(folder: Path, name: str) -> Submission:
         file = expected
     elif files:
         file = files[-1]
-        others = f", the newest of {len(files)}," if len(files) > 1 else ""
-        note = (
-            f"The notebook is called {file.name} instead of {expected.name}{others} and was taken."
-        )
+        others = f" (the newest of {len(files)})" if len(files) > 1 else ""
+        note = f"Graded {file.name}{others}, as there is no {expected.name}."
     else:
         return Submission(student, homework, name, None, "There is no notebook in the folder.")
     try:
         if file.stat().st_size > LARGEST:
-            note = f"The file has more than {LARGEST >> 20} MB; not read."
+            note = f"The file is larger than {LARGEST >> 20} MB and was not read."
             return Submission(student, homework, name, None, note)
         return Submission(student, homework, name, file.read_bytes(), note)
     except OSError as error:
-        note = f"The file cannot be read ({error.strerror})."
+        note = f"The file could not be read ({error.strerror})."
         return Submission(student, homework, name, None, note)
 
 
 def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode, list[str]]:
-    """The notebook with all of the release's graded cells, each once, and notes on what was done."""
+    """Return the notebook with each graded cell of the release once, and notes on the repairs."""
     notes = [submission.note] if submission.note else []
     if submission.data is None:
         return _emptied(release), notes
     try:
         notebook = _parsed(submission.data.decode("utf-8-sig"))
         notebook.cells = [_whole(cell) for cell in notebook.cells if isinstance(cell, dict)]
-    except Exception as error:  # noqa: BLE001  whatever is wrong with the file
+    except Exception as error:  # noqa: BLE001  anything may be wrong with the file
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         notes.append(
-            f"The file is no notebook ({type(error).__name__}: {reason}); graded as an empty one."
+            f"The file is not a notebook ({type(error).__name__}: {reason}); "
+            "it was graded as an empty one."
         )
         return _emptied(release), notes
     notes += _repair(notebook, release)
@@ -129,7 +128,7 @@ def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode,
 
 
 def _parsed(text: str) -> NotebookNode:
-    """Without a look at its form, which may be broken in a way that does no harm."""
+    """Parse without validating: a notebook may be malformed in a harmless way."""
     found = json.loads(text)
     return nbformat.from_dict(found) if found["nbformat"] == 4 else nbformat.reads(text, 4)
 
@@ -139,7 +138,7 @@ def _emptied(release: NotebookNode) -> NotebookNode:
 
 
 def _whole(cell: NotebookNode) -> NotebookNode:
-    """Only what is needed of a cell, and nothing that it showed."""
+    """Keep what grading needs of a cell, and none of its outputs."""
     source = cell.get("source") or ""
     source = source if isinstance(source, str) else "".join(map(str, source))
     make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}
@@ -166,7 +165,7 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
     for cell in notebook.cells:
         if grade_id(cell) not in known:
             cell.metadata.pop("nbgrader", None)
-    before = None  # the release's graded cell above, as it is in the notebook
+    before = None  # the graded cell above, as it is in the notebook
     for model in wanted:
         name = grade_id(model)
         cells = [
@@ -179,7 +178,7 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
             restored.setdefault(how, []).append(f'"{name}"')
         if len(cells) > 1:
             place = 1 + next(k for k, c in enumerate(cells) if c is cell)
-            notes.append(f'The cell "{name}" was there {len(cells)} times; number {place} counts.')
+            notes.append(f'The cell "{name}" appeared {len(cells)} times; number {place} counts.')
         for other in notebook.cells:
             if other is not cell and grade_id(other) == name:
                 other.metadata.pop("nbgrader")
@@ -188,7 +187,7 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
         unread = model.cell_type == "markdown" and not _written(cell, model)
         if unread and (text := _written_below(notebook, release, cell)):
             cell.source = text
-            notes.append(f'The answer "{name}" stood in a cell of its own below; it counts.')
+            notes.append(f'The answer to "{name}" was written in a new cell below; it counts.')
         if is_check(model) and cell.source != model.source:
             notes.append(f'The cell "{name}" was changed; the original check was used.')
             cell.source = model.source
@@ -203,7 +202,7 @@ def is_check(cell: NotebookNode) -> bool:
 
 
 def _chosen(cells: list[NotebookNode], model: NotebookNode) -> NotebookNode:
-    """The last one that was worked on, as a run from the top would have it; of checks an unchanged one."""
+    """The last cell that was worked on, as when the notebook runs; of checks, an unchanged one."""
     if is_check(model):
         return next((c for c in cells if c.source == model.source), cells[-1])
     written = [c for c in cells if _written(c, model)]
@@ -212,7 +211,7 @@ def _chosen(cells: list[NotebookNode], model: NotebookNode) -> NotebookNode:
 
 
 def _written(cell: NotebookNode, model: NotebookNode) -> bool:
-    """Whether it was worked on; a ``raise`` that was left below an answer's ``return`` is no stub's."""
+    """Whether a cell was worked on; a ``raise`` left below a ``return`` does not make it a stub."""
     returns = re.search(r"^[ \t]+return\b", cell.source, flags=re.MULTILINE)
     stub = "NotImplementedError" in cell.source and not returns
     return not stub and cell.source.split() != model.source.split()
@@ -221,30 +220,30 @@ def _written(cell: NotebookNode, model: NotebookNode) -> bool:
 def _keep_stubs_from_running(
     notebook: NotebookNode, model: NotebookNode, answer: NotebookNode
 ) -> None:
-    """An empty copy must not take the place of the answer above it when the notebook runs."""
+    """Comment out empty copies below an answer, which would replace it when the notebook runs."""
     place = next(k for k, c in enumerate(notebook.cells) if c is answer)
     below = [c for c in notebook.cells[place + 1 :] if c.cell_type == "code" and not grade_id(c)]
     for cell in below:
         if grade_id(model) in defined(cell.source) and not _written(cell, model):
-            lines = ["A copy that is not written:", *cell.source.splitlines()]
+            lines = ["A copy without an answer:", *cell.source.splitlines()]
             cell.source = "\n".join(f"# {line}" for line in lines)
 
 
 def _restored(
     notebook: NotebookNode, release: NotebookNode, model: NotebookNode, before: NotebookNode | None
 ) -> tuple[NotebookNode, str]:
-    """A cell for a question that has none: found by name, or put back as it was handed out."""
+    """Find the lost cell of a question by its name or place, or put it back as it was handed out."""
     name = grade_id(model)
     if model.metadata.nbgrader.get("solution"):
         if model.cell_type == "code":
             own = [c for c in notebook.cells if c.cell_type == "code" and not grade_id(c)]
             defining = [c for c in own if name in defined(c.source)]
             if defining:
-                return _chosen(defining, model), "Had lost their marks, found by name"
+                return _chosen(defining, model), "Cells without their metadata, found by name"
         else:
             answer = _below_the_question(notebook, release, model)
             if answer is not None:
-                return answer, "Had lost their marks, found by place"
+                return answer, "Cells without their metadata, found by their place"
     cell = copy.deepcopy(model)
     place = 0
     if before is not None:
@@ -254,9 +253,9 @@ def _restored(
         code = [c for c in notebook.cells if c.cell_type == "code" and c is not cell]
         if any(name in defined(c.source) and _written(c, model) for c in code):
             cell.source = f"# {name} is written in another answer's cell."
-            return cell, "Without a cell of their own, found in another answer's"
-        return cell, "Missing, and nothing else answers them; put back empty"
-    return cell, "Check cells that were gone, or had lost their marks, and were put back"
+            return cell, "Answers without a cell of their own, found in another answer's cell"
+        return cell, "Missing answers, put back as empty cells"
+    return cell, "Check cells that were missing, or had lost their metadata, and were put back"
 
 
 def _below_the_question(
@@ -272,7 +271,7 @@ def _below_the_question(
 
 
 def _written_below(notebook: NotebookNode, release: NotebookNode, cell: NotebookNode) -> str:
-    """What a student wrote into new cells below an open question's, which was left as it is."""
+    """What a student wrote in new cells below the cell for an open answer, left as it was."""
     texts = {c.source for c in release.cells}
     place = next(k for k, c in enumerate(notebook.cells) if c is cell)
     found = []
@@ -284,7 +283,7 @@ def _written_below(notebook: NotebookNode, release: NotebookNode, cell: Notebook
 
 
 def defined(source: str) -> set[str]:
-    """The names of functions and variables that a cell defines, also where it does not parse."""
+    """Names of the functions and variables that a cell defines, even if it does not parse."""
     try:
         tree = ast.parse(re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.MULTILINE))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -300,7 +299,7 @@ def defined(source: str) -> set[str]:
 
 
 def _fresh_ids(notebook: NotebookNode) -> None:
-    """Ids that are missing, odd or there twice are drawn anew."""
+    """Replace ids that are missing, invalid or duplicated."""
     seen = set()
     for cell in notebook.cells:
         if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell.get("id", "")) or cell.id in seen:
