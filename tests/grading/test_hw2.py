@@ -1,4 +1,4 @@
-"""Homework 2: what its properties expect, the maps of one's own, mistakes in other words."""
+"""Homework 2: what its properties expect, a student's own maps, mistakes written in other ways."""
 
 import copy
 import re
@@ -15,28 +15,22 @@ from kdlib.course.grading.exercise import Ask, Draw
 from kdlib.course.grading.observe import observe
 
 
-def a_draw(purpose="test"):
-    return Draw(7, purpose)
-
-
 def names(report):
     return [mistake.name for mistake in report.mistakes]
 
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 # What is expected
 
 
 @pytest.mark.parametrize("size", [(2, 3), (4, 9)])
 def test_an_expected_flow_is_that_of_kdlib(size):
-    draw = a_draw()
+    draw = Draw(7, "test")
     first, second = draw.normal(3, 2, *size), draw.normal(3, 4, 2, 3)
     torch.testing.assert_close(layers.flow(first, second), kd.fsp_matrix(first, second))
 
 
 def test_an_expected_step_is_down_the_gradient_of_the_hint_loss():
-    given = _step(a_draw())
+    given = _step(Draw(7, "test"))
     guided, regressor = given["guided"], given["regressor"]
     kd.hint_loss(regressor(guided(given["inputs"])), given["hint"]).backward()
     for network, step in zip((guided, regressor), _downhill(given), strict=True):
@@ -46,7 +40,7 @@ def test_an_expected_step_is_down_the_gradient_of_the_hint_loss():
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_an_expected_descent_is_that_of_torch(stage):
-    given = _stages(a_draw(), (0, 0))
+    given = _stages(Draw(7, "test"), (0, 0))
     parts = [copy.deepcopy(given[of]) for of in ("lower", "upper")][: stage + 1]
     loss = given["second_loss" if stage else "first_loss"]
     slope = (layers.of_first_loss, layers.of_second_loss)[stage]
@@ -64,7 +58,7 @@ def test_an_expected_descent_is_that_of_torch(stage):
 
 
 def test_old_gradients_arrive_with_the_network():
-    network = layers.NetworkWithOldGradients(layers.linear(a_draw(), 2, 3))
+    network = layers.NetworkWithOldGradients(layers.linear(Draw(7, "test"), 2, 3))
 
     def gradients(network):
         return [weight.grad for weight in network.parameters()]
@@ -73,34 +67,10 @@ def test_old_gradients_arrive_with_the_network():
     assert first.eq(1).all() and second.eq(1).all()
 
 
-# A teacher of one's own
+# A student's own teacher
 
 
-def test_a_name_is_the_same_with_capitals_and_spaces_and_another_is_another():
-    of = {name: layers.feature_maps(name) for name in (" Ada ", "ada", "bob")}
-    for mine, hers, his in zip(*(maps[0] + maps[1] for maps in of.values()), strict=True):
-        assert torch.equal(mine, hers)
-        assert not torch.equal(mine, his)
-
-
-def test_a_teacher_is_the_same_whatever_the_precision_of_the_day():
-    expected = layers.feature_maps("ada")
-    torch.set_default_dtype(torch.float64)
-    try:
-        again = layers._feature_maps.__wrapped__("ada")
-    finally:
-        torch.set_default_dtype(torch.float32)
-    torch.testing.assert_close(again, expected)
-
-
-def test_maps_that_an_answer_spoils_are_whole_again():
-    first = layers.feature_maps("ada")[0][0]
-    kept = first.clone()
-    first.zero_()
-    assert torch.equal(layers.feature_maps("ada")[0][0], kept)
-
-
-def test_the_distance_of_ones_own_is_the_fsp_loss_and_no_report_tells_it():
+def test_a_students_own_distance_is_the_fsp_loss_and_no_report_gives_it_away():
     teacher, new = (
         [kd.fsp_matrix(a, b), kd.fsp_matrix(b, c)] for a, b, c in layers.feature_maps("ada")
     )
@@ -114,11 +84,7 @@ def test_the_distance_of_ones_own_is_the_fsp_loss_and_no_report_tells_it():
     )
 
 
-# Mistakes in other words
-
-
-def mse_of_tensors(r, u):
-    return ((r - u.detach()) ** 2).mean() * 0.5
+# Mistakes written in other ways
 
 
 def gram_by_view(a, b):
@@ -173,7 +139,7 @@ def upper_part_added_later(low, up, first, second, steps):
 @pytest.mark.parametrize(
     ("exercise", "answer", "known"),
     [
-        (hw2.hint_loss, mse_of_tensors, "mean_over_everything"),
+        (hw2.hint_loss, lambda r, u: ((r - u.detach()) ** 2).mean() * 0.5, "mean_over_everything"),
         (hw2.hint_step, regressor_left_out, "regressor_not_in_the_optimizer"),
         (hw2.hint_step, cleared_after_the_step, "zero_grad_forgotten"),
         (hw2.fsp_matrix, gram_by_view, "not_divided"),
@@ -181,7 +147,7 @@ def upper_part_added_later(low, up, first, second, steps):
         (hw2.two_stages, upper_part_added_later, "momentum_kept"),
     ],
 )
-def test_a_mistake_is_recognised_in_other_words(exercise, answer, known):
+def test_a_mistake_is_recognised_when_it_is_written_in_another_way(exercise, answer, known):
     report = exercise.check(answer)
     assert names(report) == [known]
     assert report.points == report.out_of - 1
@@ -198,7 +164,7 @@ def test_a_step_that_is_never_taken_is_one_mistake():
     assert report.points == 1  # for the loss that it gives back
 
 
-def test_the_pair_that_came_is_no_other_pair_in_float32():
+def test_the_same_pair_in_float32_is_not_another_pair():
     assert hw2.same_flow.check(lambda a, b: (a.float(), b.float())).points == 0
 
 
@@ -211,7 +177,7 @@ def test_two_mistakes_are_both_named():
     assert sorted(found) == ["gradient_to_the_teacher", "summed_over_the_examples"]
 
 
-def test_a_network_of_other_weights_is_no_crash():
+def test_a_network_that_grows_does_not_crash_the_check():
     def grows(lower, upper, first_loss, second_loss, steps):
         lower.append(torch.nn.Linear(2, 2))
 
@@ -228,10 +194,10 @@ def test_an_orthogonal_mix_of_places_is_right_for_maps_of_one_size():
     assert [r.failed is None for r in hw2.same_flow.check(mixed).results] == [True, True, False]
 
 
-# What a student reads
+# What a report shows
 
 
-def test_a_report_on_a_stage_shows_what_came_and_what_should_have_come():
+def test_a_report_on_a_stage_shows_the_change_and_the_expected_change():
     text = repr(hw2.two_stages.check(upper_part_added_later))
     assert "✗ The second stage starts from rest where the first has ended" in text
     assert re.search(r"with .*lower = a Sequential, .*steps = \[\d, \d\]", text)
@@ -239,8 +205,8 @@ def test_a_report_on_a_stage_shows_what_came_and_what_should_have_come():
     assert "Hint 1: The second stage begins with steps in the direction of the first." in text
 
 
-def test_a_change_says_nothing_of_what_is_returned_or_of_gradients():
-    given = _step(a_draw())
+def test_a_change_is_compared_without_the_value_returned_and_the_gradients_left():
+    given = _step(Draw(7, "test"))
     ask = Ask(hw2.hint_step.source(cleared_after_the_step))
     layers.change(ask, "guided", **given)
     (seen,) = ask.seen

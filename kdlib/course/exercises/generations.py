@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from kdlib.course.exercises.material import digits, seed_of
+from kdlib.course.exercises.material import digits, float32_by_default, seed_of
 from kdlib.data import Data
 from kdlib.models import mlp
 from kdlib.objectives import CrossEntropy, SoftTargets
@@ -69,6 +69,7 @@ def paired_runs(student: str) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=256)
+@float32_by_default()
 def _errors(seed: int) -> tuple[Tensor, Tensor]:
     data = _with_random_labels(seed)
     teacher = mlp(32, depth=1, seed=seed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +37,17 @@ def seed_of(student: str, purpose: str = "teacher") -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """torch's usual default, whatever a student has set: in another precision other weights are drawn."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @lru_cache(maxsize=1)
 def digits() -> Data:
     return load("digits", device="cpu")
@@ -50,6 +63,7 @@ def teacher_logits(student: str) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@float32_by_default()
 def _teacher_logits(seed: int) -> Tensor:
     teacher = mlp(32, depth=1, seed=seed)
     recipe = Recipe(epochs=3, learning_rate=0.05, precision="float64")
