@@ -1,4 +1,4 @@
-"""A real JupyterLab and a real browser, started once for all tests; skipped where there is none."""
+"""One JupyterLab and one browser for all tests, which are skipped without a browser."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ KERNEL = ".jp-Notebook-ExecutionIndicator"
 
 @dataclass(frozen=True)
 class Lab:
-    """A JupyterLab that runs: where, on which folder of notebooks, in which environment."""
+    """A running JupyterLab: its address, its folder of notebooks, its environment."""
 
     address: str
     notebooks: Path
     environment: dict[str, str]
 
     def plant(self, name, notebook):
-        """Put a notebook, or one cell for each of these sources, into its folder."""
+        """Put a notebook, or a notebook of these sources, into its folder."""
         if not isinstance(notebook, nbformat.NotebookNode):
             cells = [*map(nbformat.v4.new_code_cell, notebook)]
             notebook = nbformat.v4.new_notebook(cells=cells)
@@ -57,7 +57,7 @@ def browser():
 
 @pytest.fixture(scope="session")
 def lab(browser, tmp_path_factory):
-    """JupyterLab on a copy of the notebooks, without their outputs being touched."""
+    """JupyterLab on a copy of the notebooks."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     with socket.socket() as probe:
@@ -126,7 +126,7 @@ def run_all(opened):
         page = opened(name)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        # What was saved looks like a finished run until this one has begun.
+        # The saved outputs look like a finished run until this one has begun.
         page.locator(f"{KERNEL}:not([data-status=idle])").wait_for(
             timeout=120_000, state="attached"
         )
@@ -137,7 +137,7 @@ def run_all(opened):
 
 @pytest.fixture
 def outputs_settle():
-    """Waits until no cell waits or runs: for three seconds the kernel is idle and no prompt a star."""
+    """Waits until nothing runs: the kernel idle and no prompt a star for three seconds."""
 
     def settle(page, seconds=240):
         page.wait_for_function(

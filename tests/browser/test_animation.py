@@ -1,4 +1,4 @@
-"""What the README's moving picture shows: a hand drags, chooses, drags back, and is where it began."""
+"""The README's moving picture: a hand drags, chooses, drags back, and ends where it began."""
 
 import itertools
 
@@ -9,11 +9,11 @@ from PIL import ImageChops
 
 import kdlib as kd
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(("place", "other"), [(9, 5), (1, 5)])
-def test_it_ends_as_it_began_having_shown_two_images_at_both_temperatures(
+def test_it_shows_two_images_at_both_temperatures_and_ends_as_it_began(
     browser, monkeypatch, place, other
 ):
     draw = np.random.default_rng(0)

@@ -1,9 +1,9 @@
-"""What a newcomer does after ``make lab``, in a real browser: Run All, look, make a guess."""
+"""A newcomer after ``make lab``, in a real browser: Run All, look, make a guess."""
 
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PREDICTION = (
     'import kdlib as kd\nguess = kd.predict("Will it make more errors?", ["more", "fewer"])',
@@ -47,4 +47,6 @@ def test_a_guess_made_by_mouse_and_keyboard_is_shown_beside_the_answer_and_stays
     page.get_by_text("Your guess: 5. Measured: 41.").wait_for()
     outputs_settle(page)
     assert fewer.is_checked() and fewer.is_disabled()
-    assert cells.nth(0).locator(".jp-OutputArea-output").count() == 1  # no text beside the widget
+    assert (
+        cells.nth(0).locator(".jp-OutputArea-output").count() == 1
+    )  # the widget alone, without its text

@@ -1,4 +1,4 @@
-"""What a reader sees who opens the static pages from disk, in a real browser, without a network."""
+"""The static pages, opened from disk in a real browser without a network."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ import torch
 from .test_explorer import Given, works
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 each_page = pytest.mark.parametrize("name", ["index", *NAMES])
@@ -30,7 +30,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def opened(site, browser):
-    """Opens a page from disk; whatever it asks of a network fails, and any complaint fails the test."""
+    """Opens a page from disk, offline; any request or complaint of the page fails the test."""
     complaints = []
     context = browser.new_context(offline=True)
 
@@ -82,7 +82,7 @@ def test_the_first_key_reaches_the_content(opened):
     assert page.evaluate("document.activeElement.id") == "content"
 
 
-def test_the_pages_follow_the_reader_s_dark_or_light(opened):
+def test_the_pages_follow_the_readers_dark_or_light(opened):
     grounds = [
         opened(NAMES[0], scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
         for scheme in ("light", "dark")
@@ -91,7 +91,7 @@ def test_the_pages_follow_the_reader_s_dark_or_light(opened):
 
 
 def given_to(frame):
-    """What the explorer in this frame was made of, read from its page."""
+    """What the explorer in this frame was made from, read from its page."""
     saved = json.loads(re.search("const SAVED = (.*);\n", frame.get_attribute("srcdoc"))[1])
 
     def rows(name):
