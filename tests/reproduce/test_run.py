@@ -2,13 +2,18 @@
 
 import math
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from importlib import import_module
+from multiprocessing import get_context
+from threading import Lock
 from types import ModuleType, SimpleNamespace
 
 import pandas as pd
@@ -20,20 +25,18 @@ from kdlib import reproduce
 from kdlib.reproduce import (
     COLUMNS,
     PROTOCOLS,
+    Published,
     Row,
     Setting,
     recipe_hash,
     results,
     run,
     ship,
-    student,
     tables,
 )
 from kdlib.reproduce import __main__ as command
 
 WHAT = COLUMNS[:4]
-# The functions run and settings hide the modules that they are defined in.
-OF_RUN, OF_SETTINGS = (import_module(f"kdlib.reproduce.{name}") for name in ("run", "settings"))
 
 
 @pytest.fixture
@@ -51,22 +54,27 @@ def toy(monkeypatch):
         yield Row("share", 0.1 + 0.2, None, 4)
         yield Row("diverged", math.nan)
 
-    def settings():
-        return [
-            Setting(
-                "odd" if name == "two" else "even",
-                name,
-                toy.protocol,
-                recipe,
-                lambda name=name: measure(name),
-            )
-            for name, recipe in toy.lines.items()
-        ]
+    def setting(name, recipe):
+        experiment = "odd" if name == "two" else "even"
+        return Setting(experiment, name, toy.protocol, recipe, lambda: measure(name))
 
-    toy.settings = settings
+    toy.settings = lambda: [setting(*line) for line in toy.lines.items()]
     monkeypatch.setitem(sys.modules, "kdlib.reproduce.toy", toy)
-    for module in (OF_SETTINGS, command):
+    # The function ``settings`` hides the module that it is defined in.
+    for module in (import_module("kdlib.reproduce.settings"), command):
         monkeypatch.setattr(module, "PROTOCOLS", (*PROTOCOLS, "toy"))
+    return toy
+
+
+@pytest.fixture
+def toy_of_two(toy, monkeypatch):
+    """The same, where setting ``three`` belongs to a second protocol."""
+    of_one = toy.settings
+    monkeypatch.setattr(
+        toy,
+        "settings",
+        lambda: [replace(s, protocol="paper") if s.setting == "three" else s for s in of_one()],
+    )
     return toy
 
 
@@ -77,6 +85,21 @@ def shipped(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(tables, "SHIPPED", folder)
     return folder
+
+
+@pytest.fixture
+def git(monkeypatch):
+    """The commits that git names, one after the other, and how it was called."""
+    git = SimpleNamespace(commits=["0123456789ab-dirty"], calls=[])
+
+    def answer(arguments, cwd, **options):
+        git.calls.append((arguments, cwd))
+        if not git.commits:
+            raise FileNotFoundError
+        return subprocess.CompletedProcess(arguments, 0, f"{git.commits.pop(0)}\n")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    return git
 
 
 def ran(toy):
@@ -101,6 +124,16 @@ def stopping_at(name, error):
     return stop
 
 
+def same_rows(one, other, name="toy"):
+    """Compare tables, whatever the order of their settings, their seconds and a commit made meanwhile."""
+    by = [*WHAT, "metric", "student_seed"]
+    found, expected = (
+        table(out, name).sort_values(by, ignore_index=True).drop(columns=["seconds", "commit"])
+        for out in (one, other)
+    )
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
+
+
 # Running
 
 
@@ -123,7 +156,12 @@ def test_the_table_has_every_row_of_every_setting_once(toy, tmp_path):
     assert found["seconds"].fillna(-1).tolist() == [0.5, 0.5, 0.5, -1, -1] * 3
 
 
-def test_every_row_says_on_what_it_was_measured(toy, tmp_path):
+def test_every_row_tells_where_it_was_measured_and_the_commit_of_the_start(
+    toy, tmp_path, monkeypatch, git
+):
+    """The code was loaded at the start; a commit made meanwhile is not the one that ran."""
+    monkeypatch.chdir(tmp_path)
+    git.commits = ["0123456789ab-dirty", "made meanwhile"]
     finish(tmp_path)
     found = table(tmp_path)
     for name in ("hardware", "versions", "commit"):
@@ -132,34 +170,16 @@ def test_every_row_says_on_what_it_was_measured(toy, tmp_path):
     assert f"{os.cpu_count()} cores" in found["hardware"][0] or torch.cuda.is_available()
     for text in (f"kdlib {kd.__version__}", f"torch {torch.__version__}", "python 3."):
         assert text in found["versions"][0]
-
-
-def test_the_commit_is_that_of_the_library_or_unknown(tmp_path, monkeypatch):
-    called = []
-
-    def git(arguments, cwd, **options):
-        called.append((arguments, cwd))
-        return subprocess.CompletedProcess(arguments, 0, "0123456789ab-dirty\n")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "run", git)
-    assert OF_RUN._commit() == "0123456789ab-dirty"
-    (arguments, cwd), *_ = called
+    assert found["commit"][0] == "0123456789ab-dirty"
+    (arguments, cwd), *_ = git.calls
     assert arguments[:2] == ["git", "describe"] and "--dirty" in arguments
     assert cwd == tables.SHIPPED.parent
 
-    def no_git(*arguments, **options):
-        raise FileNotFoundError
 
-    monkeypatch.setattr(subprocess, "run", no_git)
-    assert OF_RUN._commit() == "unknown"
-
-
-def test_the_commit_is_that_of_the_start_for_the_code_was_loaded_then(toy, tmp_path, monkeypatch):
-    commits = iter(["at the start", "made meanwhile", "and another"])
-    monkeypatch.setattr(OF_RUN, "_commit", lambda: next(commits))
+def test_the_commit_is_unknown_where_there_is_no_git(toy, tmp_path, git):
+    git.commits = []
     finish(tmp_path)
-    assert table(tmp_path)["commit"].unique().tolist() == ["at the start"]
+    assert set(table(tmp_path)["commit"]) == {"unknown"}
 
 
 def test_two_runs_on_one_folder_count_nothing_twice(toy, tmp_path):
@@ -185,28 +205,16 @@ def test_what_was_finished_before_an_interruption_is_kept_and_the_rest_run_later
     toy, tmp_path, error
 ):
     toy.stop = stopping_at("two", error)
-    with pytest.raises(error):
-        finish(tmp_path)
-    assert ran(toy) == ["one", "two"]
-    assert table(tmp_path)["setting"].tolist() == ["one"] * 5  # and none of two's three rows
-    with pytest.raises(error):
-        finish(tmp_path)
-    assert ran(toy) == ["two"]
+    for measured in (["one", "two"], ["two"]):
+        with pytest.raises(error):
+            finish(tmp_path)
+        assert ran(toy) == measured
+        assert table(tmp_path)["setting"].tolist() == ["one"] * 5  # and none of two's three rows
     toy.stop = lambda name: None
     finish(tmp_path)
     assert ran(toy) == ["two", "three"]
     finish(tmp_path / "in one go")
     pd.testing.assert_frame_equal(table(tmp_path), table(tmp_path / "in one go"))
-
-
-def test_a_run_that_is_left_midway_goes_on_where_it_stood(toy, tmp_path):
-    lines = run("toy", tmp_path)
-    assert [next(lines), next(lines)][1] == "even: one"
-    lines.close()
-    assert ran(toy) == ["one"]
-    assert len(table(tmp_path)) == 5
-    finish(tmp_path)
-    assert ran(toy) == ["two", "three"]
 
 
 def test_a_crash_while_writing_leaves_the_table_as_it_was(toy, tmp_path, monkeypatch):
@@ -228,7 +236,7 @@ def test_a_crash_while_writing_leaves_the_table_as_it_was(toy, tmp_path, monkeyp
     assert ran(toy) == ["one", "three"]
 
 
-def test_a_setting_whose_recipe_changed_is_run_again(toy, tmp_path):
+def test_a_setting_with_another_recipe_or_protocol_is_another(toy, tmp_path):
     finish(tmp_path)
     ran(toy)
     toy.lines["two"] = "recipe 2, longer"
@@ -237,31 +245,33 @@ def test_a_setting_whose_recipe_changed_is_run_again(toy, tmp_path):
     found = table(tmp_path)
     assert found["setting"].value_counts().to_dict() == {"one": 5, "two": 10, "three": 5}
     assert found["recipe"][found["setting"] == "two"].nunique() == 2
-
-
-def test_a_setting_of_another_protocol_is_another(toy, tmp_path):
-    finish(tmp_path)
-    ran(toy)
     toy.protocol = "smoke"
     finish(tmp_path)
     assert ran(toy) == ["one", "two", "three"]
 
 
-def test_only_some_experiments_are_run_if_some_are_named(toy, tmp_path):
+def test_only_the_experiments_that_are_named_are_run(toy, tmp_path):
     finish(tmp_path, only=["odd"])
     assert ran(toy) == ["two"]
     finish(tmp_path, only=["even", "odd"])
     assert ran(toy) == ["one", "three"]
 
 
-def test_numbers_and_texts_do_not_change_when_the_table_is_written_again(
-    toy, tmp_path, monkeypatch
-):
+def test_the_first_of_two_protocols_is_run_unless_another_is_asked_for(toy_of_two, tmp_path):
+    assert finish(tmp_path)[0].endswith("0 settings are there, 2 to do")
+    assert ran(toy_of_two) == ["one", "two"]
+    assert len(finish(tmp_path, protocol="paper")) == 2
+    assert ran(toy_of_two) == ["three"]
+    with pytest.raises(ValueError, match="protocol must be one of short, paper, got 'long'"):
+        finish(tmp_path, protocol="long")
+
+
+def test_numbers_and_texts_do_not_change_when_the_table_is_written_again(toy, tmp_path, git):
     """Numbers with all their digits; names and commits that look like other numbers."""
     draws = torch.Generator().manual_seed(0)
     values = torch.rand(500, generator=draws, dtype=torch.float64).tolist()
     names = ["007", "1e3", "1.50", "12"]
-    monkeypatch.setattr(OF_RUN, "_commit", lambda: "001234567890")
+    git.commits = ["001234567890"]
     settings = [
         Setting("01", name, "short", name, lambda: [Row("2", value) for value in values])
         for name in names
@@ -280,11 +290,9 @@ def test_numbers_and_texts_do_not_change_when_the_table_is_written_again(
 
 
 def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(tmp_path):
+    message = "name must be one of student, hinton, fitnets, fsp, ban, ban_lm, got 'teacher'"
     for call in (reproduce.settings, lambda name: list(run(name, tmp_path))):
-        with pytest.raises(
-            ValueError,
-            match="name must be one of student, hinton, fitnets, fsp, ban, ban_lm, got 'teacher'",
-        ):
+        with pytest.raises(ValueError, match=message):
             call("teacher")
     assert list(tmp_path.iterdir()) == []
 
@@ -296,7 +304,7 @@ def test_an_unknown_experiment_is_refused_and_the_known_ones_are_named(toy, tmp_
 
 
 @pytest.mark.parametrize("columns", [COLUMNS[:-1], [*COLUMNS, "note"], COLUMNS[::-1]])
-def test_a_table_of_other_columns_is_refused_and_left_alone(toy, tmp_path, columns):
+def test_a_table_with_other_columns_is_refused_and_left_alone(toy, tmp_path, columns):
     path = tmp_path / "toy.csv"
     pd.DataFrame([["x"] * len(columns)], columns=columns).to_csv(path, index=False)
     before = path.read_bytes()
@@ -315,8 +323,7 @@ def test_ship_copies_the_rows_of_the_current_settings_in_their_order(toy, tmp_pa
     toy.protocol = "short"
     toy.lines["three"] = "recipe 3, too short"
     finish(tmp_path, only=["even"])
-    toy.lines["three"] = "recipe 3"
-    toy.lines["four"] = "recipe 4"
+    toy.lines |= {"three": "recipe 3", "four": "recipe 4"}
     finish(tmp_path)
     del toy.lines["four"]
     assert list(dict.fromkeys(table(tmp_path)["setting"])) == ["two", "one", "three", "four"]
@@ -325,32 +332,50 @@ def test_ship_copies_the_rows_of_the_current_settings_in_their_order(toy, tmp_pa
     pd.testing.assert_frame_equal(table(shipped), table(tmp_path / "in one go"))
 
 
-def test_ship_refuses_a_table_that_lacks_a_setting(toy, tmp_path, shipped):
-    finish(tmp_path, only=["even"])
-    with pytest.raises(ValueError, match=f"odd: two is not in {tmp_path}; run it first"):
+def test_protocols_are_shipped_whole_and_one_that_was_not_begun_is_not_asked_for(
+    toy_of_two, tmp_path, shipped
+):
+    finish(tmp_path, protocol="paper")
+    ship("toy", tmp_path)
+    assert set(table(shipped)["protocol"]) == {"paper"}
+    finish(tmp_path, only=["even"])  # of the first protocol only "one"
+    with pytest.raises(ValueError, match="odd: two is not in"):
         ship("toy", tmp_path)
     finish(tmp_path)
+    ship("toy", tmp_path)
+    assert list(dict.fromkeys(table(shipped)["setting"])) == ["one", "two", "three"]
+
+
+def lacking(toy, out):
+    finish(out, only=["even"])
+    return f"odd: two is not in {out}; run it first"
+
+
+def outdated(toy, out):
+    finish(out)
     toy.lines["three"] = "recipe 3, longer"
-    with pytest.raises(ValueError, match="even: three is not in"):
-        ship("toy", tmp_path)
-    assert list(shipped.iterdir()) == []
-    with pytest.raises(ValueError, match="out must hold toy.csv, got .*elsewhere"):
-        ship("toy", tmp_path / "elsewhere")
+    return f"even: three is not in {out}"
 
 
-def test_ship_refuses_a_setting_that_is_there_twice(toy, tmp_path, shipped):
-    finish(tmp_path)
-    lines = (tmp_path / "toy.csv").read_text().splitlines()
-    (tmp_path / "toy.csv").write_text("\n".join([*lines, *lines[-5:], ""]))
-    with pytest.raises(ValueError, match="even: three is in .* more than once"):
-        ship("toy", tmp_path)
-    assert list(shipped.iterdir()) == []
+def doubled(toy, out):
+    finish(out)
+    lines = (out / "toy.csv").read_text().splitlines()
+    (out / "toy.csv").write_text("\n".join([*lines, *lines[-5:], ""]))
+    return f"even: three is in {out / 'toy.csv'} more than once"
 
 
-def test_ship_refuses_smoke(toy, tmp_path, shipped):
+def of_smoke_size(toy, out):
     toy.protocol = "smoke"
-    finish(tmp_path)
-    with pytest.raises(ValueError, match="KDLIB_PROFILE must not be smoke"):
+    finish(out)
+    return "KDLIB_PROFILE must not be smoke"
+
+
+@pytest.mark.parametrize(
+    "spoil", [lacking, outdated, doubled, of_smoke_size, lambda toy, out: "out must hold toy.csv"]
+)
+def test_ship_refuses_a_table_that_is_not_whole(toy, tmp_path, shipped, spoil):
+    message = spoil(toy, tmp_path)
+    with pytest.raises(ValueError, match=re.escape(message)):
         ship("toy", tmp_path)
     assert list(shipped.iterdir()) == []
 
@@ -376,30 +401,46 @@ def test_results_names_the_tables_there_are(shipped):
         results("born_again")
 
 
-def test_every_shipped_row_is_of_a_setting_of_this_code_and_every_setting_is_shipped(monkeypatch):
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_shipped_row_is_of_a_setting_of_this_code_and_every_setting_is_shipped(lesson, name):
     """A table does not outlive its code: who changes a recipe runs it anew."""
-    monkeypatch.setenv("KDLIB_PROFILE", "lesson")
-    shipped = sorted(path.stem for path in tables.SHIPPED.glob("*.csv"))
-    if not shipped:
-        pytest.skip("no table is shipped yet")
-    assert set(shipped) <= set(PROTOCOLS)
-    for name in shipped:
-        found = set(results(name)[WHAT].itertuples(index=False, name=None))
-        settings = {setting.key for setting in reproduce.settings(name)}
-        assert found - settings == set(), "rows that no setting of this code would give"
-        begun = {protocol for _, _, protocol, _ in found}
-        of_begun = {key for key in settings if key[2] in begun}
-        assert of_begun - found == set(), "settings that the table does not have"
+    found = set(results(name)[WHAT].itertuples(index=False, name=None))
+    settings = {setting.key for setting in reproduce.settings(name)}
+    assert found - settings == set(), "rows that no setting of this code would give"
+    begun = {protocol for _, _, protocol, _ in found}
+    of_begun = {key for key in settings if key[2] in begun}
+    assert of_begun - found == set(), "settings that the table does not have"
 
 
 # Against a paper
 
 
+def test_measured_gives_one_number_a_seed_in_their_order():
+    rows = [
+        ("a", "x", 2, 20.0),
+        ("a", "x", 1, 10.0),
+        ("a", "t, seed 1", None, 7.0),
+        ("b", "x", 1, 5.0),
+    ]
+    found = pd.DataFrame(rows, columns=["experiment", "setting", "student_seed", "value"])
+    found = found.assign(metric="test_errors", teacher_seed=0)
+    assert reproduce.measured(found, "a", "x") == [10.0, 20.0]
+    for name in ("t", "t, seed 1"):
+        assert reproduce.measured(found, "a", name) == [7.0]
+    for wanted, message in (
+        (("c", "x"), "experiment must be one of 'a', 'b', got 'c'"),
+        (("b", "t"), "setting must be one of 'x', got 't'"),
+        (("a", "x", "loss"), "metric must be one of 'test_errors', got 'loss'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            reproduce.measured(found, *wanted)
+
+
 def test_a_papers_numbers_stand_beside_the_mean_and_interval_of_ours(toy, tmp_path):
     toy.lines = {"one": "recipe 1", "teacher, seed 0": "recipe 2", "teacher, seed 1": "recipe 3"}
     toy.PAPER = (
-        reproduce.Published("students", 40, "even", "one"),
-        reproduce.Published("shares", 0.5, "even", "teacher", "share"),
+        Published("students", 40, "even", "one"),
+        Published("shares", 0.5, "even", "teacher", "share"),
     )
     finish(tmp_path)
     found = reproduce.against_the_paper("toy", table(tmp_path))
@@ -409,11 +450,20 @@ def test_a_papers_numbers_stand_beside_the_mean_and_interval_of_ours(toy, tmp_pa
     assert found.loc["shares"].tolist() == pytest.approx([0.5, 0.3, 0.3, 0.3, 2])
 
 
+def test_of_two_protocols_the_papers_own_stands_beside_the_paper(toy):
+    toy.PAPER = (Published("errors", 5, "a", "x"),)
+    rows = [("short", 30.0), ("short", 32.0), ("paper", 9.0), ("paper", 11.0)]
+    found = pd.DataFrame(rows, columns=["protocol", "value"])
+    found = found.assign(experiment="a", setting="x", metric="test_errors")
+    assert reproduce.against_the_paper("toy", found)["ours"].item() == 10
+    assert reproduce.against_the_paper("toy", found[:2])["ours"].item() == 31
+
+
 def test_a_number_that_the_table_lacks_and_a_protocol_of_no_paper_are_refused(toy, tmp_path):
     finish(tmp_path)
     with pytest.raises(ValueError, match="name must be a paper's protocol, got 'toy'"):
         reproduce.against_the_paper("toy", table(tmp_path))
-    toy.PAPER = (reproduce.Published("losses", 40, "even", "one", "test_loss"),)
+    toy.PAPER = (Published("losses", 40, "even", "one", "test_loss"),)
     with pytest.raises(ValueError, match="table must have test_loss of even: one .* got 0"):
         reproduce.against_the_paper("toy", table(tmp_path))
 
@@ -436,132 +486,158 @@ def test_the_command_runs_prints_and_ships(toy, tmp_path, shipped, capsys):
     assert len(results("toy")) == 15
 
 
-@pytest.mark.parametrize("count", ["0", "-1", "two"])
-def test_the_command_refuses_another_number_of_workers(toy, tmp_path, capsys, count):
+def test_the_command_line_knows_the_protocol_and_writes_to_results_by_default(
+    toy_of_two, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    command.main(["toy", "--protocol", "paper"])
+    assert toy_of_two.ran == ["three"]
+    assert len(table(tmp_path / "results")) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        *(
+            (["toy", "--workers", count], f"must be a whole number of at least 1, got {count}")
+            for count in ("0", "-1", "two")
+        ),
+        (
+            ["toy", "--workers", "2", "--dask", "tcp://127.0.0.1:1"],
+            "not allowed with argument --workers",
+        ),
+        (["teacher"], "invalid choice: 'teacher'"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(toy, tmp_path, capsys, arguments, message):
     with pytest.raises(SystemExit):
-        command.main(["toy", "--out", str(tmp_path), "--workers", count])
-    assert f"must be a whole number of at least 1, got {count}" in capsys.readouterr().err
+        command.main([*arguments, "--out", str(tmp_path)])
+    assert message in capsys.readouterr().err
     assert ran(toy) == []
 
 
-def test_the_command_refuses_workers_beside_a_cluster(toy, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        command.main(["toy", "--workers", "2", "--dask", "tcp://127.0.0.1:1"])
-    assert "not allowed with argument --workers" in capsys.readouterr().err
-
-
-def test_the_command_writes_to_results_if_not_told_where(toy, tmp_path, monkeypatch):
+def test_python_m_runs_a_protocol(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command.main(["toy"])
-    assert len(table(tmp_path / "results")) == 15
-
-
-def test_the_command_refuses_an_unknown_protocol(capsys):
-    with pytest.raises(SystemExit):
-        command.main(["teacher"])
-    assert "invalid choice: 'teacher'" in capsys.readouterr().err
-
-
-def test_the_command_line_runs_a_protocol(tmp_path):
-    """Its own process: what a reader types."""
-    subprocess.run(
-        [sys.executable, "-m", "kdlib.reproduce", "student", "--only", "annet"],
-        cwd=tmp_path,
-        env=os.environ | {"KDLIB_PROFILE": "smoke", "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    monkeypatch.setattr(sys, "argv", ["kdlib.reproduce", "student", "--only", "annet"])
+    monkeypatch.delitem(sys.modules, "kdlib.reproduce.__main__")
+    runpy.run_module("kdlib.reproduce", run_name="__main__")
     found = table(tmp_path / "results", "student")
     assert found["setting"].unique().tolist() == ["labels", "as printed", "mended"]
     assert set(found["experiment"]) == {"annet"}
     assert set(found["protocol"]) == {"smoke"}
 
 
-# Workers
+# Where an executor measures
 
 
-@pytest.fixture
-def smoke(monkeypatch):
-    """The students' protocol at smoke size, and nothing of it left in memory afterwards."""
-    monkeypatch.setenv("KDLIB_PROFILE", "smoke")
-    for cached in (student._data, student._teacher):
-        cached.cache_clear()
-    yield
-    for cached in (student._data, student._teacher):
-        cached.cache_clear()
-
-
-@pytest.fixture
-def one_thread():
-    """As many as each of two workers has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def same_rows(one, other):
-    """Tables of one protocol, whatever the order of their settings and the time they took."""
-    by = [*WHAT, "metric", "student_seed"]
-    found, expected = (
-        table(out, "student").sort_values(by, ignore_index=True).drop(columns="seconds")
-        for out in (one, other)
-    )
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-6)
-
-
-def test_two_workers_measure_what_one_does_and_may_be_stopped_midway(tmp_path, smoke, one_thread):
-    only = ["all images", "weak teacher"]
-    alone = list(run("student", tmp_path / "alone", only=only))
-    with command._executor(2, None) as executor:
-        lines = run("student", tmp_path / "two", executor=executor, only=only)
-        by_workers = [next(lines) for _ in range(3)]
+def test_an_executor_measures_what_one_process_does_and_may_be_stopped_midway(toy, tmp_path):
+    finish(tmp_path / "alone")
+    with ThreadPoolExecutor(1) as executor:
+        lines = run("toy", tmp_path / "pool", executor=executor)
+        by_pool = [next(lines), next(lines)]
         lines.close()
-    assert table(tmp_path / "two", "student")["setting"].nunique() == 2
-    rest = list(run("student", tmp_path / "two", only=only))
-    assert by_workers[0].endswith("0 settings are there, 4 to do")
-    assert rest[0].endswith("2 settings are there, 2 to do")
-    assert sorted(by_workers[1:] + rest[1:]) == sorted(alone[1:])
-    same_rows(tmp_path / "two", tmp_path / "alone")
+    assert by_pool[0].endswith("0 settings are there, 3 to do")
+    assert table(tmp_path / "pool")["setting"].nunique() == 1
+    rest = finish(tmp_path / "pool")
+    assert rest[0].endswith("1 settings are there, 2 to do")
+    assert sorted(by_pool[1:] + rest[1:]) == ["even: one", "even: three", "odd: two"]
+    same_rows(tmp_path / "pool", tmp_path / "alone")
 
 
-def test_a_worker_that_fails_takes_nothing_away_from_the_others(tmp_path, smoke, monkeypatch):
-    """A worker of the pool does not know what is planted here: settings of no known key fail there."""
-    known = student.settings()
-    planted = [known[0].__class__("broken", "none", "smoke", "unknown", list)]
-    some = [s for s in known if s.experiment == "all images"]
-    monkeypatch.setattr(student, "settings", lambda: planted + some)
+def test_threads_that_share_a_process_measure_one_at_a_time(toy, tmp_path):
+    """fit seeds torch's own generator, which all threads share."""
+    at_work = Lock()
+
+    def stop(name):
+        assert at_work.acquire(blocking=False)
+        time.sleep(0.01)  # another thread would be here meanwhile
+        at_work.release()
+
+    toy.stop = stop
+    with ThreadPoolExecutor(3) as executor:
+        assert len(finish(tmp_path, executor=executor)) == 4
+
+
+def test_a_setting_that_fails_takes_nothing_away_from_the_others(toy, tmp_path):
+    toy.stop = stopping_at("two", BrokenProcessPool("killed"))
     with (
-        command._executor(2, None) as executor,
-        pytest.raises(RuntimeError, match="broken: none failed .* must be the same there as here"),
+        ThreadPoolExecutor(2) as executor,
+        pytest.raises(RuntimeError, match=r"odd: two failed \(killed\), as did 0 more") as failed,
     ):
-        list(run("student", tmp_path, executor=executor))
-    assert table(tmp_path, "student")["setting"].nunique() == len(some) == 3
+        finish(tmp_path, executor=executor)
+    assert isinstance(failed.value.__cause__, BrokenProcessPool)
+    assert sorted(table(tmp_path)["setting"].unique()) == ["one", "three"]
+    toy.stop = lambda name: None
+    assert "2 settings are there, 1 to do" in finish(tmp_path)[0]
 
 
-def test_a_worker_that_is_killed_takes_nothing_away_and_the_rest_is_run_later(tmp_path, smoke):
+def test_a_setting_that_is_unknown_where_it_is_to_be_measured_fails_there(toy, tmp_path):
+    """A worker with another kdlib, or at another profile."""
+    here, there = toy.settings(), toy.settings()[1:]
+    asked = iter([here])
+    toy.settings = lambda: next(asked, there)
+    with (
+        ThreadPoolExecutor(1) as executor,
+        pytest.raises(RuntimeError, match="even: one failed .* must be the same there as here"),
+    ):
+        finish(tmp_path, executor=executor)
+    assert sorted(table(tmp_path)["setting"].unique()) == ["three", "two"]
+
+
+def test_the_command_starts_workers_and_finds_a_cluster(toy, tmp_path, monkeypatch):
+    """Threads in the place of processes and of a cluster; the real ones are slow tests."""
+    asked = []
+
+    class Client:
+        def __init__(self, address):
+            asked.append(address)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            asked.append("closed")
+
+        def get_executor(self, pure):
+            return ThreadPoolExecutor(2)
+
+    def pool(workers, *arguments):
+        asked.append((workers, *arguments))
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(command, "ProcessPoolExecutor", pool)
+    command.main(["toy", "--out", str(tmp_path), "--only", "odd", "--workers", "2"])
+    assert asked == [(2, get_context("spawn"), torch.set_num_threads, (1,))]
+    there = ["toy", "--out", str(tmp_path), "--dask", "tcp://there:1"]
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
+    command.main(there)
+    assert asked[1:] == ["tcp://there:1", "closed"]
+    assert sorted(ran(toy)) == ["one", "three", "two"]
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(SystemExit, match="--dask needs the extra"):
+        command.main(there)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_takes_nothing_away_and_the_rest_is_run_later(tmp_path):
+    """Two real processes; without the kill, the rows would be the same."""
+    only = ["all images", "weak teacher", "images"]
     with command._executor(2, None) as executor, pytest.raises(RuntimeError) as failed:
-        for done, _ in enumerate(run("student", tmp_path, executor=executor, only=["controls"])):
+        for done, _ in enumerate(run("student", tmp_path / "two", executor=executor, only=only)):
             if done == 2:
                 os.kill(next(iter(executor._processes)), signal.SIGKILL)
     assert isinstance(failed.value.__cause__, BrokenProcessPool)
-    kept = table(tmp_path, "student")["setting"].nunique()
-    assert 2 <= kept < len(student.WAYS)
-    assert f"{kept} settings are there" in next(run("student", tmp_path, only=["controls"]))
+    kept = table(tmp_path / "two", "student")["setting"].nunique()
+    assert 2 <= kept < 16
+    for out in ("two", "alone"):
+        first, *_ = run("student", tmp_path / out, only=only)
+        assert f"{kept if out == 'two' else 0} settings are there" in first
+    same_rows(tmp_path / "two", tmp_path / "alone", "student")
 
 
-def test_threads_that_share_a_process_measure_one_at_a_time(tmp_path, smoke, one_thread):
-    """fit seeds torch's own generator, which all threads share."""
-    only = ["all images"]
-    with ThreadPoolExecutor(3) as executor:
-        list(run("student", tmp_path / "threads", executor=executor, only=only))
-    list(run("student", tmp_path / "alone", only=only))
-    same_rows(tmp_path / "threads", tmp_path / "alone")
-
-
+@pytest.mark.slow
 def test_a_cluster_that_loses_a_worker_midway_loses_nothing_and_counts_nothing_twice(
-    tmp_path, smoke, one_thread, capsys
+    tmp_path, capsys
 ):
     """A real Dask cluster of two processes; one is killed while it measures."""
     distributed = pytest.importorskip("distributed")
@@ -582,78 +658,4 @@ def test_a_cluster_that_loses_a_worker_midway_loses_nothing_and_counts_nothing_t
             ["student", "--out", str(tmp_path / "cluster"), "--dask", address, "--only", *only]
         )
     assert "16 settings are there, 0 to do" in capsys.readouterr().out
-    same_rows(tmp_path / "cluster", tmp_path / "alone")
-
-
-def test_measured_gives_one_number_a_seed_in_their_order():
-    rows = [
-        ("a", "x", 2, 20.0),
-        ("a", "x", 1, 10.0),
-        ("a", "t, seed 1", None, 7.0),
-        ("b", "x", 1, 5.0),
-    ]
-    table = pd.DataFrame(rows, columns=["experiment", "setting", "student_seed", "value"])
-    table = table.assign(metric="test_errors", teacher_seed=0)
-    assert reproduce.measured(table, "a", "x") == [10.0, 20.0]
-    assert (
-        reproduce.measured(table, "a", "t") == reproduce.measured(table, "a", "t, seed 1") == [7.0]
-    )
-    for wanted, message in (
-        (("c", "x"), "experiment must be one of 'a', 'b', got 'c'"),
-        (("b", "t"), "setting must be one of 'x', got 't'"),
-        (("a", "x", "loss"), "metric must be one of 'test_errors', got 'loss'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            reproduce.measured(table, *wanted)
-
-
-def test_of_two_protocols_the_papers_own_stands_beside_the_paper(monkeypatch):
-    published = reproduce.Published("errors", 5, "a", "x")
-    module = SimpleNamespace(PAPER=(published,))
-    monkeypatch.setattr(tables, "import_module", lambda name: module)
-    rows = [("short", 30.0), ("short", 32.0), ("paper", 9.0), ("paper", 11.0)]
-    table = pd.DataFrame(rows, columns=["protocol", "value"])
-    table = table.assign(experiment="a", setting="x", metric="test_errors")
-    assert reproduce.against_the_paper("toy", table)["ours"].item() == 10
-    assert reproduce.against_the_paper("toy", table[:2])["ours"].item() == 31
-
-
-@pytest.fixture
-def toy_of_two(toy, monkeypatch):
-    """Setting ``three`` belongs to a second protocol."""
-    of_one = toy.settings
-    monkeypatch.setattr(
-        toy,
-        "settings",
-        lambda: [replace(s, protocol="paper") if s.setting == "three" else s for s in of_one()],
-    )
-    return toy
-
-
-def test_the_first_of_two_protocols_is_run_unless_another_is_asked_for(toy_of_two, tmp_path):
-    first, *_ = run("toy", tmp_path)
-    assert first.endswith("0 settings are there, 2 to do")
-    assert toy_of_two.ran == ["one", "two"]
-    assert len(list(run("toy", tmp_path, protocol="paper"))) == 2
-    assert toy_of_two.ran == ["one", "two", "three"]
-    with pytest.raises(ValueError, match="protocol must be one of short, paper, got 'long'"):
-        list(run("toy", tmp_path, protocol="long"))
-
-
-def test_protocols_are_shipped_whole_and_those_that_were_not_begun_are_not_asked_for(
-    toy_of_two, tmp_path, shipped
-):
-    list(run("toy", tmp_path, protocol="paper"))
-    ship("toy", tmp_path)
-    assert set(table(shipped)["protocol"]) == {"paper"}
-    list(run("toy", tmp_path, only=["even"]))  # of the first protocol only "one"
-    with pytest.raises(ValueError, match="odd: two is not in"):
-        ship("toy", tmp_path)
-    list(run("toy", tmp_path))
-    ship("toy", tmp_path)
-    assert list(dict.fromkeys(table(shipped)["setting"])) == ["one", "two", "three"]
-
-
-def test_the_command_line_knows_the_protocol(toy_of_two, tmp_path):
-    command.main(["toy", "--out", str(tmp_path), "--protocol", "paper"])
-    assert toy_of_two.ran == ["three"]
+    same_rows(tmp_path / "cluster", tmp_path / "alone", "student")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from protocols import TRIAL_SEED, numbers, rows_of, same_weights, setting_of, some_batch
+from protocols import TRIAL_SEED, rows_of, same_weights, setting_of, some_batch
 from scipy.special import entr, softmax
 
 import kdlib as kd
@@ -230,68 +230,6 @@ def test_in_a_lesson_teachers_see_the_images_and_epochs_that_their_lines_name(
     assert [TEACHERS[f"{epochs} epochs"][2] for epochs in (8, 12, 24)] == [8, 12, 24]
 
 
-def test_a_teachers_line_has_its_scores(digits):
-    rows = {row.metric: row for row in rows_of(protocol, "teachers", "small")}
-    scores, held_out = (
-        kd.evaluate(protocol._teacher("small"), split) for split in (digits.test, digits.validation)
-    )
-    assert {metric: row.value for metric, row in rows.items()} == {
-        "test_errors": scores.errors,
-        "test_loss": scores.loss,
-        "test_ece": scores.ece,
-        "validation_errors": held_out.errors,
-    }
-    assert {(row.teacher_seed, row.student_seed) for row in rows.values()} == {(0, None)}
-
-
-# A line
-
-
-@pytest.mark.parametrize(
-    ("experiment", "way"),
-    [
-        ("controls", "labels"),
-        ("controls", "T = 20, moved"),
-        ("controls", "class means"),
-        ("annet", "mended"),
-        ("grid 30", "T = 4, alpha = 0.5"),
-    ],
-)
-def test_a_line_tries_its_rates_and_trains_every_seed_with_the_best(digits, experiment, way):
-    size = shape(setting_of(protocol, experiment, way))
-    rows = rows_of(protocol, experiment, way)
-    data = digits.limit(size.images)
-    objective, moved = (WAYS | ANNET_WAYS | GRID)[way](data, size)
-    grid = experiment == "grid 30"  # by fit_cohort, so that rounding may move an image
-
-    def alone(rate, seed):
-        width = 30 if grid else 800
-        model = (
-            kd.models.anNet(seed=seed) if experiment == "annet" else kd.models.mlp(width, seed=seed)
-        )
-        augment = kd.data.shift(2) if moved else None
-        recipe = kd.Recipe(iterations=2, learning_rate=rate, augment=augment)
-        kd.fit(model, objective, data, recipe, seed=seed, progress=False)
-        return [kd.evaluate(model, split) for split in (data.validation, data.test)]
-
-    trials = [numbers(rows, f"validation_errors at {rate:g}") for rate in size.rates]
-    expected = [[alone(rate, TRIAL_SEED)[0].errors] for rate in size.rates]
-    np.testing.assert_allclose(trials, expected, rtol=0, atol=grid)
-    best = size.rates[int(np.argmin(trials))]
-    assert numbers(rows, "learning_rate") == [best]
-    held_out, test = zip(*(alone(best, seed) for seed in size.seeds), strict=True)
-    for metric, wanted, off in (
-        ("validation_errors", [scores.errors for scores in held_out], grid),
-        ("test_errors", [scores.errors for scores in test], grid),
-        ("test_loss", [scores.loss for scores in test], 1e-4 * grid),
-        ("test_ece", [scores.ece for scores in test], 1e-2 * grid),
-    ):
-        np.testing.assert_allclose(numbers(rows, metric), wanted, rtol=0, atol=off)
-    seeds = [TRIAL_SEED, TRIAL_SEED, None, *[0] * 4, *[1] * 4]
-    assert [row.student_seed for row in rows] == seeds
-    assert all(row.seconds > 0 for row in rows if row.student_seed in (0, 1))
-
-
 # The settings and their hashes
 
 
@@ -333,16 +271,28 @@ def test_lines_have_the_images_steps_network_and_teacher_that_they_name(lesson):
         assert size.teacher == teachers.get(setting.experiment, "24 epochs")
 
 
-@pytest.mark.parametrize(
-    "experiment, width", [("controls", 800), ("grid 30", 30), ("grid 800", 800), ("annet", None)]
-)
-def test_students_are_the_networks_that_are_named(trainings, experiment, width):
-    way = {"controls": "labels", "annet": "labels"}.get(experiment, "T = 1, alpha = 0")
-    rows_of(protocol, experiment, way)
-    students = [t for t in trainings if t.by != "keep"]
-    assert {t.seed for t in students} == {TRIAL_SEED, 0, 1}
-    for training in students:
-        if width:
-            assert training.model.built == (width, {"seed": training.seed})
-        else:
-            assert same_weights(training.model, kd.models.anNet(seed=training.seed))
+def test_every_line_trains_its_way_on_its_images(digits, trainings):
+    for setting in protocol.settings():
+        if setting.experiment == "teachers":
+            continue
+        trainings.clear()
+        list(setting.run())
+        size, data = shape(setting), digits.limit(shape(setting).images)
+        way = (WAYS | ANNET_WAYS | GRID)[setting.setting.partition("; ")[0]]
+        objective, moved = way(data, size)
+        students = [training for training in trainings if training.by != "keep"]
+        assert [t.seed for t in students] == [TRIAL_SEED, TRIAL_SEED, 0, 1]
+        for training in students:
+            assert training.objective.key == objective.key, setting.setting
+            assert torch.equal(training.data.train.index, data.train.index)
+            assert training.recipe == kd.Recipe(
+                iterations=2,
+                learning_rate=training.recipe.learning_rate,
+                augment=kd.data.shift(2) if moved else None,
+            )
+            assert training.by == ("fit_cohort" if "grid" in setting.experiment else "fit")
+            if size.network == "anNet":
+                assert same_weights(training.model, kd.models.anNet(seed=training.seed))
+            else:
+                width = int(size.network.removeprefix("2 x "))
+                assert training.model.built == (width, {"seed": training.seed})
