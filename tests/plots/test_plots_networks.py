@@ -28,6 +28,10 @@ def softmax_by_hand(z, T):
     return e / e.sum()
 
 
+def heights(axes):
+    return [bar.get_height() for bar in axes.patches]
+
+
 def outlined(axes):
     return [k for k, bar in enumerate(axes.patches) if bar.get_edgecolor()[3] > 0]
 
@@ -38,8 +42,7 @@ def test_soft_targets_are_drawn_at_their_temperature(images, teacher_logits, tem
     figure = plots.temperature_figure(logits, images[0], 3, CLASSES, float(temperature))
     expected = softmax_by_hand(logits.double().numpy(), temperature)
     for axes in figure.axes[1:3]:
-        heights = [bar.get_height() for bar in axes.patches]
-        np.testing.assert_allclose(heights, expected, atol=1e-6)
+        np.testing.assert_allclose(heights(axes), expected, atol=1e-6)
     (x,), (y,) = figure.axes[3].lines[1].get_data()
     positive = expected[expected > 0]
     assert x == pytest.approx(temperature)
@@ -51,8 +54,8 @@ def test_the_entropy_curve_goes_through_its_mark(images, teacher_logits):
     figure = plots.temperature_figure(teacher_logits[0], images[0], 3, CLASSES, 4.0)
     curve, mark, _ = figure.axes[3].lines
     (x,), (y,) = mark.get_data()
-    height = np.interp(np.log(x), np.log(curve.get_xdata()), curve.get_ydata())
-    assert height == pytest.approx(y, abs=2e-3)
+    on_the_curve = np.interp(np.log(x), np.log(curve.get_xdata()), curve.get_ydata())
+    assert on_the_curve == pytest.approx(y, abs=2e-3)
 
 
 def test_the_label_of_the_image_is_marked(images, teacher_logits):
@@ -82,8 +85,7 @@ def test_of_many_classes_the_likeliest_and_the_labelled_one_are_drawn(images):
     likeliest = logits.argsort(descending=True)[:11].tolist()
     assert shown == [names[k] for k in [*likeliest, label]]
     soft = softmax_by_hand(logits.double().numpy(), 2.0)
-    heights = [bar.get_height() for bar in axes.patches]
-    np.testing.assert_allclose(heights, soft[[*likeliest, label]], atol=1e-6)
+    np.testing.assert_allclose(heights(axes), soft[[*likeliest, label]], atol=1e-6)
     assert outlined(axes) == [11]
 
 
@@ -96,7 +98,7 @@ def test_an_impossible_temperature_is_refused(images, teacher_logits, temperatur
 def test_bars_are_the_probabilities_with_the_label_outlined():
     given = [0.7, 0.2, 0.1]
     axes = plots.soft_target_bars(given, ["cat", "dog", "cow"], label=1)
-    assert [bar.get_height() for bar in axes.patches] == given
+    assert heights(axes) == given
     assert outlined(axes) == [1]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["cat", "dog", "cow"]
     assert plots.soft_target_bars(given, ["cat", "dog", "cow"], log=True).get_yscale() == "log"
@@ -112,8 +114,7 @@ def test_a_gallery_has_an_image_above_its_probabilities(channels):
     pictures, bars = figure.axes[:3], figure.axes[3:]
     assert [axes.get_title(loc="center") for axes in pictures] == [f"label: {k}" for k in (2, 0, 1)]
     for k, axes in enumerate(bars):
-        heights = [bar.get_height() for bar in axes.patches]
-        np.testing.assert_allclose(heights, probabilities[k], rtol=1e-6)
+        np.testing.assert_allclose(heights(axes), probabilities[k], rtol=1e-6)
     with pytest.raises(ValueError, match="equally many"):
         plots.gallery(images, probabilities[:2], labels, CLASSES)
 
@@ -154,18 +155,16 @@ def test_only_the_errors_of_a_confusion_matrix_are_coloured():
     inks = mesh.get_facecolors().reshape(3, 3, 4)
     coloured = {(int(row), int(column)) for row, column in np.argwhere(inks[..., 3] > 0)}
     assert coloured == {(0, 2), (1, 0)}
-    assert (
-        inks[0, 2, :3].sum() < inks[1, 0, :3].sum() < 2.85
-    )  # more is darker, and one error is not white
+    thirty_six, one = inks[0, 2, :3].sum(), inks[1, 0, :3].sum()
+    assert thirty_six < one < 2.85  # more is darker, and one error is not white
     assert {cells(axes)[k, k].get_color() for k in range(3)} == {"#777777"}
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_confusion_matrix_without_errors_is_a_diagonal_of_counts():
     axes = plots.confusion_matrix(torch.arange(10), torch.arange(10), CLASSES)
-    assert {cell: text.get_text() for cell, text in cells(axes).items()} == {
-        (k, k): "1" for k in range(10)
-    }
+    counts = {cell: text.get_text() for cell, text in cells(axes).items()}
+    assert counts == {(k, k): "1" for k in range(10)}
 
 
 @pytest.mark.parametrize(
@@ -218,9 +217,8 @@ def test_a_reliability_diagram_shows_each_bin_with_its_interval_and_count(answer
     np.testing.assert_array_equal(diagonal.get_data(), [[0, 1], [0, 1]])
     drawn = np.transpose(dots.get_data())
     np.testing.assert_allclose(drawn, [(c, a) for c, a, _ in expected.values()], atol=1e-5)
-    for bar, (confidence, accuracy, n) in zip(
-        axes.collections[0].get_segments(), expected.values(), strict=True
-    ):
+    bars = axes.collections[0].get_segments()
+    for bar, (confidence, accuracy, n) in zip(bars, expected.values(), strict=True):
         np.testing.assert_allclose(bar[:, 0], confidence, atol=1e-5)
         np.testing.assert_allclose(bar[:, 1], wilson_by_hand(accuracy, n), atol=1e-5)
     (strip,) = axes.child_axes
@@ -266,10 +264,8 @@ def test_values_that_are_not_tensors_are_refused(given):
 
 def test_two_networks_share_a_reliability_diagram(answers):
     axes = plots.reliability_diagram(soften(answers.inputs), answers.labels, name="teacher")
-    again = plots.reliability_diagram(
-        soften(answers.inputs, 4), answers.labels, axes, colour="#123456", name="cooler"
-    )
-    assert again is axes
+    cooler = {"ax": axes, "colour": "#123456", "name": "cooler"}
+    assert plots.reliability_diagram(soften(answers.inputs, 4), answers.labels, **cooler) is axes
     (strip,) = axes.child_axes
     assert len(strip.patches) == 2
     names = [text.get_text().split("\n")[0] for text in axes.texts]
