@@ -1,11 +1,11 @@
-"""nbgrader's settings for this course. Students' code runs in processes of its own: see TEACHING.md."""
+"""nbgrader's settings for this course. Student code runs in processes of its own: see TEACHING.md."""
 
 from nbgrader.converters import Autograde
 from nbgrader.preprocessors import Execute
 
 from kdlib.course.grading.course import Repair, Score
 
-c = get_config()  # noqa: F821  nbgrader gives it
+c = get_config()  # noqa: F821  provided by nbgrader
 c.CourseDirectory.course_id = "kdlib"
 
 usual = Autograde()
