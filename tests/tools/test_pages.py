@@ -187,13 +187,12 @@ def test_text_tables_and_markdown_outputs_are_shown(tmp_path):
     outputs = [
         nbformat.v4.new_output("stream", text="a < b"),
         shown({"text/html": "<table><tr><td>0.5</td></tr></table>", "text/plain": "not this"}),
-        shown({"text/markdown": "**Predict first.** Is $q$ more?", "text/plain": "nor this"}),
+        shown({"text/markdown": "**Predict first.** Is $q$ more?", "text/plain": "not this"}),
         shown({"text/plain": "Scores(errors=20)"}),
     ]
     soup = page_with(tmp_path, nbformat.v4.new_code_cell("x", outputs=outputs))
     text = soup.main.get_text()
-    assert "a < b" in text and "Scores(errors=20)" in text
-    assert "not this" not in text and "nor this" not in text
+    assert "a < b" in text and "Scores(errors=20)" in text and "not this" not in text
     assert soup.find("td").get_text() == "0.5"
     assert soup.find("strong").get_text() == "Predict first."
     assert soup.select_one(".output_markdown math")
@@ -225,20 +224,17 @@ def test_a_badge_becomes_a_link_of_words_and_one_without_a_link_is_left_out(tmp_
     assert "No Colab badge" not in page_with(tmp_path, empty).get_text()
 
 
-def test_the_index_links_to_the_repository_if_it_has_an_address(tmp_path, monkeypatch):
-    planted(tmp_path)
-    for where in (None, "https://example.org/kdlib"):
+def test_the_repository_and_the_day_of_the_last_run_are_shown_if_they_are_known(
+    tmp_path, monkeypatch
+):
+    for where, day in ((None, None), ("https://example.org/kdlib", "2026-01-02")):
+        (tmp_path / "README.md").unlink(missing_ok=True)
         monkeypatch.setattr(pages, "address", lambda where=where: where)
-        links = [a["href"] for a in parsed(pages.build(tmp_path) / "index.html").main("a")]
-        assert links == [*filter(None, [where]), "00_planted.html"]
-
-
-def test_the_day_of_the_last_run_is_shown_if_it_is_known(tmp_path):
-    assert not page_with(tmp_path)("time")
-    (tmp_path / "README.md").unlink()
-    days = page_with(tmp_path, last_run="2026-01-02")("time")
-    assert {day.get_text() for day in days} == {"2026-01-02"}
-    assert "2026-01-02" in (tmp_path / "site" / "index.html").read_text()
+        times = page_with(tmp_path, last_run=day)("time")
+        assert {time.get_text() for time in times} == {*filter(None, [day])}
+        index = parsed(tmp_path / "site" / "index.html")
+        assert [a["href"] for a in index.main("a")] == [*filter(None, [where]), "00_planted.html"]
+        assert day is None or day in str(index)
 
 
 def test_a_failed_build_leaves_the_old_site_and_a_new_one_nothing_of_it(tmp_path):
