@@ -28,7 +28,7 @@ def test_both_intervals_are_those_of_the_t_tests(n, confidence):
 
 
 def test_both_intervals_by_hand():
-    # Differences 1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.302653, margin 4.302653 / sqrt 3 = 2.484138
+    # Differences 1, 2, 3: mean 2, s = 1, t(0.975, 2) = 4.302653, margin t / sqrt 3 = 2.484138
     result = kd.paired([2, 4, 6], [1, 2, 3])
     assert (result.difference, result.n, result.verdict) == (2, 3, "no difference seen")
     assert (result.low, result.high) == pytest.approx((-0.484138, 4.484138), abs=1e-6)

@@ -12,7 +12,7 @@ import kdlib as kd
 # Arrays
 
 
-def test_from_arrays_keeps_the_given_order_and_index_is_the_row():
+def test_from_arrays_keeps_the_order_of_arrays_or_tensors_and_index_is_the_row():
     a = arrays()
     data = kd.data.from_arrays(*a.values(), validation=30, device="cpu")
     joined = torch.cat([data.train.index, data.validation.index])
@@ -22,6 +22,9 @@ def test_from_arrays_keeps_the_given_order_and_index_is_the_row():
         assert split.labels.tolist() == a["y_train"][split.index.numpy()].tolist()
     assert data.test.labels.tolist() == a["y_test"].tolist()
     assert kd.data.from_arrays(*a.values(), device="cpu").validation is None
+    tensors = [torch.from_numpy(value) for value in a.values()]
+    again = kd.data.from_arrays(*tensors, validation=30, device="cpu")
+    assert again.fingerprint() == data.fingerprint()
 
 
 @pytest.mark.parametrize("validation", [0, 20, 100])
@@ -44,14 +47,6 @@ def test_from_arrays_only_casts_floating_point_inputs(dtype):
     data = kd.data.from_arrays(inputs, np.arange(20) % 4, device="cpu")
     assert torch.equal(data.train.inputs, torch.from_numpy(inputs.astype(np.float32)))
     assert data.train.inputs.dtype == torch.float32
-
-
-def test_from_arrays_takes_tensors_as_well():
-    a = arrays()
-    tensors = [torch.from_numpy(value) for value in a.values()]
-    first = kd.data.from_arrays(*a.values(), validation=9, device="cpu")
-    second = kd.data.from_arrays(*tensors, validation=9, device="cpu")
-    assert first.fingerprint() == second.fingerprint()
 
 
 @pytest.mark.parametrize("labelled", [True, False])

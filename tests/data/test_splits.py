@@ -60,7 +60,7 @@ def test_limit_is_nested_for_one_seed_and_differs_between_seeds(digits):
     assert same(digits.limit(55, seed=1).train, digits.train.beginning(55, 1))
 
 
-def test_limit_leaves_validation_test_and_the_callers_generator_alone(digits):
+def test_limit_changes_only_the_training_split_which_may_be_unlabelled(digits):
     torch.manual_seed(0)
     part = digits.limit(50)
     found = torch.rand(3)
@@ -69,12 +69,8 @@ def test_limit_leaves_validation_test_and_the_callers_generator_alone(digits):
     assert part.validation is digits.validation
     assert part.test is digits.test
     assert len(digits.train) == 1137
-
-
-def test_limit_works_on_a_split_without_labels(digits):
-    part = replace(digits, train=digits.train.unlabelled()).limit(40)
-    assert len(part.train) == 40
-    assert part.train.labels is None
+    bare = replace(digits, train=digits.train.unlabelled()).limit(40).train
+    assert (len(bare), bare.labels) == (40, None)
 
 
 @pytest.mark.parametrize("n", [0, -1, 1138, 2.0, "5", None])
@@ -98,11 +94,8 @@ def test_only_and_without_refuse_a_class_that_does_not_occur(digits, classes):
     for choose in (digits.train.only, digits.train.without):
         with pytest.raises(ValueError, match="classes must be labels that occur in the split"):
             choose(classes)
-
-
-def test_classes_cannot_be_chosen_without_labels(digits):
-    with pytest.raises(ValueError, match="no labels"):
-        digits.train.unlabelled().only(3)
+    with pytest.raises(ValueError, match="classes cannot be selected: this split has no labels"):
+        digits.train.unlabelled().only(classes)
 
 
 def test_an_empty_selection_is_refused(digits):
@@ -154,6 +147,7 @@ def test_a_copy_of_a_split_has_its_own_fingerprint():
     split = a_split()
     before = split.fingerprint()
     twin = copy.deepcopy(split)
+    assert {*vars(twin)} == {"inputs", "labels", "index"}  # nothing remembered comes along
     twin.inputs[0] += 1
     assert twin.fingerprint() != before == split.fingerprint()
 

@@ -212,35 +212,25 @@ def decoded(data):
     return [[data.classes[place] for place in tokens_of(split)] for split in parts]
 
 
-def test_topics_are_pythons_help_texts_each_once_divided_into_90_5_and_5_percent():
-    from pydoc_data.topics import topics as found
-
-    texts = []
-    for name in sorted(found):
-        if found[name].strip() not in texts:
-            texts.append(found[name].strip())
-    whole = "\n\n".join(texts)
-    parts = decoded(topics(device="cpu"))
-    known = set(parts[0])
-    assert [token for part in parts for token in part] == [
-        letter if letter in known else "<unk>" for letter in whole
-    ]
+def test_topics_are_pythons_help_texts_each_once_divided_into_90_5_and_5_percent(monkeypatch):
+    found = {"b": "\ntwo" * 40, "a": "one" * 40, "c": "two" + "\ntwo" * 39 + "\n"}
+    found |= {"d": scribble(2000)}
+    monkeypatch.setattr("pydoc_data.topics.topics", found)
+    whole = "\n\n".join(["one" * 40, "two" + "\ntwo" * 39, found["d"].strip()])  # b and c are equal
+    data = topics(device="cpu")
+    parts = decoded(data)
+    assert "".join(token for part in parts for token in part) == whole
     for part, share in zip(parts, (0.9, 0.05, 0.05), strict=True):
         assert len(part) == pytest.approx(share * len(whole), abs=2)
-
-
-def test_the_name_of_topics_holds_the_python_version_and_a_hash_of_the_text(monkeypatch):
-    first, second = topics(device="cpu"), topics(device="cpu", unroll=7)
-    assert first.name == second.name
-    assert f"python {platform.python_version()}" in first.name
-    assert (first.train.unroll, second.train.unroll) == (100, 7)
-    assert first.fingerprint() == topics(device="cpu").fingerprint()
-    found = {"b": "\ntwo" * 40, "a": "one" * 40, "c": "two" + "\ntwo" * 39 + "\n"}
-    monkeypatch.setattr("pydoc_data.topics.topics", found)
-    whole = "one" * 40 + "\n\n" + "two" + "\ntwo" * 39  # b and c are one text
     sha256 = hashlib.sha256(whole.encode()).hexdigest()
-    assert topics(device="cpu").name.endswith(f"sha256 {sha256[:12]}")
-    assert sum(len(part) for part in decoded(topics(device="cpu"))) == len(whole)
+    assert data.name == f"topics of python {platform.python_version()}, sha256 {sha256[:12]}"
+    assert (data.train.unroll, topics(device="cpu", unroll=7).train.unroll) == (100, 7)
+
+
+def test_topics_are_the_same_each_time():
+    first, second = topics(device="cpu"), topics(device="cpu")
+    assert (first.name, first.fingerprint()) == (second.name, second.fingerprint())
+    assert len(first.train) > 100_000
 
 
 PENN = {"train": " no it was n't <unk> \n N years \n", "valid": " no years \n", "test": " it N \n"}
@@ -364,19 +354,6 @@ def test_the_strength_depends_on_the_validation_text(validation, best):
     data = from_texts("ab" * 50 + "ba", validation, scribble(50, 3, "ab"), device="cpu")
     assert strength(data, 3) == best
     assert ngram_loss(data, 3) == pytest.approx(ngram_oracle(data, 3, data.test, best))
-
-
-def test_equally_frequent_tokens_cost_the_log_of_their_number():
-    data = from_texts("abcd" * 25, test="abcdabdc", device="cpu")
-    assert ngram_loss(data, 1) == pytest.approx(math.log(4))
-    assert ngram_loss(data, 2) < 0.8 * math.log(4)
-
-
-def test_an_unseen_context_falls_back_to_a_shorter_one():
-    data = from_texts(scribble(200, letters="aab"), test="zzzzz", device="cpu")
-    unknown = 4 / 3 / (200 + 4)  # no count, and K times the uniform 1 / 3
-    for order in (1, 2, 3):
-        assert ngram_loss(data, order) == pytest.approx(-math.log(unknown))
 
 
 @pytest.mark.parametrize("context", ["ab", "d?", "??"])

@@ -1,4 +1,4 @@
-"""kdlib/data/views.py, and a reader's own functions in its place: random views of training images."""
+"""kdlib/data/views.py: random views of training images, and a reader's own functions for them."""
 
 import numpy as np
 import pytest
