@@ -420,11 +420,14 @@ def test_one_temperature_per_student_may_meet_shared_logits():
         close(row, hinton_loss(student, teacher, labels, *numbers, reduction="none"))
 
 
-def test_a_tensor_of_alphas_keeps_its_digits_beside_bfloat16_logits():
+def test_tensors_of_numbers_keep_their_digits_and_the_losses_dtype():
     student, teacher = pair(6, 4, dtype=torch.bfloat16)
     labels = labels_for(student)
     expected = hinton_loss(student, teacher, labels, 4, 0.9)
-    close(hinton_loss(student, teacher, labels, 4, torch.tensor(0.9)), expected)
+    for dtype in (torch.float32, torch.float64):
+        T, alpha = (torch.tensor(number, dtype=dtype) for number in (4, 0.9))
+        close(hinton_loss(student, teacher, labels, T, alpha), expected)
+        assert soften(student, T).dtype == torch.float32
 
 
 @pytest.mark.parametrize("number", [np.float32(4), np.float64(4), np.int64(4), 4])

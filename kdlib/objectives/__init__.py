@@ -1,4 +1,4 @@
-"""What a student is trained on: a loss bound to a teacher. ``fit`` knows nothing else."""
+"""Objectives: what a student is trained on, such as a loss bound to a teacher. ``fit`` minimises them."""
 
 from kdlib.objectives.base import Batch, Loss, Objective, Outputs, Sum
 from kdlib.objectives.features import FSP, Hint

@@ -1,7 +1,7 @@
-"""What ``fit`` asks of an objective; a sum of several; and a function of your own made into one.
+"""The interface between ``fit`` and an objective, sums of objectives, and objectives from your own functions.
 
-In every step ``fit`` calls the objective with the student's outputs for a batch, and minimises the sum of the
-terms that it returns. There is no more to it: a new one is a class with a ``__call__``.
+In every step ``fit`` calls the objective with the student's outputs for a batch and minimises the sum of the
+terms that it returns. That is all: a new objective is a class with a ``__call__``.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _TAKEN = ("epoch", "step", "seconds")
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective sees of one step.
+    """The data of one training step.
 
     Attributes:
-        inputs: the views the student sees, ``(N, ...)``; of a text tokens ``(N, L)``.
-        labels: ``(N,)`` int64, of a text ``(N, L)``, or None on an unlabelled split.
-        index: ``(N,)`` int64, which samples these are, whatever the order of the epoch.
-        progress: the share of the training that is done, in [0, 1).
-        generator: a stream keyed by seed and epoch; drawing from it moves nothing else.
-        first: whether it is the first of an epoch, where a text begins again.
+        inputs: the views that the student sees, ``(N, ...)``; for a text, tokens ``(N, L)``.
+        labels: ``(N,)`` int64, for a text ``(N, L)``; None on an unlabelled split.
+        index: ``(N,)`` int64, the samples' indices, whatever their order in this epoch.
+        progress: the fraction of the training that is done, in [0, 1).
+        generator: random numbers keyed by seed and epoch; drawing from it affects nothing else.
+        first: whether this is the first batch of an epoch, where a text starts again.
     """
 
     inputs: Tensor
@@ -55,13 +55,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the student made of one batch: one forward pass, shared by all parts of a sum.
+    """The student's outputs for one batch: one forward pass, shared by all parts of a sum.
 
-    ``student["stage2"]`` is a feature that the objective named among its taps.
+    ``student["stage2"]`` is a feature whose name is among the objective's taps.
 
     Attributes:
-        logits: ``(N, C)``, of the dtype of the products (bfloat16, say; the losses of
-            :mod:`kdlib.losses` widen them); None where no part of the objective needs them.
+        logits: ``(N, C)``, possibly in bfloat16 (the losses of :mod:`kdlib.losses` widen them); None
+            where no part of the objective needs them.
         features: the student's features by name.
         model: the student itself, for an objective that runs it again.
     """
@@ -79,35 +79,35 @@ class Outputs:
 
 
 class _Key:
-    """``objective.key``: made when asked for, so that a teacher's change shows; one that is set stands."""
+    """``objective.key``: computed on access, so that a change of the teacher shows, unless it has been set."""
 
     def __get__(self, objective: Objective | None, kind: type) -> Any:
         if objective is None:
             return self
-        if kind is Sum:  # reads as its parts do
+        if kind is Sum:  # its parts' keys say everything
             return objective.settings()
-        # Of a reader's class that derives from one of kdlib's both, since it may have added some.
+        # A reader's subclass of one of kdlib's classes may have attributes that settings() omits.
         own = [_settings_text(objective)] if is_own(kind) else []
         return _key_text(kind, "; ".join(dict.fromkeys([objective.settings(), *own])))
 
 
 class Objective:
-    """What a student is trained on. A new one derives from this and writes ``__call__``; all else is there.
+    """What a student is trained on. To write your own, derive from this class and define ``__call__``.
 
-    Objectives add and scale: ``SoftTargets(teacher, 4, 0.9) + 0.1 * Mine()``; a weight may be a function
-    of progress in [0, 1]. There is no magic: ``fit`` calls ``prepare`` once and the objective once per step.
+    Objectives can be added and scaled: ``SoftTargets(teacher, 4, 0.9) + 0.1 * Mine()``; a weight may be a
+    function of progress in [0, 1). ``fit`` calls ``prepare`` once and the objective itself once per step.
 
     Attributes:
-        taps: the student's features that it needs, by the names of their modules. Empty where the
-            logits are enough; otherwise the forward pass ends at the last of them and there are no
-            logits, unless ``""``, the whole network, is one of the names.
-        module: trained beside the student, on its device and in its checkpoint; None if there is
-            nothing to train. Made in ``prepare``, so that every training begins with a new one; numbers
-            that a resume needs are its buffers.
-        default_rate: the learning rate where the recipe has none; None for the optimizer's own.
-        key: a text that tells this objective from every other, for ``keep`` and checkpoints: the
-            class's name, its code, and the attributes whose names have no underscore in front. What a
-            training changes in the objective belongs behind an underscore.
+        taps: names of the student's modules whose outputs the objective needs. Empty if the logits are
+            enough; otherwise the forward pass ends at the last of them and there are no logits, unless
+            ``""``, the whole network, is one of the names.
+        module: a module that is trained with the student, on its device and in its checkpoint; None if
+            there is nothing to train. Make it in ``prepare``, so that every training starts with a new
+            one; numbers that a resumed training needs are its buffers.
+        default_rate: the learning rate if the recipe has none; None for the optimizer's default.
+        key: a string that identifies the objective for ``keep`` and checkpoints: the class's name, its
+            code, and the attributes whose names do not start with an underscore. An attribute that
+            changes during training should start with one.
 
     >>> import kdlib as kd
     >>> class Squared(kd.Objective):
@@ -125,23 +125,23 @@ class Objective:
     key = _Key()
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
-        """Called once per fit, also on resume: look a teacher up, refuse what cannot work.
+        """Called once per fit, also on resume: prepare the teacher, raise if training cannot work.
 
-        An objective serves any number of fits, one after the other.
+        An objective can be used for any number of fits, one after the other.
         """
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms, weighted; ``fit`` minimises their sum and logs each."""
+        """Named scalar terms, already weighted; ``fit`` minimises their sum and logs each of them."""
         raise NotImplementedError(
             f"{type(self).__name__} must define __call__(self, student, batch)"
         )
 
     def settings(self) -> str:
-        """What tells it from others of its class, as its key says it: the public attributes."""
+        """The part of the key that distinguishes objectives of one class: their public attributes."""
         return _settings_text(self)
 
     def changing_weights(self, progress: float) -> dict[str, float]:
-        """What ``fit`` logs of weights that change while it trains."""
+        """The weights that change during training, by the names under which ``fit`` logs them."""
         return {}
 
     def __add__(self, other: Objective) -> Sum:
@@ -158,19 +158,19 @@ class Objective:
     def __repr__(self) -> str:
         try:
             return self.key
-        except TypeError:  # something in it has no text
+        except TypeError:  # something in it cannot be described
             return f"{type(self).__name__}(...)"
 
 
 class Sum(Objective):
-    """Several objectives, weighted; made by ``+`` and ``*``. Terms of equal name are added.
+    """A weighted sum of objectives, as made by ``+`` and ``*``. Terms of equal name are added.
 
     Args:
-        parts: pairs of a weight and an objective; a weight is a number, or a function of progress. A
-            sum among them is taken apart.
+        parts: pairs of a weight and an objective; a weight is a number or a function of progress. A sum
+            among them is replaced by its parts.
 
     Raises:
-        TypeError, ValueError: a weight that is neither, or not finite.
+        TypeError, ValueError: a weight is neither, or is not finite.
     """
 
     def __init__(self, parts: tuple[tuple[Weight, Objective], ...]) -> None:
@@ -203,7 +203,7 @@ class Sum(Objective):
 
     @property
     def default_rate(self) -> float | None:
-        """The lowest of its parts', if each of them has one."""
+        """The lowest of its parts' rates, if every part has one."""
         rates = [part.default_rate for _, part in self.parts]
         return None if None in rates else min(rates)
 
@@ -223,9 +223,9 @@ class Sum(Objective):
         return total
 
     def changing_weights(self, progress: float) -> dict[str, float]:
-        """Those that are functions of progress, by class: ``weight_SoftTargets`` and so on.
+        """The weights that are functions of progress, by class: ``weight_SoftTargets`` and so on.
 
-        The second of a class is ``weight_SoftTargets_2``.
+        The second one of a class is ``weight_SoftTargets_2``.
         """
         found: dict[str, float] = {}
         for weight, part in self.parts:
@@ -237,23 +237,24 @@ class Sum(Objective):
 
 
 class Loss(Objective):
-    """A function of your own as an objective: ``kd.Loss(lambda s, t, y: ..., teacher)``.
+    """An objective made from a function of your own: ``kd.Loss(lambda s, t, y: ..., teacher)``.
 
-    How many arguments the function must be given decides what it gets. With a teacher, two are the logits
-    of student and teacher, three the labels as well; without one, two are the student's logits and the
-    labels. Arguments with defaults do not count. Logits are ``(N, C)`` in float32 or wider, labels
-    ``(N,)``, of a text N tokens; the value is a scalar, as every loss of :mod:`kdlib.losses` gives it.
+    The number of arguments that the function requires decides what it receives. With a teacher, two are
+    the logits of student and teacher, and a third is the labels; without one, two are the student's
+    logits and the labels. Arguments with defaults do not count. Logits are ``(N, C)`` in float32 or
+    wider, labels ``(N,)``, where N counts tokens in a text. The function returns a scalar, as every loss
+    of :mod:`kdlib.losses` does.
 
     Args:
         function: returns the loss of a batch, a scalar tensor. It may be a module such as
-            ``nn.CrossEntropyLoss()``; a copy of one with parameters is trained beside the student.
+            ``nn.CrossEntropyLoss()``; if the module has parameters, a copy of it is trained with the student.
         teacher: a network; a list of networks, whose probabilities at T = 1 are averaged; or a tensor of
             logits ``(rows, C)`` by sample index.
-        name: what the loss is called in the history.
+        name: the loss's name in the history.
 
     Raises:
-        TypeError: a function of other arguments, or a teacher of another type.
-        ValueError: labels are needed and the training split has none.
+        TypeError: the function requires other arguments, or the teacher has another type.
+        ValueError: the function needs labels and the training split has none.
 
     >>> import kdlib as kd
     >>> teacher, student = kd.models.mlp(40, seed=0), kd.models.mlp(20, seed=1)
@@ -276,11 +277,11 @@ class Loss(Objective):
         if self._needs not in allowed:
             wanted = "(student, labels)" if teacher is None else "(student, teacher[, labels])"
             raise TypeError(
-                f"function must require the arguments {wanted}, got {_arguments_text(function)}; a "
-                "lambda brings it to that form"
+                f"function must require the arguments {wanted}, got {_arguments_text(function)}; wrap "
+                "it in a lambda that does"
             )
         if not isinstance(name, str) or not name:
-            raise TypeError(f"name must be a word for the history, got {name!r}")
+            raise TypeError(f"name must be a non-empty string for the history, got {name!r}")
         self.function, self.teacher, self.name = function, teacher, name
         self._source = None if teacher is None else TeacherLogits(teacher)
 
@@ -293,23 +294,23 @@ class Loss(Objective):
             raise ValueError(f"{self.name} needs labels and the training split has none")
         if self._source is not None:
             self._source.prepare(split, recipe)
-        # A copy, so that every training begins with the parameters that were given.
+        # A copy, so that every training starts from the parameters that were given.
         self.module = copy.deepcopy(self.function) if isinstance(self.function, nn.Module) else None
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         function = self.function if self.module is None else self.module
-        given = [wide("student", student.logits)]  # in bfloat16 a loss would be 10 % off
+        given = [wide("student", student.logits)]  # (..., C); in bfloat16 a loss would be 10 % off
         if self._source is not None:
             given.append(self._source(batch))
-        # (N, C), and copies: a function that writes into them must not spoil other parts of a sum.
-        given = [logits.flatten(0, -2).clone() for logits in given]
+        # Copies, since a function may write into its arguments and other parts of a sum use the same.
+        given = [logits.flatten(0, -2).clone() for logits in given]  # (N, C) each
         if batch.labels is not None:
             given.append(batch.labels.flatten())  # (N,)
         return {self.name: function(*given[: self._needs])}
 
 
 class _Adapted(Objective):
-    """An object of a class that is not an Objective, with the defaults that it lacks."""
+    """An Objective made from an object of another class, with defaults for what that class lacks."""
 
     def __init__(self, inside: Any) -> None:
         self._inside = inside
@@ -332,15 +333,16 @@ class _Adapted(Objective):
 
 
 def as_objective(value: Any) -> Objective:
-    """An objective as it is; any other object with ``__call__`` gets the defaults that it lacks."""
+    """The objective itself; any other object with a suitable ``__call__`` is made into one."""
     wanted = "objective must be one such as kd.CrossEntropy() or kd.SoftTargets(...)"
     if isinstance(value, type):
         raise TypeError(
             f"{wanted}, got the class {value.__name__}; {value.__name__}(...) makes one"
         )
-    if not isinstance(value, Objective) and _is_function(value):
+    functions = (FunctionType, MethodType, BuiltinFunctionType, partial, nn.Module)
+    if not isinstance(value, Objective) and isinstance(value, functions):
         raise TypeError(
-            f"{wanted}, got {value!r}; kd.Loss(function, teacher) makes one of a function"
+            f"{wanted}, got {value!r}; kd.Loss(function, teacher) makes one from a function"
         )
     call = inspect.getattr_static(type(value), "__call__", None)
     if not isinstance(call, FunctionType) or call is Objective.__call__:
@@ -352,7 +354,7 @@ def as_objective(value: Any) -> Objective:
 
 
 def checked_terms(objective: Objective, terms: Any) -> dict[str, Tensor]:
-    """What an objective returned, if ``fit`` can minimise it."""
+    """The terms that an objective returned, if ``fit`` can minimise them."""
     kind = _kind(objective).__name__
     if not isinstance(terms, dict):
         raise TypeError(
@@ -367,24 +369,21 @@ def checked_terms(objective: Objective, terms: Any) -> dict[str, Tensor]:
             or name in _TAKEN
             or name.startswith(("validation_", "weight_"))
         ):
-            raise ValueError(f"{kind} must call its term otherwise: the history's own is {name!r}")
+            raise ValueError(
+                f"{kind} must name its term differently: the history itself uses {name!r}"
+            )
         if not isinstance(term, Tensor) or not term.is_floating_point() or term.ndim > 0:
             found = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             raise TypeError(
-                f"{kind} must return scalar tensors, got {found} for {name!r}; .mean() makes one of a "
-                "loss by sample"
+                f"{kind} must return scalar tensors, got {found} for {name!r}; .mean() makes one from "
+                "a loss for each sample"
             )
     return terms
 
 
 def _kind(objective: Objective) -> type:
-    """Its class, as the reader knows it."""
+    """The objective's class, as the reader knows it."""
     return type(objective._inside if isinstance(objective, _Adapted) else objective)
-
-
-def _is_function(value: Any) -> bool:
-    kinds = (FunctionType, MethodType, BuiltinFunctionType, partial, nn.Module)
-    return isinstance(value, kinds)
 
 
 def _arguments_text(function: Callable) -> str:
@@ -395,7 +394,7 @@ def _arguments_text(function: Callable) -> str:
 
 
 def _key_text(kind: type, settings: str) -> str:
-    """A class's name, its settings, and its code where that is the reader's."""
+    """A class's name, an objective's settings, and the class's code if the reader wrote it."""
     parts = [settings, f"code={code_hash(kind)}" if is_own(kind) else ""]
     return f"{kind.__name__}({'; '.join(filter(None, parts))})"
 
@@ -428,7 +427,7 @@ def _at(weight: Weight, progress: float) -> float:
 def _times(outer: Weight, inner: Weight) -> Weight:
     if not callable(outer) and not callable(inner):
         return outer * inner
-    if outer == 1 or inner == 1:  # nothing to wrap
+    if outer == 1 or inner == 1:  # the other one itself, so that its key stays
         return inner if outer == 1 else outer
     return lambda progress: _at(outer, progress) * _at(inner, progress)
 
@@ -436,5 +435,5 @@ def _times(outer: Weight, inner: Weight) -> Weight:
 def _weight_text(weight: Weight) -> str:
     if not callable(weight):
         return repr(float(weight))
-    values = [float(weight(progress)) for progress in (0.0, 0.25, 0.5, 0.75)]  # never 1
+    values = [float(weight(progress)) for progress in (0.0, 0.25, 0.5, 0.75)]  # 1 is never reached
     return f"{values} by {code_hash(weight)}"

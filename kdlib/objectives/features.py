@@ -1,4 +1,4 @@
-"""Objectives inside the network: FitNets' hints with their regressors, and the FSP matrices of Yim et al."""
+"""Objectives on features: hints with their regressors (Romero et al. 2015) and FSP matrices (Yim et al. 2017)."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ _ACTIVATIONS = {
 
 
 def _rate(taps: Sequence[str]) -> float | None:
-    """The learning rate of features; where the whole network is trained the optimizer's own will do."""
-    return None if "" in taps else 0.001  # 0.03 makes sums over thousands of features diverge
+    """The default learning rate; None, the optimizer's own, if the whole network is among the taps."""
+    return None if "" in taps else 0.001  # at 0.03 sums over thousands of features diverge
 
 
 class Hint(Objective):
-    """The student's features brought near to the teacher's, logged as ``hint``: FitNets' first stage.
+    """Hints: the student's features are pulled towards the teacher's; logged as ``hint``.
 
-    ``1/2 * ||u - r(v)||^2`` summed over the pairs of layers: u the teacher's hint, v the student's
-    guided features, r a regressor that is trained beside the student and dropped afterwards; see
-    :func:`kdlib.losses.hint_loss`. Alone, it trains the student up to the guided layer: what lies above
-    stays as it is, bit for bit. For maps r is one convolution without padding, of the kernel
-    ``guided size - hint size + 1``; for flat features it is linear. It ends with ``activation``, which
-    should be the one that ends the hint layer. Needs no labels. The sum over features makes gradients
-    large: ``fit``'s own learning rate is smaller here, and Yim et al. 2017 take 1e-4. Source: Romero et
-    al. 2015, section 2.2.
+    ``1/2 * ||u - r(v)||^2`` summed over the pairs of layers: u is the teacher's hint, v are the student's
+    guided features, and r is a regressor that is trained with the student and dropped afterwards; see
+    :func:`kdlib.losses.hint_loss`. Used alone, as in the first stage of FitNets, it trains the student up
+    to the guided layer; everything above stays bit-identical. For feature maps r is one convolution
+    without padding, with the kernel ``guided size - hint size + 1``; for flat features it is linear. It
+    ends with ``activation``, which should be that of the hint layer. Needs no labels. The sum over
+    features makes gradients large, so ``fit``'s default learning rate is smaller here; Yim et al. 2017
+    use 1e-4. Source: Romero et al. 2015, section 2.2.
 
     Args:
-        teacher: one network; it is not modified. Where views are fixed its hints are computed once, if
-            they need no more than a gigabyte, and kept as long as the objective.
-        hint: the teacher's layer, or several.
-        guided: the student's layer, or as many.
-        activation: the non-linearity that ends each regressor: "relu", "leaky_relu", "elu", "gelu",
+        teacher: one network; it is not modified. With fixed views its hints are computed only once, if
+            they fit into a gigabyte, and kept as long as the objective.
+        hint: a layer of the teacher, or several.
+        guided: a layer of the student, or equally many.
+        activation: the non-linearity at the end of each regressor: "relu", "leaky_relu", "elu", "gelu",
             "silu", "tanh" or "sigmoid"; None for none; or a module, such as the teacher's own Maxout.
 
     Attributes:
         module: the regressors of the last training, a ModuleList in the order of the pairs.
 
     Raises:
-        TypeError: the teacher is not a network, names are not strings, or the activation is neither.
-        ValueError: unequal numbers of layers, no such layer, or features that no regressor maps.
+        TypeError: the teacher is not a network, a name is not a string, or the activation is unknown.
+        ValueError: the numbers of layers differ, a layer does not exist, or no regressor fits the shapes.
 
     Warns:
-        UserWarning: hints are negative where the activation never is.
+        UserWarning: hints have negative values, which the activation cannot produce.
 
     >>> import kdlib as kd
     >>> teacher, student = kd.models.mlp(40, seed=0), kd.models.mlp(20, seed=1)
@@ -147,25 +147,25 @@ class Hint(Objective):
 
 
 class FSP(Objective):
-    """The flow between the student's layers brought near to the teacher's, logged as ``fsp``.
+    """FSP matrices: the student's are pulled towards the teacher's; logged as ``fsp``.
 
-    The sum over pairs of layers of the squared distance of their FSP matrices; see
-    :func:`kdlib.losses.fsp_matrix` and :func:`kdlib.losses.fsp_loss`. There is no regressor: the layers
-    of a pair must have the same widths in both networks. Alone, it is the paper's first stage and
-    trains the student up to the highest layer named: what lies above stays as it is, bit for bit. Needs
+    The squared distance between the FSP matrices of student and teacher, summed over the pairs of layers;
+    see :func:`kdlib.losses.fsp_matrix` and :func:`kdlib.losses.fsp_loss`. There is no regressor: the
+    layers of a pair must have equal widths in both networks. Used alone, as in the first stage of Yim et
+    al., it trains the student up to the highest layer named; everything above stays bit-identical. Needs
     no labels. Source: Yim et al. 2017, sections 3.2 to 3.4.
 
     Args:
         teacher: one network; it is not modified.
-        pairs: for each matrix the student's two layers, and the teacher's two:
+        pairs: for each matrix the student's two layers and the teacher's two layers:
             ``[(("stem", "stage1"), ("stem", "stage1")), ...]``.
-        shuffle_seed: seed of a random order of each of the teacher's layers' channels, by which its matrices'
-            rows and columns are permuted; None keeps their order. Students of other orders differ
-            more, which helps their ensemble (section 4.1).
+        shuffle_seed: seed of one random permutation of the channels for each of the teacher's layers,
+            applied to the rows and columns of its matrices; None for none. Students trained on different
+            permutations differ more, which helps their ensemble (section 4.1).
 
     Raises:
-        TypeError: the teacher is not a network, or pairs are not names.
-        ValueError: no pair, no such layer, or matrices of other sizes than the teacher's.
+        TypeError: the teacher is not a network, or pairs do not consist of names.
+        ValueError: there is no pair, a layer does not exist, or the matrices differ in size.
 
     >>> import kdlib as kd
     >>> teacher, student = kd.models.resnet(14, channels=1), kd.models.resnet(8, channels=1, seed=1)
@@ -222,7 +222,7 @@ class FSP(Objective):
 
 
 class _Matrices:
-    """A teacher's FSP matrices of its features, the channels in their order or in another."""
+    """The FSP matrices of a teacher's features, with the channels permuted if there is a seed."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]], shuffle_seed: int | None) -> None:
         self.pairs, self.shuffle_seed = pairs, shuffle_seed
@@ -230,8 +230,9 @@ class _Matrices:
 
     def __call__(self, features: dict[str, Tensor]) -> list[Tensor]:
         if self.shuffle_seed is not None:
-            # (N, C, H, W) with the channels C in their new order
-            features = {name: x[:, self.order(name, x)] for name, x in features.items()}
+            features = {
+                name: x[:, self.order(name, x)] for name, x in features.items()
+            }  # (N, C, H, W)
         return _matrices(features, self.pairs)
 
     def order(self, name: str, x: Tensor) -> Tensor:
@@ -247,20 +248,20 @@ def _named(features: dict[str, Tensor], names: Sequence[str]) -> list[Tensor]:
 
 
 def _features_of_one(student: nn.Module, split: Samples, names: Sequence[str]) -> dict[str, Tensor]:
-    """The student's features of one image, in eval mode: only their shapes mean something."""
+    """The student's features of one image, in eval mode; only their shapes are used."""
     with evaluating(student), taps(student, names) as features:
         answers(student, split.inputs[:1])
     return features
 
 
 def _regressor(name: str, guided: Tensor, hint: Tensor, last: nn.Module | None) -> nn.Sequential:
-    """From the guided layer's shape to the hint's, ending with the hint's non-linearity."""
+    """A regressor from the guided layer's shape to the hint's, ending with ``last``."""
     (_, inputs, *size), (_, outputs, *target) = guided.shape, hint.shape
-    outputs *= getattr(last, "pieces", 1)  # a Maxout takes so many channels for one
+    outputs *= getattr(last, "pieces", 1)  # a Maxout needs that many channels for each of its own
     if not size and not target:
         layer: nn.Module = nn.Linear(inputs, outputs)
     elif len(size) == len(target) == 2 and all(g >= h for g, h in zip(size, target, strict=True)):
-        # Without padding, so that the result is as large as the hint: the paper's choice (section 2.2).
+        # No padding, as in Romero et al., section 2.2: this kernel makes the output as large as the hint.
         kernel = tuple(g - h + 1 for g, h in zip(size, target, strict=True))
         layer = nn.Conv2d(inputs, outputs, kernel)
     else:

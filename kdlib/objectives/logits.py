@@ -1,4 +1,4 @@
-"""Objectives on logits: labels, soft targets, logits themselves, and the two controls of Born Again Networks."""
+"""Objectives on logits: labels, soft targets, the logits themselves, and the controls of Born Again Networks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CWTM", "DKPP", "CrossEntropy", "LogitMatching", "SoftTargets"]
 
 
 class CrossEntropy(Objective):
-    """Learning from labels: the cross entropy at T = 1, logged as ``hard``.
+    """The cross entropy with the labels at T = 1, logged as ``hard``.
 
     Args:
         label_smoothing: e in [0, 1]; the target is ``(1 - e) * one-hot + e / C``.
@@ -45,16 +45,16 @@ class CrossEntropy(Objective):
         return _means(self.each(student, batch))
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """The terms before the mean: logits ``(..., C)`` give ``(...)``."""
+        """The term before the mean: logits ``(..., C)`` give ``(...)``."""
         s, smoothing = student.logits, self.label_smoothing
         loss = cross_entropy(s, batch.labels, label_smoothing=smoothing, reduction="none")
         return {"hard": loss}  # (...)
 
 
 class _OfTeacher(Objective):
-    """Objectives that need the logits of a teacher: looked up or computed, a list's averaged."""
+    """Objectives that need a teacher's logits, looked up or computed; a list of teachers is averaged."""
 
-    average = "probabilities"  # of a list of teachers, at the objective's temperature if it has one
+    average = "probabilities"  # what is averaged, at the objective's temperature if it has one
 
     def __init__(self, teacher: Teacher) -> None:
         self.teacher = teacher
@@ -65,24 +65,24 @@ class _OfTeacher(Objective):
 
 
 class SoftTargets(_OfTeacher):
-    """Distillation: a teacher's soft targets, and the labels beside them.
+    """Distillation: a teacher's soft targets, together with the labels.
 
     ``soft = alpha * T^2 * KL(teacher || student)`` at temperature T and
     ``hard = (1 - alpha) * CE(labels, student)`` at T = 1, as in :func:`kdlib.losses.hinton_loss`.
     Source: Hinton, Vinyals, Dean 2015, section 2.
 
     Args:
-        teacher: a network; a list of networks, whose probabilities at T are averaged; or a tensor
-            of logits ``(rows, C)`` by sample index. A network is not modified: mode, weights and
-            buffers stay as they are.
+        teacher: a network; a list of networks, whose probabilities at T are averaged; or a tensor of
+            logits ``(rows, C)`` by sample index. Networks are not modified: mode, weights and buffers
+            stay as they are.
         temperature: T > 0, a number or a tensor that broadcasts against the batch.
-        alpha: weight of the soft targets in [0, 1], a number or a tensor likewise; 1 where there are
+        alpha: weight of the soft targets in [0, 1], a number or such a tensor; it must be 1 if there are
             no labels.
 
     Raises:
-        TypeError: a teacher of another type, or a list beside a tensor of temperatures.
-        ValueError: temperature or alpha out of range; a tensor of logits together with random views
-            of the images; an unlabelled split with alpha below 1.
+        TypeError: the teacher has another type, or is a list and temperature is a tensor.
+        ValueError: temperature or alpha is out of range; a tensor of logits is combined with random views
+            of the images; or the split is unlabelled and alpha is below 1.
 
     >>> import kdlib as kd
     >>> teacher, student = kd.models.mlp(40, seed=0), kd.models.mlp(20, seed=1)
@@ -111,11 +111,10 @@ class SoftTargets(_OfTeacher):
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
         labels_used = bool((torch.as_tensor(self.alpha) < 1).any())
         if not split.labelled and labels_used:
-            raise ValueError(
-                f"alpha must be 1 where the training split has no labels, got {_text(self.alpha)}"
-            )
+            alpha = self.alpha.tolist() if isinstance(self.alpha, Tensor) else self.alpha
+            raise ValueError(f"alpha must be 1 where the training split has no labels, got {alpha}")
         super().prepare(student, split, recipe)
-        # Moved once, not in every step.
+        # Moved to the device here, not in every step.
         self.temperature, self.alpha = (
             value.to(split.device) if isinstance(value, Tensor) else value
             for value in (self.temperature, self.alpha)
@@ -134,19 +133,18 @@ class SoftTargets(_OfTeacher):
 
 
 class LogitMatching(_OfTeacher):
-    """Matching the teacher's logits, zero-meaned over the classes; logged as ``logits``.
+    """Matching the teacher's logits, both zero-meaned over the classes; logged as ``logits``.
 
-    ``1/2 * mean over classes of the squared difference``: see
-    :func:`kdlib.losses.logit_matching_loss`. Needs no labels. Source: Hinton, Vinyals, Dean 2015,
-    section 2.1; Ba and Caruana 2014.
+    Half the mean squared difference over the classes, see :func:`kdlib.losses.logit_matching_loss`. It
+    needs no labels. Source: Hinton, Vinyals, Dean 2015, section 2.1; Ba and Caruana 2014.
 
     Args:
         teacher: a network; a list of networks, whose centred logits are averaged; or a tensor of
             logits ``(rows, C)`` by sample index.
 
     Raises:
-        TypeError: a teacher of another type.
-        ValueError: a tensor of logits together with random views of the images.
+        TypeError: the teacher has another type.
+        ValueError: a tensor of logits is combined with random views of the images.
     """
 
     average = "centred logits"
@@ -161,10 +159,10 @@ class LogitMatching(_OfTeacher):
 
 
 class CWTM(_OfTeacher):
-    """Labels, each image weighted by how sure the teacher is of it; logged as ``cwtm``.
+    """Labels, with each image weighted by the teacher's confidence in it; logged as ``cwtm``.
 
-    Confidence weighted by teacher max, see :func:`kdlib.losses.cwtm_loss`: what a teacher gives
-    beyond its dark knowledge. Weights are shares of the mini-batch. Source: Furlanello et al. 2018,
+    Confidence weighted by teacher max, see :func:`kdlib.losses.cwtm_loss`: the teacher's contribution
+    without its dark knowledge. The weights of a mini-batch sum to 1. Source: Furlanello et al. 2018,
     section 3.2, eq. 10.
 
     Args:
@@ -172,8 +170,8 @@ class CWTM(_OfTeacher):
             ``(rows, C)`` by sample index.
 
     Raises:
-        TypeError: a teacher of another type.
-        ValueError: a tensor of logits together with random views of the images, or a split without
+        TypeError: the teacher has another type.
+        ValueError: a tensor of logits is combined with random views of the images, or the split has no
             labels.
     """
 
@@ -186,19 +184,19 @@ class CWTM(_OfTeacher):
 
 
 class DKPP(_OfTeacher):
-    """Soft targets at T = 1 of which all but the largest are permuted; logged as ``dkpp``.
+    """Soft targets at T = 1, all but the largest permuted; logged as ``dkpp``.
 
-    Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: what is left of a
-    teacher once it no longer tells which class resembles which. Every image gets a new order in every step (the paper does
-    not say). Needs no labels. Source: Furlanello et al. 2018, section 3.2, eq. 11.
+    Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: the teacher's
+    contribution without which classes resemble each other. Every image gets a new permutation in every
+    step (the paper does not say). It needs no labels. Source: Furlanello et al. 2018, section 3.2, eq. 11.
 
     Args:
         teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
             ``(rows, C)`` by sample index.
 
     Raises:
-        TypeError: a teacher of another type.
-        ValueError: a tensor of logits together with random views of the images.
+        TypeError: the teacher has another type.
+        ValueError: a tensor of logits is combined with random views of the images.
     """
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -216,13 +214,9 @@ def _need_labels(objective: Objective, split: Samples) -> None:
 
 
 def _each_checked(check: Callable, name: str, value: float | Tensor, remedy: str) -> float | Tensor:
-    """A number checked, or a tensor with each of its values checked, once, where it is built."""
+    """Check a number, or each value of a tensor, once: when the objective is built."""
     if not isinstance(value, Tensor):
         return check(name, value, remedy)
     for number in value.flatten().tolist():
         check(name, number, remedy)
     return value
-
-
-def _text(value: float | Tensor) -> str:
-    return repr(value.tolist()) if isinstance(value, Tensor) else repr(value)

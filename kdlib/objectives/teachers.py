@@ -1,7 +1,7 @@
-"""What a teacher predicts for a batch: looked up by the sample's index, or computed on its views.
+"""A teacher's outputs for a batch: looked up by sample index, or computed on the batch's views.
 
-Each fit settles once which it will be. Answers are kept under the teacher's identity and the split's
-fingerprint, so that two objectives on one teacher share them without being told.
+``prepare`` decides once per fit which it will be. The answers are stored under the teacher's identity and the
+split's fingerprint, so that all objectives with the same teacher share them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kdlib.taps import reach, taps
 Teacher = nn.Module | Sequence[nn.Module] | Tensor
 Combine = Callable[[list[Tensor]], Tensor]  # several networks' logits to one's
 
-_TABLE_BYTES = 2**30  # of features; what needs more is computed anew in every step
+_TABLE_BYTES = 2**30  # a larger table of features is not kept: they are computed in every step
 
 
 class Asked(Protocol):
@@ -38,13 +38,13 @@ class Asked(Protocol):
 
 
 class LookedUp:
-    """Answers that were computed once, ``(N, ...)`` each, by the sample's index."""
+    """Answers computed once, tables ``(N, ...)``, and looked up by sample index."""
 
     asked: Sequence[nn.Module] = ()
 
     def __init__(self, tables: list[Tensor], split: Samples) -> None:
-        self.tables = tables  # rows as the split has them, so that a selection needs no empty ones
-        # The row of a sample; an index that the split lacks points past the last row, an error.
+        self.tables = tables  # one row per sample of the split, in its order, so that none is empty
+        # From sample index to row. An index that is not in the split maps past the last row: an error.
         self.row = torch.full((int(split.index.max()) + 1,), len(split), device=split.device)
         self.row[split.index] = torch.arange(len(split), device=split.device)
 
@@ -54,9 +54,10 @@ class LookedUp:
 
 
 class Live:
-    """Answers computed on the very views that the student sees, and on a text as it reads it.
+    """Answers computed in every step, on the same views (or the same piece of text) that the student sees.
 
-    ``answer`` makes the list of tensors of the networks and the inputs; it must not hold what holds this.
+    ``answer`` returns a list of tensors for the networks and the inputs; it must not refer to the object that
+    holds this one, so that both can be freed.
     """
 
     asked: Sequence[nn.Module] = ()
@@ -71,7 +72,7 @@ class Live:
         self.last: tuple[Asked, list[Tensor]] | None = None
 
     def __call__(self, batch: Asked) -> list[Tensor]:
-        # Parts of a sum may share it, and a recurrent network goes on with every call.
+        # Computed once per batch: parts of a sum share it, and every call advances a recurrent network.
         if self.last is None or self.last[0] is not batch:
             if batch.first:
                 self.split.begin(*self.networks)
@@ -86,21 +87,27 @@ _ANSWERS: WeakValueDictionary[tuple, LookedUp | Live] = WeakValueDictionary()
 def _shared(
     networks: list[nn.Module], how: object, split: Samples, live: bool, make: Callable
 ) -> LookedUp | Live:
-    """The answers to this question, as long as some objective holds them."""
-    # Where nothing is looked up, the split itself will do, and its images need no hashing.
+    """Answers that exist already for this teacher, question and split, or new ones from ``make``.
+
+    They live as long as some objective holds them.
+    """
+    # Without a table the split's id is enough; its images need no hashing.
     of_split = id(split) if live else split.fingerprint()
     key = (*map(_who, networks), how, live, of_split, split.device)
     found = _ANSWERS.get(key)
     if found is None:
         found = _ANSWERS[key] = make(split)
-        # Held, so that no address in the key is used again.
+        # Kept alive, so that no id in the key is used again for another network.
         found.asked = networks
     return found
 
 
 def _who(network: nn.Module) -> object:
-    """Equal for networks that answer alike: weights, buffers, code and attributes, else the object."""
-    # A hook may do anything, and has no text that one could rely on.
+    """A key that is equal only for networks with equal outputs: their tensors, code and attributes.
+
+    Where these cannot be described, the object itself.
+    """
+    # A hook may do anything and cannot be described reliably.
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     try:
         return (id(network), weights_hash(network)) if hooked else code_hash(network)
@@ -112,10 +119,10 @@ class TeacherLogits:
     """One teacher's logits for each batch, ``(N, C)``.
 
     Args:
-        teacher: a network; a list of networks, of which the average is taken; or a tensor of logits
-            ``(rows, C)`` by sample index.
-        average: of a list: ``"probabilities"``, as the logits T * log of the mean probability at the
-            temperature T that ``prepare`` is given, or ``"centred logits"``.
+        teacher: a network; a list of networks, which are averaged; or a tensor of logits ``(rows, C)`` by
+            sample index.
+        average: for a list, ``"probabilities"``, which gives T times the log of the mean probability at
+            the temperature T of ``prepare``; or ``"centred logits"``.
     """
 
     def __init__(self, teacher: Teacher, average: str = "probabilities") -> None:
@@ -154,7 +161,7 @@ class TeacherLogits:
         return self.answers(batch)[0]
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"answers": None}  # a copy or a file need not hold them, nor the split
+        return vars(self) | {"answers": None}  # copies and pickles need neither them nor the split
 
     def _live(self, combine: Combine, split: Samples) -> Live:
         networks = [frozen_copy(network, split.device).float() for network in self.networks]
@@ -175,26 +182,26 @@ def _only(members: list[Tensor]) -> Tensor:
 
 def _mean_centred(members: list[Tensor]) -> Tensor:
     stacked = wide("teacher", torch.stack(members))  # (K, N, C)
-    return (stacked - stacked.mean(-1, keepdim=True)).mean(0)
+    return (stacked - stacked.mean(-1, keepdim=True)).mean(0)  # (N, C)
 
 
 def _mean_probability(members: list[Tensor], temperature: float) -> Tensor:
     """Logits whose soft targets at T are the mean of the members' soft targets."""
     stacked = wide("teacher", torch.stack(members))  # (K, N, C)
-    log_p = torch.log_softmax(stacked / temperature, dim=-1)
-    return temperature * (log_p.logsumexp(0) - math.log(len(members)))
+    log_p = torch.log_softmax(stacked / temperature, dim=-1)  # (K, N, C)
+    return temperature * (log_p.logsumexp(0) - math.log(len(members)))  # (N, C)
 
 
 class TeacherFeatures:
-    """What is made of one teacher's features for each batch, a list of tensors.
+    """Targets computed from one teacher's features for each batch, a list of tensors.
 
-    Looked up unless views are random, or a table of them would need more than a gigabyte.
+    They are looked up unless views are random or their table would need more than a gigabyte.
 
     Args:
         teacher: one network.
-        names: of its modules.
-        targets: makes the list of the features by name.
-        what: tells these targets from others of the same teacher.
+        names: the names of its modules.
+        targets: computes the list of targets from the features by name.
+        what: distinguishes these targets from others of the same teacher.
     """
 
     def __init__(
@@ -206,7 +213,7 @@ class TeacherFeatures:
     ) -> None:
         if not isinstance(teacher, nn.Module) or isinstance(teacher, nn.ModuleList):
             raise TypeError(
-                "teacher must be one network: features of several have nothing in common, got "
+                "teacher must be one network: features of several cannot be averaged, got "
                 f"{type(teacher).__name__}"
             )
         self.teacher, self.names, self.targets, self.what = teacher, names, targets, what
@@ -221,12 +228,12 @@ class TeacherFeatures:
     def prepare(self, split: Samples, recipe: Recipe) -> None:
         if not split.stands_alone:
             raise ValueError(
-                "hints and FSP matrices are of images, and the training split is a text"
+                "hints and FSP matrices are defined for images, but the training split is a text"
             )
-        network = frozen_copy(
-            self.teacher, split.device
-        ).float()  # the teacher itself may be the student
-        with torch.no_grad(), taps(network, self.names) as features:  # the whole way, as a check
+        # A copy, since the teacher itself may be the student.
+        network = frozen_copy(self.teacher, split.device).float()
+        # The whole forward pass, not only up to the last name, as a check.
+        with torch.no_grad(), taps(network, self.names) as features:
             network(as_float(split.inputs[:1]))
         self.sample = self.targets(features)
         self._check(self.sample)
@@ -239,10 +246,10 @@ class TeacherFeatures:
         return self.answers(batch)
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"answers": None}  # as above
+        return vars(self) | {"answers": None}  # as in TeacherLogits
 
     def lowest(self, i: int) -> float:
-        """The lowest number of a target over the training images, the first 1,000 if no table is kept."""
+        """The lowest value of target i on the training images, or on the first 1,000 if there is no table."""
         if isinstance(self.answers, LookedUp):
             return self.answers.tables[i].amin().item()
         network, images = self.answers.networks[0], self.answers.split.inputs[:1000]
@@ -259,8 +266,8 @@ class TeacherFeatures:
     def _check(self, targets: list[Tensor]) -> None:
         if not all(target.isfinite().all() for target in targets):
             raise ValueError(
-                f"teacher must give finite features at {', '.join(self.names)}, got others; is it "
-                "trained?"
+                f"teacher must give finite features at {', '.join(self.names)}, got NaN or infinity; is "
+                "it trained?"
             )
 
     def _of_many(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -282,9 +289,9 @@ def _targets_now(
 
 
 def _networks(teacher: Teacher) -> list[nn.Module]:
-    """The networks of a teacher, none of a tensor."""
+    """The teacher's networks; none if it is a tensor."""
     if isinstance(teacher, nn.ModuleList):
-        raise TypeError("teacher must be a network or a list, got ModuleList; list(...) of it does")
+        raise TypeError("teacher must be a network or a list, got ModuleList; list(teacher) is one")
     if isinstance(teacher, Tensor):
         if teacher.ndim != 2 or not teacher.is_floating_point():
             raise TypeError(
@@ -305,7 +312,7 @@ def _networks(teacher: Teacher) -> list[nn.Module]:
 
 
 def _rows_for(split: Samples, table: Tensor) -> Tensor:
-    """The table's rows of the split's samples, ``(N, C)``."""
+    """The table's rows for the split's samples, ``(N, C)``."""
     last = int(split.index.max())
     if last >= len(table):
         raise ValueError(
@@ -319,7 +326,7 @@ def _finite(rows: Tensor, split: Samples) -> Tensor:
     finite = rows.isfinite().all(-1)
     if not finite.all():
         raise ValueError(
-            f"teacher must give finite logits, got others for {int((~finite).sum())} samples, the first "
-            f"of index {int(split.index[~finite][0])}"
+            f"teacher must give finite logits, got NaN or infinity for {int((~finite).sum())} samples, the "
+            f"first with index {int(split.index[~finite][0])}"
         )
     return rows
