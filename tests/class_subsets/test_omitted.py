@@ -1,4 +1,4 @@
-"""kdlib/class_subsets/omitted.py: the oracle raises the biases by every number of a fine grid, in numpy's float64."""
+"""kdlib/class_subsets/omitted.py: the oracle tries every bias of a fine grid, in numpy's float64."""
 
 import math
 import re
@@ -47,7 +47,7 @@ SOME = [[3], [7, 8], [0, 1, 2, 3, 4, 5, 6, 9]]
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("classes", SOME)
-def test_no_bias_of_a_fine_grid_makes_fewer_errors(classes, seed):
+def test_no_bias_on_a_fine_grid_makes_fewer_errors(classes, seed):
     z, y = student(seed, classes)
     found = errors_of(z, y, classes, bias_by_errors(z, y, classes))
     assert found == errors_of(z, y, classes, np.linspace(-15, 15, 3_001)).min()
@@ -71,7 +71,7 @@ def whole_numbers(draw):
 @given(whole_numbers())
 def test_no_bias_makes_fewer_errors_however_few_the_examples_and_equal_their_margins(case):
     z, y, classes = case
-    between = np.arange(-8, 8) + 0.5  # every margin is a whole number, where a tie is nobody's
+    between = np.arange(-8, 8) + 0.5  # every margin, where two classes tie, is a whole number
     found = errors_of(z, y, classes, bias_by_errors(z, y, classes))
     assert found == errors_of(z, y, classes, between).min()
 
@@ -84,16 +84,10 @@ def test_of_the_best_intervals_the_middle_of_the_widest_is_taken(margins, data):
     z, y = torch.tensor([[m, 0.0] for m in margins]), torch.tensor(labels)
     grid = np.arange(margins[0], margins[-1], 0.5) + 0.25
     errors = errors_of(z, y, [1], grid)
-    runs, start = [], None
-    for place, best in enumerate([*(errors == errors.min()), False]):
-        if best and start is None:
-            start = place
-        if not best and start is not None:
-            runs.append((start, place))
-            start = None
-    widest = max(end - start for start, end in runs)
-    middles = [(grid[a] + grid[b - 1]) / 2 for a, b in runs if b - a == widest]
-    assert bias_by_errors(z, y, 1) in middles
+    edges = np.flatnonzero(np.diff([0, *(errors == errors.min()), 0]))
+    runs = [(end - start, (grid[start] + grid[end - 1]) / 2) for start, end in edges.reshape(-1, 2)]
+    widest = max(runs)[0]
+    assert bias_by_errors(z, y, 1) in [middle for width, middle in runs if width == widest]
 
 
 def test_the_widest_of_two_best_intervals_by_hand():
@@ -104,19 +98,17 @@ def test_the_widest_of_two_best_intervals_by_hand():
     assert bias_by_errors(z, y, 1) == 3.5
 
 
-def test_where_the_best_has_no_end_it_is_a_number_of_that_side():
+def test_an_interval_without_end_gives_a_finite_number_on_its_side():
     z = torch.tensor([[3.0, 0.0], [3.0, 0.0], [8.0, 0.0], [9.0, 0.0]])
-    for labels, side in (([0, 0, 0, 1], (-math.inf, 3)), ([0, 1, 1, 1], (9, math.inf))):
-        found = bias_by_errors(z, torch.tensor(labels), 1)
-        assert math.isfinite(found)
-        assert side[0] < found < side[1]
+    assert -math.inf < bias_by_errors(z, torch.tensor([0, 0, 0, 1]), 1) < 3
+    assert 9 < bias_by_errors(z, torch.tensor([0, 1, 1, 1]), 1) < math.inf
 
 
-def test_only_the_best_of_several_classes_tells_where_an_example_changes_sides():
+def test_an_example_changes_sides_at_the_margin_of_the_best_of_several_classes():
     # Class 2 is the better of the two throughout: margins 4 and 6, whatever class 1 has.
     z = torch.tensor([[4.0, -50.0, 0.0], [6.0, -1.0, 0.0]])
     assert bias_by_errors(z, torch.tensor([2, 0]), [1, 2]) == 5.0
-    # Nor is an example of class 1 put right by class 2.
+    # Class 2 does not put an example of class 1 right.
     assert bias_by_errors(z, torch.tensor([1, 0]), [1, 2]) < 6
 
 
@@ -149,10 +141,10 @@ def test_the_mean_probability_of_the_classes_becomes_their_share(classes, share)
     assert found == pytest.approx(share, rel=1e-6, abs=0)
 
 
-def test_a_share_that_the_classes_have_needs_no_bias():
+@pytest.mark.parametrize("bias", [0, -1.25])
+def test_the_share_under_a_bias_gives_that_bias_back(bias):
     z, _ = student(0, [3])
-    assert bias_by_mass(z, 3, mass_of(z, [3], 0)) == pytest.approx(0, abs=1e-9)
-    assert bias_by_mass(z, 3, mass_of(z, [3], -1.25)) == pytest.approx(-1.25, abs=1e-9)
+    assert bias_by_mass(z, 3, mass_of(z, [3], bias)) == pytest.approx(bias, abs=1e-9)
 
 
 @pytest.mark.parametrize("classes", SOME)
@@ -162,14 +154,19 @@ def test_a_larger_share_takes_a_larger_bias(classes):
     assert (np.diff(biases) > 0).all()
 
 
-@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.97])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.97])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_mass_is_the_share_at_logits_of_a_thousand(seed, share):
     z, _ = thousands(seed)
     assert abs(mass_of(z, [2, 3], bias_by_mass(z, [2, 3], share)) - share) < 1e-6
 
 
-# Of both
+def test_a_tiny_share_is_found():
+    z = torch.zeros(2, 3, dtype=torch.float64)
+    assert bias_by_mass(z, 1, 1e-30) == pytest.approx(math.log(2e-30), rel=1e-6)
+
+
+# Both
 
 
 @pytest.fixture(params=["errors", "mass"])
@@ -203,43 +200,45 @@ def test_narrow_logits_are_taken_as_the_numbers_they_are(bias, dtype):
     assert found == bias(z.double(), [7, 8])
 
 
+SOME_OF_TEN = "classes must be some of the 10, not all, each once, got "
+
+
 @pytest.mark.parametrize(
-    ("classes", "message"),
+    ("classes", "error", "message"),
     [
-        (10, "classes must be class numbers from 0 to 9, got 10"),
-        (-1, "classes must be class numbers from 0 to 9, got -1"),
-        ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
-        ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
-        ("3", "classes must be class numbers from 0 to 9, got '3'"),
-        ([], "classes must be some of the 10, not all, each once, got []"),
-        (
-            range(10),
-            "classes must be some of the 10, not all, each once, got [0, 1, 2, 3, 4, 5, 6, 7",
-        ),
+        (10, ValueError, "classes must be class numbers from 0 to 9, got 10"),
+        (-1, ValueError, "classes must be class numbers from 0 to 9, got -1"),
+        ([3, 10], ValueError, "classes must be class numbers from 0 to 9, got 10"),
+        ([2.5], ValueError, "classes must be class numbers from 0 to 9, got 2.5"),
+        ("3", ValueError, "classes must be class numbers from 0 to 9, got '3'"),
+        (1.5, TypeError, "classes must be class numbers, got 1.5"),
+        ([], ValueError, f"{SOME_OF_TEN}[]"),
+        (range(10), ValueError, f"{SOME_OF_TEN}[0, 1, 2, 3, 4, 5, 6, 7"),
     ],
 )
-def test_what_are_no_classes_or_none_or_all_is_refused(bias, classes, message):
+def test_classes_must_be_some_class_numbers_and_not_all(bias, classes, error, message):
     z, _ = student(2, [7, 8])
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(message)):
         bias(z, classes)
 
 
-def test_logits_of_another_kind_are_refused(bias):
-    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor.*int64"):
-        bias(torch.zeros(100, 10, dtype=torch.int64), 3)
-    with pytest.raises(TypeError, match=r"logits must be a floating-point tensor.*got ndarray"):
-        bias(np.zeros((100, 10)), 3)
-
-
-@pytest.mark.parametrize("shape", [(10,), (5, 3, 10)])
-def test_logits_of_another_shape_are_refused(shape):
-    message = re.escape(f"logits must be (N, C), got shape {shape}")
-    with pytest.raises(ValueError, match=message):
-        bias_by_mass(torch.zeros(shape), 3, 0.1)
-    with pytest.raises(ValueError, match=message):
-        bias_by_errors(torch.zeros(shape), torch.zeros(shape[:-1]).long(), 3)
-    with pytest.raises(ValueError, match=r"logits must be .* got shape \(0, 10\)"):
-        bias_by_mass(torch.zeros(0, 10), 3, 0.1)
+@pytest.mark.parametrize(
+    ("z", "error", "message"),
+    [
+        (torch.zeros(100, 10).long(), TypeError, "logits must be a floating-point tensor.*int64"),
+        (np.zeros((100, 10)), TypeError, "logits must be a floating-point tensor.*got ndarray"),
+        (torch.zeros(10), ValueError, r"logits must be \(N, C\), got shape \(10,\)"),
+        (torch.zeros(5, 3, 10), ValueError, r"logits must be \(N, C\), got shape \(5, 3, 10\)"),
+        (torch.zeros(0, 10), ValueError, r"logits must be .* got shape \(0, 10\)"),
+        *(
+            (torch.tensor([[bad, *[0.0] * 9]] * 100), ValueError, "logits must be finite")
+            for bad in (math.nan, math.inf, -math.inf)
+        ),
+    ],
+)
+def test_logits_must_be_finite_floats_in_rows(bias, z, error, message):
+    with pytest.raises(error, match=message):
+        bias(z, 3)
 
 
 @pytest.mark.parametrize(
@@ -248,47 +247,20 @@ def test_logits_of_another_shape_are_refused(shape):
         (torch.zeros(4), TypeError, "labels must be an int64 tensor of class numbers.*float32"),
         ([0, 1, 0, 1], TypeError, "labels must be an int64 tensor of class numbers, got list"),
         (torch.zeros(3).long(), ValueError, r"labels must have .*\(4,\).* got shape \(3,\)"),
-        (torch.tensor([0, 0, 2, 0]), ValueError, "of classes and of others, got none of 1"),
-        (torch.tensor([1, 1, 1, 1]), ValueError, "of classes and of others, got only of 1"),
+        (torch.tensor([0, 7, 1, 1]), ValueError, "labels must be class numbers from 0 to 2, got 7"),
+        (torch.tensor([1, 1, 1, 1]), ValueError, "of classes and of others, got none of 0, 2"),
+        (torch.tensor([0, 0, 2, 0]), ValueError, "of classes and of others, got only of 0, 2"),
     ],
 )
-def test_labels_of_another_kind_or_of_one_side_alone_are_refused(labels, error, message):
+def test_labels_must_be_class_numbers_inside_and_outside_the_classes(labels, error, message):
     with pytest.raises(error, match=message):
-        bias_by_errors(torch.zeros(4, 3), labels, 1)
+        bias_by_errors(torch.zeros(4, 3), labels, [2, 0])
 
 
-def test_labels_of_one_side_alone_are_refused_with_the_classes_names():
-    with pytest.raises(ValueError, match="got none of 0, 2"):
-        bias_by_errors(torch.zeros(4, 3), torch.ones(4).long(), [2, 0])
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, 10, math.nan])
-def test_a_share_must_lie_between_zero_and_one(share):
-    with pytest.raises(ValueError, match=f"share must be between 0 and 1, got {share}"):
+@pytest.mark.parametrize("share", [0, 1, -0.1, 10, math.nan, "10 %"])
+def test_a_share_must_be_a_number_between_zero_and_one(share):
+    error, message = ValueError, f"share must be between 0 and 1, got {share}"
+    if isinstance(share, str):
+        error, message = TypeError, "share must be a number, got '10 %'"
+    with pytest.raises(error, match=message):
         bias_by_mass(torch.zeros(2, 3), 1, share)
-
-
-def test_a_share_must_be_a_number():
-    with pytest.raises(TypeError, match="share must be a number, got '10 %'"):
-        bias_by_mass(torch.zeros(2, 3), 1, "10 %")
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_mass_of_logits_that_are_not_finite_is_refused(bad):
-    with pytest.raises(ValueError, match="logits must be finite"):
-        bias_by_mass(torch.tensor([[0.0, bad], [0.0, 1.0]]), 1, 0.5)
-
-
-def test_logits_that_are_not_finite_and_labels_of_no_class_are_refused():
-    z = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="labels must be class numbers from 0 to 2, got 7"):
-        bias_by_errors(z, torch.tensor([0, 7]), 1)
-    with pytest.raises(ValueError, match="logits must be finite"):
-        bias_by_errors(z.log(), torch.tensor([0, 1]), 1)
-
-
-def test_a_share_however_small_is_found_and_classes_that_are_none_are_refused():
-    z = torch.zeros(2, 3, dtype=torch.float64)
-    assert bias_by_mass(z, 1, 1e-30) == pytest.approx(math.log(2e-30), rel=1e-6)
-    with pytest.raises(TypeError, match="classes must be class numbers, got 1.5"):
-        bias_by_mass(z, 1.5, 0.1)

@@ -1,4 +1,4 @@
-"""kdlib/class_subsets/specialists.py: eq. 5 of the paper from its definition, Bayes' rule, and what is trained on."""
+"""kdlib/class_subsets/specialists.py: eq. 5 from its definition, Bayes' rule, and the training data."""
 
 import math
 import re
@@ -21,25 +21,13 @@ from kdlib.class_subsets.specialists import (
 )
 from kdlib.identity import weights_hash
 
-NONE_OF_TEN = [
-    ([], "classes must be some of the 10, not all, each once, got []"),
-    (range(10), "classes must be some of the 10, not all, each once, got [0, 1, 2, 3"),
-    ([3, 5, 3], "classes must be some of the 10, not all, each once, got [3, 5, 3]"),
-    ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
-    ([-1], "classes must be class numbers from 0 to 9, got -1"),
-    ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
-]
-
-
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def drawn(*shape, seed=0, scale=2.0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
 
-# Putting them together
+# Combining
 
 
 def called(p_g, specialists):
@@ -102,6 +90,7 @@ def test_no_probabilities_agree_better_by_gradient_descent(groups, seed):
     z, said = committee(seed=seed, groups=groups)
     q = combine(z, said)
     assert q.dtype == torch.float64
+    assert (q > 0).all() and q.sum(-1).numpy() == pytest.approx(1, abs=1e-12)
     at_work = set()
     for row, p_g in enumerate(z.softmax(-1)):
         them = of_image(said, row)
@@ -145,22 +134,17 @@ def test_a_specialist_is_called_where_its_class_is_the_generalists_best_and_nowh
     assert moved.tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize("scale", [0.5, 2])
-def test_rows_are_probabilities(scale):
-    q = combine(*committee(n=60, scale=scale))
-    torch.testing.assert_close(q.sum(-1), torch.ones(60, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert (q > 0).all()
-
-
-def test_an_images_answer_does_not_depend_on_the_others():
+def test_an_images_answer_does_not_depend_on_the_others_and_logits_are_left_as_they_are():
     z, said = committee(n=30)
+    before = z.clone(), [logits.clone() for _, logits in said]
     together = combine(z, said)
+    assert torch.equal(z, before[0])
+    assert all(torch.equal(a, b) for (_, a), b in zip(said, before[1], strict=True))
     rows = torch.tensor([17, 3, 3, 28])
     part = combine(z[rows], [(classes, logits[rows]) for classes, logits in said])
     torch.testing.assert_close(part, together[rows], rtol=0, atol=1e-8)
-    for row in (0, 11):
-        alone = combine(z[row, None], [(classes, logits[row, None]) for classes, logits in said])
-        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-8)
+    alone = combine(z[11, None], [(classes, logits[11, None]) for classes, logits in said])
+    torch.testing.assert_close(alone[0], together[11], rtol=0, atol=1e-8)
 
 
 def test_the_order_of_specialists_and_of_their_classes_does_not_matter():
@@ -182,19 +166,11 @@ def test_logits_of_a_thousand_give_finite_numbers(seed):
     assert (q >= 0).all() and (q <= 1 + 1e-9).all()
 
 
-def test_logits_of_a_thousand_are_heard():
+def test_logits_of_a_thousand_count():
     z = torch.tensor([[1000.0, 1000.0, -1000.0], [-1000.0, 1000.0, 0.0]])
     said = [([0, 1], torch.tensor([[1000.0, -1000.0, -1000.0], [1000.0, -1000.0, -1000.0]]))]
     expected = torch.tensor([[0.75, 0.25, 0], [0.5, 0.5, 0]], dtype=torch.float64)
     torch.testing.assert_close(combine(z, said), expected)
-
-
-def test_logits_are_left_as_they_are():
-    z, said = committee()
-    before = z.clone(), [logits.clone() for _, logits in said]
-    combine(z, said)
-    assert torch.equal(z, before[0])
-    assert all(torch.equal(a, b) for (_, a), b in zip(said, before[1], strict=True))
 
 
 @pytest.mark.parametrize("shape", [(5, 2), (5, 4), (4, 3), (3,)])
@@ -207,13 +183,7 @@ def test_a_specialists_logits_of_another_shape_are_refused(shape):
         combine(torch.zeros(5, 4), [([0, 1], torch.zeros(shape))])
 
 
-@pytest.mark.parametrize(("classes", "message"), NONE_OF_TEN)
-def test_a_specialist_for_what_are_no_classes_or_none_or_all_is_refused(classes, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        combine(torch.zeros(5, 10), [(classes, torch.zeros(5, len(classes) + 1))])
-
-
-def test_what_are_no_logits_is_refused_by_name():
+def test_something_that_is_not_logits_is_refused_by_name():
     with pytest.raises(TypeError, match="generalist must be a floating-point tensor.*int64"):
         combine(torch.zeros(5, 4, dtype=torch.int64), [])
     with pytest.raises(TypeError, match="specialist must be a floating-point tensor.*int64"):
@@ -269,14 +239,16 @@ def test_the_correction_is_bayes_rule_for_the_data_of_a_specialist(digits, class
     assert found == pytest.approx(expected, abs=1e-12)
     if seen == 0.5:
         assert found == pytest.approx(math.log((1 - natural) / natural))
-        assert found > 0  # the dustbin is commoner than it seemed
+        assert found > 0  # the dustbin is more common than it seemed
 
 
-# What a specialist is trained on
+# A specialist's data
 
 
 def test_half_of_a_specialists_examples_are_of_its_classes_and_all_of_them(digits):
+    before = digits.fingerprint(), digits.test.fingerprint()
     special = specialist_data(digits, [8, 3])
+    assert (digits.fingerprint(), digits.test.fingerprint()) == before
     labels, train = digits.train.labels.numpy(), digits.train
     mine = set(train.index[np.isin(labels, [3, 8])].tolist())
     found = special.train.index.tolist()
@@ -326,7 +298,7 @@ def test_a_seed_gives_the_others_and_another_gives_other_ones(digits):
     assert 0 < len(dustbin(first) & dustbin(other)) < len(dustbin(first))
 
 
-def test_data_without_validation_or_with_an_unlabelled_test_split_will_do(digits):
+def test_data_may_lack_validation_and_labels_for_the_test_split(digits):
     special = specialist_data(replace(digits, validation=None), [8, 3])
     assert special.validation is None
     unlabelled = replace(digits, test=digits.test.unlabelled())
@@ -335,19 +307,7 @@ def test_data_without_validation_or_with_an_unlabelled_test_split_will_do(digits
     assert len(special.test) == len(digits.test)
 
 
-def test_the_data_are_left_as_they_are(digits):
-    before = digits.fingerprint(), digits.test.fingerprint()
-    specialist_data(digits, [8, 3])
-    assert (digits.fingerprint(), digits.test.fingerprint()) == before
-
-
-@pytest.mark.parametrize(("classes", "message"), NONE_OF_TEN)
-def test_data_for_what_are_no_classes_or_none_or_all_are_refused(digits, classes, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        specialist_data(digits, classes)
-
-
-# What a specialist starts from
+# A specialist's start
 
 
 def generalist(last=None):
@@ -386,12 +346,13 @@ def test_a_dustbin_of_classes_that_are_alike_has_their_probability(digits):
     torch.testing.assert_close(found[:, -1], p[:, others].sum(-1), rtol=0, atol=1e-5)
 
 
-def test_a_last_layer_without_biases_will_do(digits):
+def test_a_last_layer_may_lack_biases_and_have_another_dtype(digits):
     with kd.seeded(0):
         model = generalist(nn.Linear(12, 10, bias=False))
     specialist = specialist_of(model, [7, 2])
     z, found = kd.logits(model, digits.test), kd.logits(specialist, digits.test)
     assert specialist[-1].bias is None
+    assert specialist_of(model.double(), [7])[-1].weight.dtype == torch.float64
     torch.testing.assert_close(found[:, :-1], z[:, [7, 2]], rtol=1e-5, atol=1e-5)
 
 
@@ -420,19 +381,34 @@ def test_the_callers_generator_is_as_it_was():
     assert weights_hash(specialist_of(model, [7, 2])) == weights_hash(first)
 
 
-def test_a_specialist_is_of_the_generalists_dtype():
-    assert specialist_of(generalist().double(), [7])[-1].weight.dtype == torch.float64
-
-
 def test_a_network_that_does_not_end_in_a_linear_layer_is_refused():
     with pytest.raises(TypeError, match="generalist must end in a Linear layer, got Softmax"):
         specialist_of(nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(-1)), [1])
 
 
-@pytest.mark.parametrize(("classes", "message"), NONE_OF_TEN)
-def test_a_specialist_of_what_are_no_classes_or_none_or_all_is_refused(classes, message):
+@pytest.mark.parametrize(
+    "refuse",
+    [
+        lambda classes: combine(torch.zeros(5, 10), [(classes, torch.zeros(5, len(classes) + 1))]),
+        lambda classes: specialist_data(kd.data.load("digits", device="cpu"), classes),
+        lambda classes: specialist_of(generalist(), classes),
+    ],
+    ids=["combine", "specialist_data", "specialist_of"],
+)
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "classes must be some of the 10, not all, each once, got []"),
+        (range(10), "classes must be some of the 10, not all, each once, got [0, 1, 2, 3"),
+        ([3, 5, 3], "classes must be some of the 10, not all, each once, got [3, 5, 3]"),
+        ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
+        ([-1], "classes must be class numbers from 0 to 9, got -1"),
+        ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
+    ],
+)
+def test_a_specialist_is_for_some_classes_not_all_each_once(refuse, classes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        specialist_of(generalist(), classes)
+        refuse(classes)
 
 
 # Which classes belong together
@@ -455,7 +431,7 @@ def test_planted_groups_that_are_confused_are_found(seed, dtype):
     assert clusters(confused(seed=seed).to(dtype), 3, seed) == PLANTED
 
 
-def test_groups_are_of_what_is_named_together_not_of_what_is_equally_common():
+def test_groups_are_classes_predicted_together_not_classes_equally_common():
     groups = [[0, 3], [1, 2]]
     p = confused(groups)
     counts = np.array([4, 1, 4, 1])  # 0 and 2 are common, and so are 1 and 3 rare
@@ -492,7 +468,7 @@ def test_probabilities_of_another_shape_are_refused(shape):
 
 
 @pytest.mark.parametrize("count", [0, -1, 9, 2.5, "2"])
-def test_a_number_of_clusters_that_cannot_be_is_refused(count):
+def test_a_number_of_clusters_must_be_from_1_to_the_number_of_classes(count):
     with pytest.raises(
         ValueError, match=f"count must be a whole number from 1 to 8, got {count!r}"
     ):
