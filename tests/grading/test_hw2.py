@@ -1,11 +1,10 @@
-"""Homework 2: what its properties expect, a student's own maps, mistakes written in other ways."""
+"""Homework 2: what its properties expect, a student's own maps, odd answers."""
 
 import copy
 import re
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 import kdlib as kd
 from kdlib.course.exercises import hw2, layers
@@ -13,11 +12,6 @@ from kdlib.course.exercises.hw2.hint_step import _downhill, _step
 from kdlib.course.exercises.hw2.two_stages import _stages
 from kdlib.course.grading.exercise import Ask, Draw
 from kdlib.course.grading.observe import observe
-
-
-def names(report):
-    return [mistake.name for mistake in report.mistakes]
-
 
 # What is expected
 
@@ -84,104 +78,16 @@ def test_a_students_own_distance_is_the_fsp_loss_and_no_report_gives_it_away():
     )
 
 
-# Mistakes written in other ways
-
-
-def gram_by_view(a, b):
-    a = F.adaptive_max_pool2d(a, b.shape[2:]) if a.shape[3] > b.shape[3] else a
-    b = F.adaptive_max_pool2d(b, a.shape[2:]) if b.shape[3] > a.shape[3] else b
-    return torch.einsum("nixy,njxy->nij", a, b)
-
-
-def regressor_left_out(v, r, x, u):
-    for weight in [*v.parameters(), *r.parameters()]:
-        weight.grad = None
-    loss = (r(v(x)) - u).pow(2).sum() / (2 * len(x))
-    loss.backward()
-    with torch.no_grad():
-        for weight in v.parameters():
-            weight -= 0.01 * weight.grad
-    v.zero_grad()
-    r.zero_grad()
-    return loss.detach()
-
-
-def cleared_after_the_step(v, r, x, u):
-    optimizer = torch.optim.SGD([*v.parameters(), *r.parameters()], lr=0.01)
-    loss = (r(v(x)) - u).pow(2).sum() / (2 * len(x))
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    return loss.item()
-
-
-def a_norm_for_each_matrix(students, teachers):
-    norms = [
-        torch.linalg.matrix_norm(s - t.detach()) for s, t in zip(students, teachers, strict=True)
-    ]
-    return sum(norms).mean()
-
-
-def upper_part_added_later(low, up, first, second, steps):
-    optimizer = torch.optim.SGD(low.parameters(), 0.1, 0.9, weight_decay=0.01)
-    for _ in range(steps[0]):
-        first(low).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    optimizer.add_param_group({"params": list(up.parameters())})
-    for _ in range(steps[1]):
-        second(low, up).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return low, up
-
-
-@pytest.mark.parametrize(
-    ("exercise", "answer", "known"),
-    [
-        (hw2.hint_loss, lambda r, u: ((r - u.detach()) ** 2).mean() * 0.5, "mean_over_everything"),
-        (hw2.hint_step, regressor_left_out, "regressor_not_in_the_optimizer"),
-        (hw2.hint_step, cleared_after_the_step, "zero_grad_forgotten"),
-        (hw2.fsp_matrix, gram_by_view, "not_divided"),
-        (hw2.fsp_loss, a_norm_for_each_matrix, "matrix_norms_not_squared"),
-        (hw2.two_stages, upper_part_added_later, "momentum_kept"),
-    ],
-)
-def test_a_mistake_is_recognised_when_it_is_written_in_another_way(exercise, answer, known):
-    report = exercise.check(answer)
-    assert names(report) == [known]
-    assert report.points == report.out_of - 1
-
-
-def test_a_step_that_is_never_taken_is_one_mistake():
-    def no_step(v, r, x, u):
-        loss = (r(v(x)) - u).pow(2).sum() / (2 * len(x))
-        loss.backward()
-        return loss.item()
-
-    report = hw2.hint_step.check(no_step)
-    assert names(report) == ["nothing_moves"]
-    assert report.points == 1  # for the loss that it gives back
+# Odd answers
 
 
 def test_the_same_pair_in_float32_is_not_another_pair():
     assert hw2.same_flow.check(lambda a, b: (a.float(), b.float())).points == 0
 
 
-def test_two_mistakes_are_both_named():
-    def two(student_matrices, teacher_matrices):
-        pairs = zip(student_matrices, teacher_matrices, strict=True)
-        return sum((s - t).square().sum() for s, t in pairs)
-
-    found = names(hw2.fsp_loss.check(two))
-    assert sorted(found) == ["gradient_to_the_teacher", "summed_over_the_examples"]
-
-
 def test_a_network_that_grows_does_not_crash_the_check():
-    def grows(lower, upper, first_loss, second_loss, steps):
-        lower.append(torch.nn.Linear(2, 2))
-
-    assert hw2.two_stages.check(grows).points == 0
+    grows = hw2.two_stages.check(lambda lower, *_: lower.append(torch.nn.Linear(2, 2)))
+    assert grows.points == 0
 
 
 def test_an_orthogonal_mix_of_places_is_right_for_maps_of_one_size():
@@ -194,21 +100,13 @@ def test_an_orthogonal_mix_of_places_is_right_for_maps_of_one_size():
     assert [r.failed is None for r in hw2.same_flow.check(mixed).results] == [True, True, False]
 
 
-# What a report shows
-
-
-def test_a_report_on_a_stage_shows_the_change_and_the_expected_change():
-    text = repr(hw2.two_stages.check(upper_part_added_later))
-    assert "✗ The second stage starts from rest where the first has ended" in text
-    assert re.search(r"with .*lower = a Sequential, .*steps = \[\d, \d\]", text)
-    assert re.search(r"got +a change of lower by \[.*\]\n +expected +\[.*\]", text)
-    assert "Hint 1: The second stage begins with steps in the direction of the first." in text
-
-
 def test_a_change_is_compared_without_the_value_returned_and_the_gradients_left():
-    given = _step(Draw(7, "test"))
-    ask = Ask(hw2.hint_step.source(cleared_after_the_step))
-    layers.change(ask, "guided", **given)
+    def answer(guided, regressor, inputs, hint):
+        regressor(guided(inputs)).sum().backward()
+        return 7.0
+
+    ask = Ask(hw2.hint_step.source(answer))
+    layers.change(ask, "guided", **_step(Draw(7, "test")))
     (seen,) = ask.seen
     assert seen.value is None and list(seen.after) == ["guided"]
     assert seen.after["guided"].shape == (6,)

@@ -33,15 +33,6 @@ def test_an_infinite_loss_earns_nothing():
     assert hw3.cwtm_loss.check(lambda student, *_: student.sum() + torch.inf).points == 0
 
 
-def test_rows_shuffled_in_another_way_are_recognised():
-    def shuffled(z, generator):
-        rows = [row[torch.randperm(len(row), generator=generator)].float() for row in z]
-        return torch.stack(rows)
-
-    (known,) = hw3.permute_dark_knowledge.check(shuffled).mistakes
-    assert known.name == "rows_shuffled_whole"
-
-
 # Networks that keep a diary
 
 
@@ -73,35 +64,6 @@ def test_a_first_network_that_was_never_trained_cannot_teach():
     report = hw3.generations.check(first_never_trained)
     lost = [result.says for result in report.results if result.failed]
     assert any("when that has been trained" in says for says in lost)
-
-
-def youngest_trained_first(build, train, count):
-    networks = [build(seed) for seed in range(count)]
-    for k in reversed(range(count)):
-        train(networks[k], networks[k - 1] if k else None)
-    return networks
-
-
-def all_trained_on_labels_first(build, train, count):
-    networks = [build(seed) for seed in range(count)]
-    for network in networks:
-        train(network, None)
-    for k in range(1, count):
-        train(networks[k], networks[k - 1])
-    return networks
-
-
-@pytest.mark.parametrize(
-    ("answer", "known"),
-    [
-        (youngest_trained_first, "untrained_teachers"),
-        (all_trained_on_labels_first, "labels_first_then_the_teacher"),
-    ],
-)
-def test_a_wrong_upbringing_is_recognised_when_it_is_written_in_another_way(answer, known):
-    report = hw3.generations.check(answer)
-    assert [mistake.name for mistake in report.mistakes] == [known]
-    assert report.points == report.out_of - 1
 
 
 # A student's own runs

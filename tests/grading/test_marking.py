@@ -1,7 +1,8 @@
-"""What an honest answer does not mention, by the names that modules have today."""
+"""What an honest answer does not mention, under the names that modules have today."""
 
-import importlib
+import importlib.util
 import pkgutil
+import sys
 
 import pytest
 import torch
@@ -31,13 +32,16 @@ def test_every_module_of_the_grader_is_peeping_however_it_is_imported(room, modu
         assert module in marking.peeped(source), source
 
 
-def test_the_course_itself_is_peeping_and_a_word_is_not():
+def test_the_course_and_what_lies_deeper_in_it_are_peeping_and_a_word_is_not():
     for source in ("from kdlib.course import grading, museum", "import kdlib.course as harmless"):
         assert marking.peeped(source) == ["kdlib.course"]
-    assert marking.peeped("# of course. material things; the grading. marking is done") in (
-        [],
-        ["marking"],
-    )
+    for source in (
+        f"from {COURSE}.exercises.hw1.soften import soften",
+        f"from {COURSE}.exercises.hw1 import soften",
+        "kd.course.exercises.hw1.soften.soften.right",
+    ):
+        assert "hw1" in marking.peeped(source)
+    assert marking.peeped("# of course. material things; the grading. interval is done") == []
 
 
 def test_files_and_new_checks_are_peeping_and_the_checks_themselves_are_not():
@@ -53,10 +57,7 @@ def test_every_room_whose_functions_are_borrowed_is_there_and_in_its_place(room)
     assert home.startswith(PLACES[BORROWED.index(room)])
 
 
-def test_a_copy_of_the_file_under_another_name_is_borrowed_too(monkeypatch):
-    import importlib.util
-    import sys
-
+def test_a_copy_of_the_file_under_another_name_is_borrowed_too():
     def again(s, t, T):
         spec = importlib.util.spec_from_file_location("mine_all_along", kd.stats.__file__)
         copy = importlib.util.module_from_spec(spec)
@@ -85,8 +86,6 @@ def test_a_cell_that_takes_a_modules_name_still_borrows():
 
 def test_who_switches_the_detector_off_is_seen():
     def blind(s, t, T):
-        import sys
-
         sys.setprofile(None)
         return kd.soft_target_loss(s, t, T)
 
