@@ -15,21 +15,16 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_written_and_nothing_else(tmp_path):
-    path = tmp_path / "table.csv"
-    write_whole(path, writing("new"))
-    assert path.read_text() == "new"
-    assert names(tmp_path) == ["table.csv"]
-
-
-def test_folders_on_the_way_are_made(tmp_path):
-    path = tmp_path / "deep" / "er" / "table.csv"
+def test_a_file_is_written_and_nothing_else_and_folders_on_the_way_are_made(tmp_path):
+    ordinary, path = tmp_path / "ordinary.csv", tmp_path / "deep" / "er" / "table.csv"
+    ordinary.write_text("")
     write_whole(path, writing("new"))
     assert path.read_text() == "new"
     assert names(path.parent) == ["table.csv"]
+    assert path.stat().st_mode == ordinary.stat().st_mode  # others may read it as any other file
 
 
-def test_until_all_is_written_the_old_file_stands(tmp_path):
+def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
     path, seen = tmp_path / "table.csv", []
     path.write_text("old")
 
@@ -37,70 +32,42 @@ def test_until_all_is_written_the_old_file_stands(tmp_path):
         with part.open("w") as file:
             file.write("half of it")
             file.flush()
-            seen.append(path.read_text())
+            seen.append((part, path.read_text()))
             file.write(", and the rest")
 
     write_whole(path, write)
-    assert seen == ["old"]
     assert path.read_text() == "half of it, and the rest"
     assert names(tmp_path) == ["table.csv"]
+    ((part, before),) = seen
+    assert before == "old"
+    assert part.name == path.name  # some writers go by the suffix
+    assert part != path
+    assert tmp_path in part.parents  # on the same disk
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("write", OSError), ("write", KeyboardInterrupt), ("move", PermissionError)]
+    + [("nothing written", FileNotFoundError)],
+)
 @pytest.mark.parametrize("before", [None, "old"])
-def test_a_write_that_fails_halfway_leaves_everything_as_it_was(tmp_path, error, before):
+def test_a_failure_leaves_everything_as_it_was(tmp_path, monkeypatch, how, error, before):
     path = tmp_path / "table.csv"
     if before is not None:
         path.write_text(before)
 
-    def write(part):
-        part.write_text("half of it")
+    def fail(*arguments):
         raise error
 
+    def write(part):
+        if how != "nothing written":
+            part.write_text("half of it")
+        if how == "write":
+            fail()
+
+    if how == "move":
+        monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(error):
         write_whole(path, write)
     assert names(tmp_path) == ([] if before is None else ["table.csv"])
     assert before is None or path.read_text() == before
-
-
-def test_a_move_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-
-    def refuse(source, target):
-        raise PermissionError
-
-    monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(PermissionError):
-        write_whole(path, writing("new"))
-    assert path.read_text() == "old"
-    assert names(tmp_path) == ["table.csv"]
-
-
-def test_writing_nothing_is_an_error_and_leaves_the_old_file(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_text("old")
-    with pytest.raises(FileNotFoundError):
-        write_whole(path, lambda part: None)
-    assert path.read_text() == "old"
-
-
-def test_the_part_has_the_name_of_the_whole_and_lies_on_the_same_disk(tmp_path):
-    path, parts = tmp_path / "model.safetensors", []
-
-    def write(part):
-        parts.append(part)
-        part.write_text("new")
-
-    write_whole(path, write)
-    (part,) = parts
-    assert part.name == path.name  # some writers go by the suffix
-    assert part != path
-    assert tmp_path in part.parents
-
-
-def test_others_may_read_the_file_as_they_may_any_other(tmp_path):
-    ordinary, path = tmp_path / "ordinary.csv", tmp_path / "table.csv"
-    ordinary.write_text("")
-    write_whole(path, writing(""))
-    assert path.stat().st_mode == ordinary.stat().st_mode

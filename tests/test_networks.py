@@ -1,5 +1,6 @@
 """kdlib/networks.py: running, copying and hashing a network leaves it as it was."""
 
+import contextlib
 import copy
 
 import pytest
@@ -8,11 +9,7 @@ from torch import nn
 
 import kdlib as kd
 from kdlib.identity import tensors_hash, weights_hash
-from kdlib.networks import (
-    answers,
-    evaluating,
-    frozen_copy,
-)
+from kdlib.networks import answers, evaluating, frozen_copy
 
 
 @pytest.fixture
@@ -31,20 +28,20 @@ def modes(net):
     return [module.training for module in net.modules()]
 
 
-def test_evaluating_switches_every_module_to_eval_and_puts_each_mode_back(net):
-    before = modes(net)
-    with evaluating(net):
-        assert not any(modes(net))
-        assert not torch.is_grad_enabled()
+def unchanged(net, before, state):
     assert modes(net) == before
-    assert torch.is_grad_enabled()
+    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_evaluating_puts_the_modes_of_several_networks_back_after_an_error(net):
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_evaluating_switches_every_module_to_eval_and_puts_each_mode_back(net, error):
     other = copy.deepcopy(net).eval()
     before = modes(net)
-    with pytest.raises(KeyboardInterrupt), evaluating(net, other):
-        raise KeyboardInterrupt
+    with pytest.raises(error) if error else contextlib.nullcontext(), evaluating(net, other):
+        assert not any(modes(net) + modes(other))
+        assert not torch.is_grad_enabled()
+        if error:
+            raise error
     assert modes(net) == before
     assert not any(modes(other))
     assert torch.is_grad_enabled()
@@ -53,29 +50,17 @@ def test_evaluating_puts_the_modes_of_several_networks_back_after_an_error(net):
 def test_logits_are_those_of_one_pass_in_eval_mode_whatever_the_batch_size(net):
     inputs = torch.randn(11, 4, generator=torch.Generator().manual_seed(0))
     reference = copy.deepcopy(net).eval()(inputs).detach()
+    before, state = modes(net), copy.deepcopy(net.state_dict())
     for batch_size in (1, 4, 11, 1000):
         found = kd.logits(net, inputs, batch_size)
         assert not found.requires_grad
         torch.testing.assert_close(found, reference, rtol=1e-6, atol=1e-6)
-
-
-def test_logits_leave_weights_buffers_and_modes_of_the_network_alone(net):
-    state, before = copy.deepcopy(net.state_dict()), modes(net)
-    kd.logits(net, torch.randn(8, 4), 3)
-    assert modes(net) == before
-    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+    unchanged(net, before, state)
 
 
 def test_logits_of_a_split_are_those_of_its_inputs(digits):
     net = kd.models.mlp(8)
     assert torch.equal(kd.logits(net, digits.test), kd.logits(net, digits.test.inputs))
-
-
-def test_a_float64_network_takes_float32_inputs(net):
-    inputs = torch.randn(5, 4)
-    found = kd.logits(net.double(), inputs)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, net.eval()(inputs.double()))
 
 
 def test_whole_numbers_such_as_tokens_reach_the_network_as_they_are():
@@ -95,6 +80,7 @@ def test_answers_are_in_the_networks_precision_and_tokens_stay_whole(net, dtype)
     net.to(dtype).eval().register_forward_pre_hook(lambda module, args: seen.append(args[0].dtype))
     assert answers(net, inputs).dtype == answers(net, inputs.double()).dtype == dtype
     assert seen == [dtype, dtype]
+    torch.testing.assert_close(kd.logits(net, inputs), net(inputs.to(dtype)).detach())
     reader = nn.Sequential(nn.Embedding(10, 4)).to(dtype)
     assert answers(reader, torch.tensor([3])).dtype == dtype
 
@@ -103,19 +89,19 @@ def test_answers_are_in_the_networks_precision_and_tokens_stay_whole(net, dtype)
 
 
 class Counter(nn.Module):
-    """Says how many tokens it has read, and notes how it was told to begin."""
+    """Outputs how many tokens it has read, and records every call of begin_text."""
 
     def __init__(self):
         super().__init__()
-        self.told, self.read = [], 0
+        self.begun, self.read = [], 0
 
     def begin_text(self, carry):
-        self.told.append(carry)
+        self.begun.append(carry)
         self.read = 0
 
     def forward(self, tokens):
         start = self.read
-        if self.told and self.told[-1]:
+        if self.begun and self.begun[-1]:
             self.read += tokens.shape[1]
         return torch.arange(start, start + tokens.shape[1]).expand(len(tokens), -1)[..., None]
 
@@ -124,22 +110,17 @@ def a_text():
     return kd.text.from_texts("abcabcabcab", device="cpu").train
 
 
-def test_reading_reaches_every_part_that_can_and_passes_over_the_others():
+def test_reading_reaches_every_recurrent_part_and_no_other():
     text, first, second = a_text(), Counter(), Counter()
     whole = nn.Sequential(nn.Linear(2, 2), nn.Sequential(first))
     text.begin(whole)
-    assert first.told == [True]
-    first.told.append(False)
+    assert first.begun == [True]
     with text.reading(whole, second):
-        assert (first.told[2:], second.told) == ([True], [True])
-    assert (first.told[2:], second.told) == ([True, False], [True, False])
-
-
-def test_networks_have_forgotten_the_text_after_an_error_too():
-    first, second = Counter(), Counter()
-    with pytest.raises(KeyboardInterrupt), a_text().reading(first, second):
+        assert (first.begun[1:], second.begun) == ([True], [True])
+    assert (first.begun[1:], second.begun) == ([True, False], [True, False])
+    with pytest.raises(KeyboardInterrupt), text.reading(whole, second):
         raise KeyboardInterrupt
-    assert first.told == second.told == [True, False]
+    assert (first.begun[3:], second.begun[2:]) == ([True, False], [True, False])
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])
@@ -149,20 +130,14 @@ def test_logits_of_a_text_are_read_in_one_go_whatever_the_batch_size(size):
     for _ in range(2):
         found = kd.logits(counter, split, size)
         assert found.tolist() == [[place] for place in range(10)]
-    assert counter.told == [True, False] * 2
-
-
-def test_logits_of_rows_of_tokens_are_one_for_each_token():
-    model, tokens = kd.models.lstm(9, width=4), torch.arange(6).view(3, 2)
-    found = kd.logits(model, tokens)
-    assert found.shape == (3, 2, 9)
-    torch.testing.assert_close(found, model.eval()(tokens).detach())
+    assert counter.begun == [True, False] * 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_rows_of_tokens_go_not_on_where_the_batch_before_ended(size):
+def test_every_batch_of_rows_of_tokens_is_read_from_the_beginning(size):
     model, tokens = kd.models.lstm(9, width=4, seed=1), torch.arange(10).view(5, 2) % 9
     expected = model.eval()(tokens).detach()
+    assert expected.shape == (5, 2, 9)  # one row of logits for each token
     torch.testing.assert_close(kd.logits(model, tokens, size), expected)
     split = kd.data.Split(tokens, tokens[:, 0], torch.arange(5))
     torch.testing.assert_close(kd.logits(model, split, size), expected)
@@ -174,13 +149,12 @@ def test_a_frozen_copy_answers_in_eval_mode_and_shares_nothing_with_the_original
     assert not any(modes(twin))
     assert not any(parameter.requires_grad for parameter in twin.parameters())
     assert all(parameter.requires_grad for parameter in net.parameters())
-    assert modes(net) == before
     for tensor in twin.state_dict().values():
         tensor.zero_()
-    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+    unchanged(net, before, state)
 
 
-def test_the_hash_changes_with_one_bit_of_one_weight_and_comes_back_with_it(net):
+def test_the_hash_changes_with_one_bit_of_one_weight_and_with_a_buffer(net):
     before = weights_hash(net)
     assert weights_hash(copy.deepcopy(net)) == before
     with torch.no_grad():
@@ -189,10 +163,6 @@ def test_the_hash_changes_with_one_bit_of_one_weight_and_comes_back_with_it(net)
         assert weights_hash(net) != before
         net[0].weight[0, 0] = old
     assert weights_hash(net) == before
-
-
-def test_the_hash_sees_buffers(net):
-    before = weights_hash(net)
     net[1].running_mean += 1
     assert weights_hash(net) != before
 

@@ -3,24 +3,15 @@ import pytest
 import kdlib as kd
 
 
-@pytest.mark.parametrize("name", ["smoke", "lesson"])
-def test_the_environment_names_the_profile(name, monkeypatch):
-    monkeypatch.setenv("KDLIB_PROFILE", name)
-    assert kd.pick(smoke="smoke", lesson="lesson") == name
-
-
-def test_lesson_is_what_readers_get(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "value"), [("smoke", 1), ("lesson", 2), ("", 2), (None, 2)], ids=repr
+)
+def test_the_environment_names_the_profile_and_readers_get_lesson(name, value, monkeypatch):
     monkeypatch.delenv("KDLIB_PROFILE", raising=False)
     assert kd.pick(smoke=1, lesson=2) == 2
-    monkeypatch.setenv("KDLIB_PROFILE", "")
-    assert kd.pick(smoke=1, lesson=2) == 2
-
-
-def test_the_profile_is_read_at_every_call(monkeypatch):
-    monkeypatch.setenv("KDLIB_PROFILE", "smoke")
-    first = kd.pick(smoke=1, lesson=2)
-    monkeypatch.setenv("KDLIB_PROFILE", "lesson")
-    assert (first, kd.pick(smoke=1, lesson=2)) == (1, 2)
+    if name is not None:
+        monkeypatch.setenv("KDLIB_PROFILE", name)  # read at every call
+    assert kd.pick(smoke=1, lesson=2) == value
 
 
 @pytest.mark.parametrize("name", ["paper", "SMOKE", " smoke"])
