@@ -1,1 +1,1 @@
-"""Networks that know some classes only: a class never seen (``omitted``), and specialists."""
+"""Networks that know only some classes: a class was never seen (``omitted``), or specialists."""

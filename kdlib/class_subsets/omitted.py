@@ -1,8 +1,8 @@
-"""Classes that a student never saw an example of: how much to raise their biases, and by what evidence.
+"""Bias corrections for classes that are missing from the transfer set.
 
-A student that learnt from a transfer set without some classes knows them from soft targets alone and
-holds them to be rarer than they are. One number, added to the biases of these classes, puts that right
-(Hinton, Vinyals, Dean 2015, section 3). Nothing here trains.
+A student that never saw an example of some classes knows them from soft targets alone and predicts
+them too rarely. One number, added to the biases of these classes, corrects that (Hinton, Vinyals,
+Dean 2015, section 3). Nothing here trains.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ def bias_by_errors(logits: Tensor, labels: Tensor, classes: int | Iterable[int])
     """The number that, added to the logits of ``classes``, gives the fewest errors.
 
     ``argmin over b of sum_n [argmax_c (z_nc + b * [c in classes]) != y_n]``, exactly: an example
-    changes sides where b passes the margin between its best other class and its best class of
-    ``classes``. The answer is the middle of the widest of the best intervals between two such margins.
+    changes sides where b passes the margin between its best other class and its best class among
+    ``classes``. Of the intervals between margins that have the fewest errors, the widest counts; its
+    middle is returned.
 
     Args:
-        logits: ``(N, C)``, of images that the student was not trained on.
-        labels: ``(N,)`` int64, where some are in ``classes`` and some are not.
+        logits: ``(N, C)``, for images that the student was not trained on.
+        labels: ``(N,)`` int64; some must be in ``classes`` and some not.
         classes: one class or several; not all.
 
     Raises:
-        TypeError, ValueError: arguments of another kind or shape; ``classes`` that are none or all,
-            or without examples on both sides.
+        TypeError, ValueError: an argument has the wrong type or shape; ``classes`` is empty or holds
+            every class; or all labels are inside ``classes``, or all outside.
 
     >>> z = torch.tensor([[2.0, 0.0], [3.0, 1.0], [5.0, 1.0]])
     >>> bias_by_errors(z, torch.tensor([1, 1, 0]), classes=1)
@@ -63,17 +64,17 @@ def bias_by_mass(logits: Tensor, classes: int | Iterable[int], share: float) -> 
     """The number that, added to the logits of ``classes``, gives them their share of probability.
 
     The b with ``mean over n of sum over c in classes of softmax(z_n + b * [c in classes])_c = share``.
-    Needs images but no labels: only how common the classes are in use.
+    This needs images but no labels, only how common the classes are in use.
 
     Args:
-        logits: ``(N, C)``, of images as they come in use.
+        logits: ``(N, C)``, for images as they come in use.
         classes: one class or several; not all.
-        share: of the images that are of these classes, in (0, 1).
+        share: the fraction of images in use that show these classes, in (0, 1).
 
     Raises:
-        TypeError, ValueError: arguments of another kind or shape, or out of range.
+        TypeError, ValueError: an argument has the wrong type or shape, or is out of range.
 
-    >>> round(bias_by_mass(torch.zeros(1, 4), classes=3, share=0.5), 4)  # a quarter, made a half
+    >>> round(bias_by_mass(torch.zeros(1, 4), classes=3, share=0.5), 4)  # from a quarter to a half
     1.0986
     """
     from scipy.optimize import brentq
@@ -82,12 +83,12 @@ def bias_by_mass(logits: Tensor, classes: int | Iterable[int], share: float) -> 
     if not 0 < real("share", share) < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}; one class of ten has 0.1")
     odds = z[:, chosen].logsumexp(-1) - z[:, ~chosen].logsumexp(-1)  # (N,)
-    reach = float(odds.abs().max()) + 750  # there the mass is all or nothing
+    reach = float(odds.abs().max()) + 750  # beyond it the mass is 0 or 1
     return brentq(lambda b: torch.sigmoid(odds + b).mean().item() - share, -reach, reach)
 
 
 def _checked(logits: Tensor, classes: int | Iterable[int]) -> tuple[Tensor, Tensor]:
-    """Logits ``(N, C)`` in float64, and which of the C classes are meant, ``(C,)``."""
+    """Logits ``(N, C)`` in float64, and a mask of the chosen classes, ``(C,)``."""
     logits = wide("logits", logits).double()
     if logits.ndim != 2:
         raise ValueError(f"logits must be (N, C), got shape {tuple(logits.shape)}")

@@ -176,8 +176,8 @@ def test_logits_of_a_thousand_count():
 @pytest.mark.parametrize("shape", [(5, 2), (5, 4), (4, 3), (3,)])
 def test_a_specialists_logits_of_another_shape_are_refused(shape):
     message = re.escape(
-        "a specialist's logits must be (5, 3): an image a row, its classes and the dustbin, "
-        f"got {shape}"
+        "a specialist's logits must be (5, 3): a row for each image, a column for each class and the "
+        f"dustbin, got {shape}"
     )
     with pytest.raises(ValueError, match=message):
         combine(torch.zeros(5, 4), [([0, 1], torch.zeros(shape))])
