@@ -48,9 +48,8 @@ def browser():
     if BROWSER is None:
         pytest.skip("needs an installed Chromium")
     with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(
-            executable_path=BROWSER, args=["--no-sandbox", "--disable-background-networking"]
-        )
+        arguments = ["--no-sandbox", "--disable-background-networking"]
+        chromium = p.chromium.launch(executable_path=BROWSER, args=arguments)
         yield chromium
         chromium.close()
 
@@ -64,22 +63,13 @@ def lab(browser, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [
-        "--IdentityProvider.token=",
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
-    ]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
+    command += ["--IdentityProvider.token="]
     own = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}
     own |= {"TORCH_HOME": str(home / "torch"), "KDLIB_PROFILE": "smoke", "HOME": str(home)}
     environment = os.environ | own
-    server = subprocess.Popen(
-        command,
-        cwd=home,
-        env=environment,
-        stdout=(home / "log").open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    output = {"stdout": (home / "log").open("w"), "stderr": subprocess.STDOUT}
+    server = subprocess.Popen(command, cwd=home, env=environment, start_new_session=True, **output)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(f"{address}/api/status", server, home / "log")
@@ -127,9 +117,8 @@ def run_all(opened):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         # The saved outputs look like a finished run until this one has begun.
-        page.locator(f"{KERNEL}:not([data-status=idle])").wait_for(
-            timeout=120_000, state="attached"
-        )
+        busy = page.locator(f"{KERNEL}:not([data-status=idle])")
+        busy.wait_for(timeout=120_000, state="attached")
         return page
 
     return open_and_run

@@ -83,11 +83,9 @@ def test_the_first_key_reaches_the_content(opened):
 
 
 def test_the_pages_follow_the_readers_dark_or_light(opened):
-    grounds = [
-        opened(NAMES[0], scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
-        for scheme in ("light", "dark")
-    ]
-    assert grounds == ["rgb(255, 255, 255)", "rgb(21, 24, 28)"]
+    for scheme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 24, 28)")):
+        page = opened(NAMES[0], scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
 
 
 def given_to(frame):
@@ -107,10 +105,8 @@ def test_the_explorers_of_a_lesson_work_on_its_page(opened, name):
     for frame in page.locator("iframe[title='temperature explorer']").all():
         frame.scroll_into_view_if_needed()  # out of view its page gets no frames
         works(page, frame.content_frame, given_to(frame))
-    for title, slider in (
-        ("distillation explorer", "Drag the temperature T"),
-        ("flipbook", "Drag"),
-    ):
+    sliders = {"distillation explorer": "Drag the temperature T", "flipbook": "Drag"}
+    for title, slider in sliders.items():
         for frame in page.locator(f"iframe[title='{title}']").all():
             frame.scroll_into_view_if_needed()
             moved = frame.content_frame.get_by_role("slider", name=slider)

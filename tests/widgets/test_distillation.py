@@ -55,11 +55,6 @@ def test_without_soft_targets_every_temperature_is_the_same_students():
         assert explorer.cell is explorer._cells[0]
 
 
-def test_labels_alone_are_not_a_grid():
-    with pytest.raises(ValueError, match="an alpha above 0, got those of alpha = 0 alone"):
-        DistillationExplorer(students(alphas=(0.0,)))
-
-
 def test_one_temperature_is_a_grid():
     assert DistillationExplorer(students(temperatures=(4.0,))).picture().startswith(b"\x89PNG")
 
@@ -88,17 +83,15 @@ def test_loss_terms_are_shown_if_the_table_has_them():
     assert DistillationExplorer(students(soft=np.nan, hard=1.0)).cell["terms"] is None
 
 
+def small_mlp(seed):
+    return kd.models.mlp(4, depth=1, seed=seed)
+
+
 def test_the_frame_of_a_real_cohort_is_a_table(digits):
     teacher = kd.models.mlp(8, depth=1, seed=0)
     objectives = [kd.SoftTargets(teacher, T, alpha) for T in (1, 4) for alpha in (0, 0.5)]
-    cohort = kd.fit_cohort(
-        lambda seed: kd.models.mlp(4, depth=1, seed=seed),
-        objectives,
-        digits,
-        kd.Recipe(iterations=2),
-        seeds=[0, 1],
-        progress=False,
-    )
+    recipe = kd.Recipe(iterations=2)
+    cohort = kd.fit_cohort(small_mlp, objectives, digits, recipe, [0, 1], progress=False)
     explorer = DistillationExplorer(cohort.frame)
     assert explorer._temperatures == [1, 4]
     assert explorer._alphas == [0, 0.5]
@@ -121,7 +114,6 @@ def test_the_alt_text_of_its_still_picture_gives_the_mean():
 
 def test_a_table_that_it_cannot_show_is_refused():
     whole = kd.results("student")
-    uneven = students().drop(index=5)
     for table, error, words in (
         ([1, 2], TypeError, "table must be a pandas table"),
         (whole, ValueError, "table must be one experiment .* got grid 30 and grid 800"),
@@ -131,7 +123,8 @@ def test_a_table_that_it_cannot_show_is_refused():
         (students(test_errors=np.nan), ValueError, "table must have temperature.* got nan"),
         (students(alphas=(0.5, 1.0)), ValueError, "table must have students of alpha = 0"),
         (students(seeds=(0,)), ValueError, "the same seeds in every setting, at least two"),
-        (uneven, ValueError, "the same seeds in every setting"),
+        (students().drop(index=5), ValueError, "the same seeds in every setting"),
+        (students(alphas=(0.0,)), ValueError, "above 0, got those of alpha = 0 alone"),
         (students().query("temperature == 1 or alpha == 0"), ValueError, "got none of T = 4"),
     ):
         with pytest.raises(error, match=words):
