@@ -10,7 +10,8 @@ from pathlib import Path
 import nbformat
 
 from kdlib.course.exercises import HOMEWORKS
-from kdlib.course.grading.matrix import ANSWERS, right_answers
+from kdlib.course.grading.matrix import right_answers
+from kdlib.course.grading.observe import ANSWERS
 
 COURSE = Path(__file__).resolve().parents[2] / "notebooks" / "homework"
 IMPORTS = """
@@ -67,15 +68,13 @@ def pasted(exercise, answer, student):
 
 
 def _table_entry(answer):
-    """What tells an answer of a table from its neighbours: numbers, or lambdas as their source."""
+    """The entry of a table that this answer is made from: numbers, or lambdas as their source."""
     for name, value in inspect.getclosurevars(answer).nonlocals.items():
-        if inspect.isfunction(value) and value.__name__ == "<lambda>":
+        if inspect.isfunction(value):
             tree = ast.parse(Path(inspect.getfile(value)).read_text())
             line = value.__code__.co_firstlineno
             lambdas = (n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == line)
             (value,) = map(ast.unparse, lambdas)
-        elif inspect.isfunction(value):
-            value = f"F.{value.__name__}"
         yield f"{name} = {value}"
 
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import kdlib as kd
+from kdlib.course.exercises import HOMEWORKS
 from kdlib.course.grading import marking
-from kdlib.course.grading.observe import BORROWED, PLACES, observe
+from kdlib.course.grading.matrix import right_answers
+from kdlib.course.grading.observe import ANSWERS, BORROWED, PLACES, observe
 
 COURSE = "kdlib.course"
 
@@ -57,7 +59,7 @@ def test_every_room_whose_functions_are_borrowed_is_there_and_in_its_place(room)
     assert home.startswith(PLACES[BORROWED.index(room)])
 
 
-def test_a_copy_of_the_file_under_another_name_is_borrowed_too():
+def test_a_copy_of_the_file_and_the_answers_of_a_checkout_are_borrowed_too():
     def again(s, t, T):
         spec = importlib.util.spec_from_file_location("mine_all_along", kd.stats.__file__)
         copy = importlib.util.module_from_spec(spec)
@@ -71,7 +73,9 @@ def test_a_copy_of_the_file_under_another_name_is_borrowed_too():
         return (T**2 * divergence(s, t, T)).mean()
 
     z = torch.zeros(1, 3)
-    for answer in (again, inside):
+    soft_target_loss = HOMEWORKS["hw1"][1]
+    others = right_answers("hw1", soft_target_loss, ANSWERS)[1:]
+    for answer in (again, inside, *others):
         assert observe(answer, {"s": z, "t": z, "T": 1.0}).borrowed
     sys.modules.pop("mine_all_along")
 

@@ -10,7 +10,8 @@ import torch
 from kdlib.course.exercises import HOMEWORKS
 from kdlib.course.grading import __main__, matrix
 from kdlib.course.grading.exercise import VISIBLE, Exercise
-from kdlib.course.grading.matrix import ANSWERS, FEWEST_RIGHT, HIDDEN, gaps, right_answers, rows
+from kdlib.course.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, right_answers, rows
+from kdlib.course.grading.observe import ANSWERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
 ALL = [(homework, e) for homework, exercises in HOMEWORKS.items() for e in exercises]

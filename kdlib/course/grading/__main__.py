@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "matrix":
         import torch
 
-        from kdlib.course.grading.matrix import ANSWERS, show, some
+        from kdlib.course.grading.matrix import show, some
+        from kdlib.course.grading.observe import ANSWERS
 
         torch.set_num_threads(1)  # tensors this small wait for each other on several
         folder = chosen.answers or (ANSWERS if ANSWERS.is_dir() else None)

@@ -9,11 +9,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from kdlib.course.grading.exercise import VISIBLE, Exercise
-from kdlib.course.grading.observe import HOME
 from kdlib.course.grading.report import Report
 
 FEWEST_RIGHT = 4  # forms of a right answer: properties must not judge how it is written
-ANSWERS = HOME.parent / "tests" / "grading" / "right"  # where a checkout keeps the other forms
 HIDDEN = 2026  # any other seed would do: cases that a grader might draw
 STUDENT = "ada"
 

@@ -55,10 +55,11 @@ BORROWED = (
     f"{KDLIB}.course.exercises.claims",
     f"{KDLIB}.course.exercises.material",
 )
+ANSWERS = HOME.parent / "tests" / "grading" / "right"  # other right answers, in a checkout
 # Their files and folders, so that a copy loaded under another name is caught, too.
 PLACES = tuple(
     str(place) + os.sep if place.is_dir() else f"{place}.py"
-    for place in (HOME.joinpath(*room.split(".")[1:]) for room in BORROWED)
+    for place in (*(HOME.joinpath(*room.split(".")[1:]) for room in BORROWED), ANSWERS)
 )
 # In ``layers`` only these two are answers; students are given the rest.
 REFERENCES = {(f"{KDLIB}.course.exercises.layers", name) for name in ("flow", "pooled")}

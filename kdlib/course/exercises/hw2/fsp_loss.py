@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdlib.course.exercises.claims import (
     is_finite,
@@ -100,7 +99,7 @@ fsp_loss.hint(
     "The loss is too small by the number of entries of a matrix.",
     "F.mse_loss takes a mean over everything. What does the formula do over i and j?",
     "Sum over the rows and columns, then take the mean over the examples.",
-)(summed("mean_over_the_entries", F.mse_loss))
+)(summed("mean_over_the_entries", lambda s, t: (s - t).square().mean()))
 
 fsp_loss.hint(
     "The loss is half as large as it should be.",
