@@ -155,7 +155,7 @@ def grade(
             for path in passed_over(course / "submitted", names)
         ]
         with _guarded(course) as changed:
-            all_marked = [_told(graded(submission), tell) for submission in submissions]
+            all_marked = [_announced(graded(submission), tell) for submission in submissions]
         # From here on no student code runs.
         notes += [f"{path} was changed while students' code ran; restored." for path in changed]
         for note in notes:
@@ -166,7 +166,7 @@ def grade(
     return all_marked
 
 
-def _told(graded: Marked, tell: Callable[[str], None]) -> Marked:
+def _announced(graded: Marked, tell: Callable[[str], None]) -> Marked:
     own = graded.submission
     out_of = sum(report.out_of for report in graded.reports.values())
     tell(f"{own.student} {own.homework}: {graded.points:g} of {out_of:g}")
@@ -247,8 +247,8 @@ def _run(
     config.CourseDirectory.update(directories)
     step = kind(coursedir=CourseDirectory(config=config), config=config)
     step.force = True
-    told = io.StringIO()
-    handler = logging.StreamHandler(told)
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
     step.log.addHandler(handler)
     try:
         with _scripts_on_the_path(), warnings.catch_warnings():
@@ -256,7 +256,7 @@ def _run(
             step.start()
     except NbGraderException as error:
         raise RuntimeError(
-            f"nbgrader failed in {kind.__name__} of {homework}:\n{told.getvalue()}"
+            f"nbgrader failed in {kind.__name__} of {homework}:\n{log.getvalue()}"
         ) from error
     finally:
         step.log.removeHandler(handler)
