@@ -202,9 +202,20 @@ for _ in range(100):
     deep = [deep]
 
 
+class Whole(int):
+    pass
+
+
+class Speechless:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
+        (Whole(3), 3),
+        (Speechless(), "a Speechless"),
         (np.float32(0.5), 0.5),
         (np.bool_(True), True),
         (np.int64(3), 3),
