@@ -1,8 +1,8 @@
-"""Protocols as lists of settings: ``python -m kdlib.reproduce NAME`` runs one and can be resumed.
+"""Protocols as lists of settings; ``python -m kdlib.reproduce NAME`` runs one and resumes it.
 
-A setting is one line of a table: a way of teaching, the rates it is tried with on validation, and
-its seeds. Its rows are appended whole to a tidy CSV file, and a finished setting is not run again.
-The tables that travel with the package are read by :func:`results`.
+A setting is one line of a table: a way of teaching, the learning rates to try on validation, and the
+seeds. Its rows are appended to a tidy CSV file in one piece, and a finished setting is not run again.
+:func:`results` reads the tables that ship with the package.
 """
 
 from __future__ import annotations

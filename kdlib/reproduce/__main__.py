@@ -1,4 +1,4 @@
-"""``python -m kdlib.reproduce NAME``: run a protocol; stop it with Ctrl-C, start it again at will."""
+"""``python -m kdlib.reproduce NAME``: run a protocol; stop it with Ctrl-C and restart it at any time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from kdlib.reproduce import PROTOCOLS, run, ship
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m kdlib.reproduce", description=__doc__)
     parser.add_argument("name", choices=PROTOCOLS)
-    parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of the table")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the table")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=_count, default=1, help="processes side by side")
-    where.add_argument("--dask", metavar="ADDRESS", help="the scheduler of a Dask cluster")
-    parser.add_argument("--only", nargs="+", default=(), help="experiments; all if not given")
+    where.add_argument("--workers", type=_count, default=1, help="number of parallel processes")
+    where.add_argument("--dask", metavar="ADDRESS", help="address of a Dask cluster's scheduler")
+    parser.add_argument("--only", nargs="+", default=(), help="experiments to run; all by default")
     parser.add_argument(
-        "--protocol", help="short or paper, where there are both; short if not given"
+        "--protocol", help="short or paper, if the paper has both; short by default"
     )
     parser.add_argument(
         "--ship",
         action="store_true",
-        help="copy the finished table into kdlib/reproduce/results, run nothing",
+        help="copy the finished table into kdlib/reproduce/results and run nothing",
     )
     given = parser.parse_args(arguments)
     if given.ship:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _executor(workers: int, dask: str | None) -> Iterator[Executor | None]:
-    """None is this process."""
+    """An executor for the settings, or None to measure in this process."""
     if dask:
         try:
             from distributed import Client

@@ -1,31 +1,32 @@
 """Furlanello et al. 2018: networks born again, and controls for what makes them better.
 
-Two protocols. ``paper``, for a GPU: ``wide``, WRN-28-2 on CIFAR-100, and ``wide, 10 classes``, on CIFAR-10, by
-the recipe of Wide ResNets (all images, flips and crops, 200 epochs, a dropout of 0.3); each
-network is stored, so that a protocol that was stopped goes on. ``short``, for two processor cores, on
-Fashion-MNIST without augmentation: ``wide``, a WRN-10-1 on 5,000 images; ``clean``, perceptrons of 2 x 400 on
-20,000 images; ``wrong``, the same where 40 % of the labels were drawn at random (validation and test keep
-theirs); ``families``, a DenseNet-BC-10-16 and residual networks in its shape. All nets of an experiment
-have the same recipe, its peak rate set beforehand: 0.1 as Wide ResNets have it, 0.05 for perceptrons.
-Temperatures are 1 throughout.
+Two protocols. ``paper``, for a GPU: ``wide``, WRN-28-2 on CIFAR-100, and ``wide, 10 classes``, on CIFAR-10,
+with the recipe of Wide ResNets (all images, flips and crops, 200 epochs, a dropout of 0.3); each network
+is stored, so a protocol that was stopped can resume. ``short``, for two processor cores, on Fashion-MNIST
+without augmentation: ``wide``, a WRN-10-1 on 5,000 images; ``clean``, perceptrons of 2 x 400 on 20,000
+images; ``wrong``, the same with 40 % of the training labels drawn at random (validation and test keep
+theirs); ``families``, a DenseNet-BC-10-16 and residual networks of its shape. All networks of an
+experiment have the same recipe with a peak rate set beforehand: 0.1, as for Wide ResNets, or 0.05 for
+perceptrons. All temperatures are 1.
 
 Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each), whether a permutation
-is kept (here each image has a new one in every step), and the seeds.
+is kept (here each image gets a new one in every step), and the seeds.
 
 Ways: ``labels``, generation 0; ``BAN-1``, taught by it, ``BAN-2`` by ``BAN-1`` and so on; ``BAN+L``, ``CWTM``
-and ``DKPP``, taught by generation 0, too. Controls: ``labels 1``, ``labels 2``, ``labels 3``, which begin as the
-generations do and see the images in their order; ``smoothed``, labels smoothed by 0.1; ``argmax``, the
-class that generation 0 predicts instead of the label. ``Ens*k`` is the mean probability of generations 1 to k,
-``independent*k`` of ``labels 1`` to ``labels k``. Generation g of lineage s has the seed 100 s + g, for its
-weights and its order.
+and ``DKPP``, also taught by generation 0. Controls: ``labels 1``, ``labels 2``, ``labels 3``, which start
+like the generations and see the images in the same order; ``smoothed``, labels smoothed by 0.1;
+``argmax``, generation 0's predicted class in place of the label. ``Ens*k`` is the mean probability of
+generations 1 to k, ``independent*k`` that of ``labels 1`` to ``labels k``. Generation g of lineage s has
+the seed 100 s + g, for its weights and its order.
 
 In ``families`` generation 0 is a DenseNet or a WRN: ``residual: BAN``, ``residual: BAN, shared ends`` (with
-the dense teacher's first convolution and last layer, frozen), ``dense: BAN of wide``, and each kind's labels,
-``residual: labels 1, shared ends`` among them.
+the dense teacher's first convolution and last layer, frozen), ``dense: BAN of wide``, and labels for each
+kind, including ``residual: labels 1, shared ends``.
 
-Metrics: ``test_errors``, ``test_loss``; of students ``agreement`` and ``divergence`` from their teacher on
-the test images; of ``labels`` in ``wrong`` and ``clean`` also ``right_on_training``, the share of training images
-whose true class it predicts, and ``right_where_wrong``, that share where the label is another class.
+Metrics: ``test_errors``, ``test_loss``; for students also ``agreement`` with the teacher on the test images
+and ``divergence`` from it; for ``labels`` in ``wrong`` and ``clean`` also ``right_on_training``, the share of
+training images whose true class it predicts, and ``right_where_wrong``, the same share among images whose
+label is another class.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Size:
     images: int | None
     recipe: Recipe
     lineages: range
-    wrong: float = 0.0  # share of the labels drawn at random
+    wrong: float = 0.0  # share of labels drawn at random
     ways: tuple[str, ...] = WAYS
 
 
@@ -151,8 +152,8 @@ def _setting(size: Size, name: str, run) -> Setting:
     return Setting(size.experiment, name, size.name, recipe, run)
 
 
-# Errors among the 10,000 test images of CIFAR-100, Table 2: of a DenseNet-90-60, the only table that has all
-# ways. (A WRN-28-2 goes there, in Table 3, from 2,532 to 2,438.)
+# Errors among the 10,000 test images of CIFAR-100: DenseNet-90-60 in Table 2, the only table with all ways.
+# (In Table 3 a WRN-28-2 improves from 2,532 to 2,438.)
 PAPER = tuple(
     Published(what, round(100 * per_cent), "wide", setting)
     for what, per_cent, setting in (
@@ -173,13 +174,13 @@ PAPER = tuple(
 def _data(size: Size) -> Data:
     if size.name == "smoke":
         return _mislabelled(load("digits").limit(size.images), size.wrong)
-    if size.images is None:  # as in the paper, where nothing is chosen any more
+    if size.images is None:  # as in the paper: nothing is left to choose
         return _mislabelled(load(size.data, validation=0), size.wrong)
     return _mislabelled(load(size.data).limit(size.images), size.wrong)
 
 
 def _mislabelled(data: Data, share: float) -> Data:
-    """Data with that share of the training labels drawn at random, some of them right by chance."""
+    """Data with this share of the training labels drawn at random; some are right by chance."""
     if not share:
         return data
     generator = torch.Generator().manual_seed(0)
@@ -222,13 +223,13 @@ def _together(size: Size, ways: list[str]) -> Iterator[Row]:
 
 
 def _before(way: str) -> str:
-    """The way of its teacher."""
+    """The way of this way's teacher."""
     generation = int(way[-1]) if way.startswith("BAN-") else 1
     return f"BAN-{generation - 1}" if generation > 1 else "labels"
 
 
 def _seed(way: str, lineage: int) -> int:
-    """The seed 100 s + g; all students of generation 0 begin as generation 1 does."""
+    """The seed 100 s + g; all students of generation 0 start like generation 1."""
     generation = 0 if way == "labels" else int(way[-1]) if way[-1].isdigit() else 1
     return 100 * lineage + generation
 

@@ -1,25 +1,25 @@
 """Furlanello et al. 2018, table 6: language models born again.
 
-LSTMs with tied weights, as teachers and as students of their own size, on the words of the Penn Treebank
-(``ptb``, which needs a copy of one's own: see :func:`kdlib.data.text.ptb`) and on the characters of Python's help
-texts (``topics``). Two protocols: ``paper``, for a GPU: 2 layers of 1500 units, a dropout of 0.65, 40 epochs
-of plain SGD at a rate of 1 that is quartered when validation does not improve, 32 rows read 35 words at a
+LSTMs with tied weights teach students of their own size, on the words of the Penn Treebank (``ptb``, which
+you must download yourself: see :func:`kdlib.data.text.ptb`) and on the characters of Python's help texts
+(``topics``). Two protocols: ``paper``, for a GPU: 2 layers of 1500 units, a dropout of 0.65, 40 epochs of
+plain SGD at a rate of 1 that is quartered when validation does not improve, 32 rows read 35 words at a
 time; and ``short`` for two processor cores: 2 layers of 200 units and a dropout of 0.2 for words, 1 layer of
-200 and a dropout of 0.1 for characters, a few epochs of Adam under one cycle. All nets of one text have
+200 and a dropout of 0.1 for characters, a few epochs of Adam under one cycle. All networks for a text have
 the same number of steps.
 
 Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each) and whether gradients
-are clipped (here to 5, as Zaremba et al. 2014 do for their medium net). The peak rate for words in
-``short``, 0.004, was better on validation than 0.01, for a net trained on labels; the one for characters,
-0.005, was not chosen.
+are clipped (here to 5, as Zaremba et al. 2014 do for their medium network). The peak rate for words in
+``short``, 0.004, was better on validation than 0.01, for a network trained on labels; the rate for
+characters, 0.005, was not tuned.
 
-Ways: ``labels``, which are the teachers, too; ``BAN+L``, teacher and labels; ``BAN``, the teacher alone.
-The student of seed s begins as the ``labels`` net of seed s does, and its teacher is the ``labels`` net of
-the next seed. ``two of labels``: the mean probability of nets s and s + 1; ``BAN+L and its teacher``
-likewise.
+Ways: ``labels``, which are also the teachers; ``BAN+L``, teacher and labels; ``BAN``, the teacher alone.
+The student with seed s starts like the ``labels`` network with seed s, and its teacher is the ``labels``
+network with the next seed. ``two of labels``: the mean probability of networks s and s + 1; ``BAN+L and its
+teacher`` likewise.
 
-Experiments: ``ptb``, ``topics``. Metrics: ``test_perplexity`` and ``validation_perplexity``, of words or of
-characters, over the whole text; of ``N tokens`` counts of N-grams (:func:`kdlib.data.text.ngram_loss`).
+Experiments: ``ptb``, ``topics``. Metrics: ``test_perplexity`` and ``validation_perplexity``, per word or per
+character, over the whole text; for ``N tokens`` from counts of N-grams (:func:`kdlib.data.text.ngram_loss`).
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _setting(size: Size, name: str, run) -> Setting:
     return Setting(size.text, name, size.name, recipe, run)
 
 
-# Perplexities on validation and test, Table 6: the LSTM of "52M" parameters.
+# Perplexities on validation and test, Table 6: the LSTM with "52M" parameters.
 PAPER = (
     Published("teacher, validation", 75.11, "ptb", "labels", "validation_perplexity"),
     Published("BAN+L, validation", 71.19, "ptb", "BAN+L", "validation_perplexity"),
@@ -185,9 +185,10 @@ def _objective(size: Size, way: str, seed: int) -> Objective:
 class Blend(Objective):
     """The cross entropy with ``alpha * p + (1 - alpha) * y``, p the teacher's probabilities at T = 1.
 
-    ``SoftTargets(teacher, 1, alpha)`` but for the value, which is alpha times the entropy of p higher, and
-    for rounding. That keeps its value exact however close student and teacher are; this is one softmax and
-    one sum, 12 times faster where each of 700 rows has 10,000 words (forward and backward, one thread).
+    It equals ``SoftTargets(teacher, 1, alpha)`` except for rounding and for the value, which is higher by
+    alpha times the entropy of p. SoftTargets stays exact however close student and teacher are; Blend needs
+    one softmax and one sum, and is 12 times faster on 700 rows of 10,000 words (forward and backward, one
+    thread).
     """
 
     def __init__(self, teacher: nn.Module, alpha: float) -> None:

@@ -3,27 +3,27 @@
 On MNIST with the paper's maxout networks: a teacher of three layers (361,066 parameters) and a student of
 six (30,130), whose fourth layer is guided by the teacher's second. Two protocols: ``paper``, with all
 60,000 images, for a GPU; and ``short`` for two processor cores, with 5,000 images for the student, and
-5,000 others to choose learning rates on. All ways of one experiment have the same number of steps in
-all, whether in one stage or in two.
+5,000 others to choose learning rates on. All ways of an experiment have the same total number of steps,
+in one stage or in two.
 
-The paper trains by RMSProp from small uniform weights, stops where validation no longer improves (its
-number of epochs is unknown; ``paper`` has 150, in which lambda falls, for all stages together) and then
-trains again on all images; here it is Adam under one cycle from torch's own initialisation, for a fixed
-number of steps. (Under SGD at 0.03 the maxout student diverges, and plain networks of 12 layers or more
-learn nothing.) Where several rates are tried for the first stage (or the only one), a student of half the
-steps tries each, and the fewest validation errors decide; a second stage has the rate 0.003, of plain
-networks 0.001. In ``layers`` all have the rate 0.003.
+The paper uses RMSProp from small uniform weights, stops when validation no longer improves (the number
+of epochs is unknown; ``paper`` has 150 for all stages together, during which lambda falls) and then
+trains again on all images. Here it is Adam under one cycle from torch's default initialisation, for a
+fixed number of steps. (Under SGD at 0.03 the maxout student diverges, and plain networks of 12 layers or
+more learn nothing.) If there are several rates for the first (or only) stage, a student with half the
+steps tries each, and the fewest validation errors decide. A second stage has the rate 0.003, or 0.001 for
+plain networks. In ``layers`` all have the rate 0.003.
 
-Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``lambda``, the paper's own mix
-at tau = 3, lambda from 4 to 1; ``hint``; two of them with `` then ``; ``+`` for both at once, the hint
-with a weight of 0.001.
+Ways: ``labels``; ``soft``, soft targets at T = 4, with labels at weight 0.1; ``lambda``, the paper's own
+mix at tau = 3, lambda from 4 to 1; ``hint``; two of them in turn with `` then ``; two at once with ``+``,
+the hint at weight 0.001.
 
-Experiments: ``teachers``; ``mnist``, the paper's Table 4 and the four ways that it reports as failed;
+Experiments: ``teachers``; ``mnist``, the paper's Table 4 and the four ways that it reports as failures;
 ``layers``, which layer guides which, with three students each; ``depth``, plain networks of 30 ReLU
 units a layer (no batch norm), with a teacher of 2 x 800 whose first layer guides the middle one.
 
-Metrics: ``test_errors``, ``test_loss``; ``agreement`` and ``divergence`` from the teacher on the test
-images; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the trials.
+Metrics: ``test_errors``, ``test_loss``; ``agreement`` with the teacher on the test images and
+``divergence`` from it; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the trials.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ VERSION = 1
 PLAIN = "2 x 800"
 TEACHER_RATE = 0.001
 SECOND = {"maxout": 0.003, PLAIN: 0.001}
-JOINT = 0.001  # weight of hints beside labels, so that both have the rates that suit them
+JOINT = 0.001  # weight of hints beside labels; each then gets a rate that suits it
 DEPTHS = (2, 8, 16, 24)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the protocols do not share."""
+    """The sizes in which the two protocols differ."""
 
     name: str
-    images: int | None  # that students see; None for all
+    images: int | None  # number that students see; None for all
     batch_size: int
     teacher_steps: int
     steps: int
@@ -71,13 +71,13 @@ SMOKE = Size("smoke", 300, 64, 2, 4, 300, range(1), range(100, 102))
 
 @dataclass(frozen=True)
 class Line:
-    """A way of teaching, the rates tried for its first stage, and who learns what from whom."""
+    """A way of teaching, the rates tried for its first stage, and the layers that it connects."""
 
     way: str
     rates: tuple[float, ...]
     hint: str = "layer2"
     guided: str = "layer4"
-    depth: int | None = None  # of a plain student; None for the paper's
+    depth: int | None = None  # a plain student's depth; None for the paper's student
 
 
 def settings() -> list[Setting]:
@@ -164,7 +164,7 @@ def _teacher_row(size: Size, kind: str, seed: int) -> Iterator[Row]:
 
 
 def _objective(by: str, teacher: nn.Module, line: Line) -> Objective:
-    end = Maxout(2) if line.depth is None else "relu"  # the hint's own
+    end = Maxout(2) if line.depth is None else "relu"  # the hint layer's own non-linearity
     hint = partial(Hint, teacher, hint=line.hint, guided=line.guided, activation=end)
     return objective_of(by, teacher, {"hint": hint}, JOINT)
 
@@ -194,7 +194,7 @@ def _measure(size: Size, line: Line, students: Sequence[int]) -> Iterator[Row]:
 
 
 def _rates(size: Size, line: Line) -> tuple[float, ...]:
-    """The rates to try; only the middle one where no images are held out to choose on."""
+    """The rates to try; only the middle one if no images are held out to choose on."""
     return line.rates if size.validation else line.rates[1:2]
 
 

@@ -1,37 +1,37 @@
 """Yim, Joo, Bae and Kim 2017 on CIFAR-10: FSP matrices for training faster, smaller, together, elsewhere.
 
-Residual networks (He et al. 2016) of one width everywhere, so that matrices of teacher and student are of
-one size; a pair of layers is the entry of a stage and its end, so that the second and third pair are
-max-pooled. Images are cropped and flipped. Two protocols: ``paper``, by its iterations, for a GPU; and
-``short`` for two processor cores: networks half as wide, a teacher of 14 layers that has seen 45,000
+Residual networks (He et al. 2016) of one width throughout, so that the matrices of teacher and student
+have the same size. A pair of layers is a stage's input and output, so the second and third pair are
+max-pooled. Images are cropped and flipped. Two protocols: ``paper``, with its iterations, for a GPU; and
+``short`` for two processor cores: networks half as wide, a teacher of 14 layers trained on 45,000
 images, students of 14 or 8 layers that see 5,000, and the other 5,000 to choose learning rates on. All ways
-of one experiment have the same number of steps in all, whether in one stage or in two: students on labels
+of an experiment have the same total number of steps, in one stage or in two: students trained on labels
 alone get twice what the paper gives them, 42,000 instead of 21,000.
 
 Unknown in the paper: batch size, the weight of the FSP loss, flips, how an ensemble averages (here:
-probabilities), seeds, and which layer a section begins with. Here: 128 and, for ``short``, 64 images a step;
-weight 1 for each pair; Nesterov SGD, its rate dropping to a tenth after one half and three quarters as
-in the paper, under one cycle in ``short``. Where several rates are tried for the first stage (or the
-only one), a student of half the steps tries each, and the fewest validation errors decide; a second
-stage has the rate 0.3, in ``paper`` 0.1. In ``faster`` and ``together`` rates are those that ``smaller``
-came to; labels alone have the second stages' 0.3 there, which suits them no less (``labels at 0.3`` in
-``smaller`` is for comparison), but for the copy, which has 0.1. FitNets have the first stage of FSP, of 21,000 steps, not the paper's
-35,000. Crops are padded by reflection.
+probabilities), seeds, and which layer a section begins with. Here: 128 images a step, in ``short`` 64;
+weight 1 for each pair; Nesterov SGD, its rate divided by ten after one half and three quarters as in the
+paper, under one cycle in ``short``. If there are several rates for the first (or only) stage, a student
+with half the steps tries each, and the fewest validation errors decide. A second stage has the rate 0.3,
+in ``paper`` 0.1. ``faster`` and ``together`` use the rates chosen in ``smaller``; labels alone have the
+second stages' 0.3 there, which suits them as well (compare ``labels at 0.3`` in ``smaller``), and the copy
+has 0.1. FitNets have FSP's first stage of 21,000 steps, not the paper's 35,000. Crops are padded by
+reflection.
 
-Ways: ``labels``; ``soft``, soft targets at T = 4 with a tenth of labels; ``fsp``; ``hint``, of the middle
-stage, and ``hints``, of all three; ``lambda``, FitNets' second stage; two of them with `` then ``; ``+`` for
-both at once, the second with a weight of 0.01. ``copied`` begins with the teacher's weights.
+Ways: ``labels``; ``soft``, soft targets at T = 4, with labels at weight 0.1; ``fsp``; ``hint``, at the
+middle stage, and ``hints``, at all three; ``lambda``, FitNets' second stage; two of them in turn with
+`` then ``; two at once with ``+``, the second at weight 0.01. ``copied`` starts from the teacher's weights.
 
 Experiments: ``teachers``; ``smaller``, a student of 8 layers, with two controls: a teacher that has only
-been given BatchNorm's statistics, and one that has seen the students' own images alone; ``faster``, a
-student of the teacher's own layers; ``together``, ensembles of three students of 8 layers; ``elsewhere``,
-from animals to a few images of vehicles.
+BatchNorm's statistics, and one trained on the students' own images alone; ``faster``, a student with the
+teacher's own layers; ``together``, ensembles of three students of 8 layers; ``elsewhere``, from animals
+to a few images of vehicles.
 
-Metrics: ``test_errors``, ``test_loss``; ``agreement`` and ``divergence`` from the teacher on the test
-images; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the trials;
-``validation_accuracy after N steps`` in ``faster``; in ``together`` ``test_errors of three`` by their mean
-probabilities, ``correlation`` of the members' errors and their ``agreement``, means of the three pairs; in
-``elsewhere`` errors are among the 4,000 vehicles.
+Metrics: ``test_errors``, ``test_loss``; ``agreement`` with the teacher on the test images and
+``divergence`` from it; ``learning_rate``, the first stage's, and ``validation_errors at RATE`` of the
+trials; ``validation_accuracy after N steps`` in ``faster``; in ``together`` ``test_errors of three`` by
+their mean probabilities, and ``correlation`` of the members' errors and their ``agreement``, averaged over
+the three pairs; in ``elsewhere`` errors are among the 4,000 vehicles.
 """
 
 from __future__ import annotations
@@ -72,37 +72,37 @@ VERSION = 1
 STAGES = ("stem", "stage1", "stage2", "stage3")
 PAIRS = [(ends, ends) for ends in pairwise(STAGES)]
 OF_THE_SAME = "of the same images"
-# In ``paper`` these would be others once more: all see all images, and labels have one rate.
+# In ``paper`` these would repeat others: all see all images, and labels have one rate.
 OF_FEW_IMAGES = ("fsp then labels; teacher of the same images", "labels at 0.3")
 LABELS_RATE, FSP_RATE, TUNED_RATE = 0.1, 0.001, 0.03
-JOINT = 0.01  # weight of features beside labels, so that both have the rates that suit them
+JOINT = 0.01  # weight of features beside labels; each then gets a rate that suits it
 ANIMALS, VEHICLES = (2, 3, 4, 5, 6, 7), (0, 1, 8, 9)
 
 
 @dataclass(frozen=True)
 class Size:
-    """What the protocols do not share."""
+    """The sizes in which the two protocols differ."""
 
     name: str
     width: int
-    depth: int  # of the teacher
+    depth: int  # the teacher's
     small: int
-    images: int | None  # that students see; None for all
+    images: int | None  # number that students see; None for all
     batch_size: int
     schedule: str
-    second: float  # rate of a second stage
+    second: float  # learning rate of a second stage
     weight_decay: float
     teacher_steps: int
-    own_steps: int  # of a teacher of the students' images
-    steps: int  # of a student of the teacher's layers, in all
-    small_steps: int  # of one of 8 layers
-    small_share: float  # of a first stage in these
-    few: int  # images of vehicles
-    animal_steps: int  # of their teacher, before
+    own_steps: int  # for a teacher trained on the students' images
+    steps: int  # for a student with the teacher's layers, over all stages
+    small_steps: int  # for a student of 8 layers
+    small_share: float  # the first stage's share of small_steps
+    few: int  # number of images of vehicles
+    animal_steps: int  # for a teacher's first training, on animals
     few_steps: int
     validation: int
     teachers: range  # seeds
-    students: range  # others, or a student would begin as its teacher did
+    students: range  # other seeds, or a student would start like its teacher
     groups: int
 
 
@@ -172,9 +172,9 @@ class Line:
 
     way: str
     rates: tuple[float, ...]
-    paper: float  # the rate in ``paper``, where no images are held out to choose one
+    paper: float  # the rate in ``paper``, which holds no images out to choose one on
     teacher: str = "teacher"
-    start: str = "fresh"  # or "copied" from the teacher, or "shared": a group has one first stage
+    start: str = "fresh"  # or "copied" from the teacher, or "shared": one first stage per group
     shuffled: bool = False
 
 
@@ -235,7 +235,7 @@ def _small_lines() -> dict[str, Line]:
 
 
 def _same_lines() -> dict[str, Line]:
-    """Lines at the rates that students of 8 layers came to; labels at the second stages' rate."""
+    """Lines at the rates chosen for students of 8 layers; labels at the second stages' rate."""
     return {
         "labels": Line("labels", (0.3,), 0.1),
         "labels; copied": Line("labels", (0.1,), 0.1, start="copied"),
@@ -248,7 +248,7 @@ def _same_lines() -> dict[str, Line]:
 
 
 def _group_lines() -> dict[str, Line]:
-    """Lines at these same rates."""
+    """Lines at the same rates."""
     of_fsp = partial(Line, "fsp then labels", (0.003,), FSP_RATE)
     return {
         "labels": Line("labels", (0.3,), 0.1),
@@ -316,11 +316,11 @@ def _teacher(size: Size, kind: str, seed: int) -> nn.Module:
 
 @torch.no_grad()
 def _untrained(size: Size, seed: int) -> nn.Module:
-    """A new network with BatchNorm's statistics; without them features grow from layer to layer."""
+    """A new network with BatchNorm's statistics; without them features grow with every layer."""
     network = _network(size, size.depth, seed)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # the plain mean
+        norm.momentum = None  # so that BatchNorm takes the plain mean
     network.train()(_few(size).train.inputs[:1000])
     return network
 
@@ -346,7 +346,7 @@ def _objective(by: str, teacher: nn.Module | None, shuffle_seed: int | None = No
     return objective_of(by, teacher, inside, JOINT)
 
 
-# One student after the other
+# Single students
 
 
 def _student(
@@ -369,7 +369,7 @@ def _student(
 def _measure(
     size: Size, line: Line, depth: int, steps: int, data: Data, teacher_of, seeds: Sequence[int]
 ) -> Iterator[Row]:
-    """The rate that is best on validation, and the students trained with it."""
+    """Choose the rate on validation, then train and score the students with it."""
 
     def errors_at(rate: float) -> int:
         teacher = teacher_of(size.teachers[0])
@@ -405,7 +405,7 @@ def _faster(size: Size, line: Line) -> Iterator[Row]:
 
 
 def _together(size: Size, line: Line) -> Iterator[Row]:
-    """Groups of three students; every student is trained with the same number of steps."""
+    """Train and score groups of three students, all with the same number of steps."""
     data = _few(size)
     *_, last = plan = stages(
         line.way, size.small_steps, _rates(size, line)[0], size.second, size.small_share
@@ -417,7 +417,7 @@ def _together(size: Size, line: Line) -> Iterator[Row]:
         if len(plan) > 1:
             members = _after_first_stage(size, line, plan[0], group, members, seeds)
         for seed, member in zip(seeds, members, strict=True):
-            # A seed of its own: members that share a first stage have shared its order, too.
+            # Its own seed: members that share a first stage have shared its order, too.
             _one_stage(size, member, CrossEntropy(), last, key(seed, 1, "stage"))
             yield Row("test_errors", evaluate(member, data.test).errors, seed, taught_by)
         of_three = partial(Row, student_seed=seeds[0], teacher_seed=taught_by)
@@ -435,7 +435,7 @@ def _after_first_stage(
     members: list[nn.Module],
     seeds: Sequence[int],
 ) -> list[nn.Module]:
-    """The members after a first stage each, or copies of the first member after its first stage."""
+    """The members after their own first stage, or copies of the first member after its first stage."""
     teacher, shared = _teacher(size, line.teacher, group), line.start == "shared"
     for seed, member in zip(seeds, members[:1] if shared else members, strict=False):
         fsp = FSP(teacher, pairs=PAIRS, shuffle_seed=seed if line.shuffled else None)
@@ -451,7 +451,7 @@ def _one_stage(
 
 
 def _correlation(members: list[nn.Module], data: Data) -> float:
-    """The correlation between two members' errors on the test images, averaged over all pairs."""
+    """The correlation of two members' errors on the test images, averaged over all pairs."""
     wrong = [logits(net, data.test).argmax(-1) != data.test.labels for net in members]
     table = np.corrcoef(torch.stack(wrong).double().cpu().numpy())
     return float(table[np.triu_indices(len(members), 1)].mean())
@@ -470,7 +470,7 @@ def _vehicles(size: Size) -> Data:
 
 @cache
 def _transferred(size: Size, seed: int) -> nn.Module:
-    """A teacher that has learnt animals, then trained further on a few images of vehicles."""
+    """A teacher trained on animals, then fine-tuned on a few images of vehicles."""
     data = _data(size)
     animals = replace(data, train=data.train.only(ANIMALS))
     teacher = copy.deepcopy(_kept_teacher(size, animals, size.animal_steps, seed))

@@ -1,34 +1,34 @@
 """Hinton, Vinyals and Dean 2015 on all of MNIST (section 3), and specialists (section 5) on Fashion-MNIST.
 
-Teachers have 2 x 1200 units, dropout, and images shifted by up to two pixels; students 2 x 800. They see
-all 60,000 training images unless the transfer set is the question; ``left out``, ``few labels`` and
-``specialists`` hold 5,000 out for validation. Five students are taught by the teachers in turn, three or as
-many as ``TEACHER_SEEDS`` has: intervals over students cover the teachers in part. Soft targets weigh 0.9
-and the labels 0.1, or stand alone where a transfer set lacks classes or labels.
+Teachers have 2 x 1200 units, dropout, and images shifted by up to two pixels; students have 2 x 800. They
+see all 60,000 training images unless the transfer set is the question; ``left out``, ``few labels`` and
+``specialists`` hold 5,000 out for validation. Teachers (three, or as many as ``TEACHER_SEEDS`` has) teach
+the five students in turn, so intervals over students partly cover the teachers. Soft targets have weight
+0.9 and labels 0.1; soft targets stand alone if a transfer set lacks classes or labels.
 
-Unknown in the paper: optimizer, rates, epochs, dropout's share, limit of the weights, distribution of the
-jitter, weight of the labels, T and size of the student where digits are left out, seeds. Here: Nesterov
-SGD under one cycle, batches of 128. Where several rates are tried, a student with a quarter of the steps
-and a seed kept for that tries each on 55,000 images, and the fewest errors among the other 5,000 decide; a
-single rate is the one that ``students`` came to for that loss (for ``logit matching`` and for other images
-than digits it may not be the best). The weights have no limit: no unit's grow longer than 3.4,
+Unknown in the paper: optimizer, rates, epochs, dropout rate, limit of the weights, distribution of the
+jitter, weight of the labels, T and the student's size when digits are left out, seeds. Here: Nesterov
+SGD under one cycle, batches of 128. If there are several rates, a student with a quarter of the steps
+and a seed reserved for trials tries each on 55,000 images, and the fewest errors among the other 5,000
+decide. A single rate is the one chosen in ``students`` for that loss (it may not be the best for ``logit
+matching`` or for images other than digits). The weights have no limit: no unit's norm exceeds 3.4,
 and arXiv 1207.0580, which the paper follows, allows 3.9.
 
 Experiments: ``teachers``; ``students``, the headline; ``left out``, digits that the transfer set lacks;
-``few labels``, 3 % of them; ``transfer set``, unlabelled, with a teacher of one half of the images;
-``ensemble``, of ten networks of 2 x 300; ``temperature``, at two widths with one teacher, by
-``fit_cohort`` (all else by ``fit``); ``label smoothing``, of a teacher; ``specialists``.
+``few labels``, 3 % of them; ``transfer set``, unlabelled, with a teacher trained on one half of the
+images; ``ensemble``, ten networks of 2 x 300; ``temperature``, at two widths with one teacher, by
+``fit_cohort`` (everything else by ``fit``); ``label smoothing``, of a teacher; ``specialists``.
 
 Metrics: ``test_errors``, ``validation_errors`` (counts); ``test_loss`` (nats); ``test_ece``;
-``agreement`` with the teacher on the test images (a share) and ``divergence`` from it (KL at T = 1, in
+``agreement`` with the teacher on the test images (a fraction) and ``divergence`` from it (KL at T = 1, in
 nats); ``learning_rate``, the one taken, and ``validation_errors at RATE`` of the trials (nan: it
-diverged). In ``left out`` also ``errors on them`` and, with the bias of the missing digits raised by
-what one of three ways finds, ``bias by WAY``, ``test_errors by WAY`` and ``errors on them by WAY``:
-``validation``, the fewest errors among 5,000 images; ``mass``, their mean probability there, which needs
-their share alone (that of the same 5,000); ``test``, as in the paper, for comparison only. In
-``specialists``, ``test_errors of WHAT``, ``validation_errors of WHAT, CLUSTERS at RATE`` of the trials, and
-what was taken. (Clusters are those of predictions softened at T = 4 on validation images; a class alone
-gets no specialist. Their number is the one that is best with specialists; the controls have as many steps.)
+diverged). ``left out`` adds ``errors on them`` and, after raising the bias of the missing digits in one
+of three ways, ``bias by WAY``, ``test_errors by WAY`` and ``errors on them by WAY``: ``validation``, the
+fewest errors among 5,000 images; ``mass``, their mean probability there, which needs only their share
+(of the same 5,000); ``test``, as in the paper, for comparison only. ``specialists`` has ``test_errors of
+WHAT``, ``validation_errors of WHAT, CLUSTERS at RATE`` of the trials, and the choices. (Clusters come from
+predictions on validation images, softened at T = 4; a class alone gets no specialist. Their number is the
+best one for the specialists; the controls have the same number of steps.)
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ MEMBER, ENSEMBLE = "member", "ten members"
 
 @dataclass(frozen=True)
 class Teacher:
-    """Everything that shapes a teacher but its seed."""
+    """Everything except the seed that shapes a teacher."""
 
     width: int = 1200
     dropout: float = 0.2
@@ -87,7 +87,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Line:
-    """Everything that shapes a student's numbers but its seed."""
+    """Everything except the seed that affects a student's numbers."""
 
     way: str
     teacher: str = "teacher"
@@ -96,9 +96,9 @@ class Line:
     steps: int = 12 * EPOCH
     rates: tuple[float, ...] = RATES
     left_out: tuple[int, ...] = ()
-    held_out: bool = False  # the 5,000 validation images
+    held_out: bool = False  # whether 5,000 images are held out for validation
     keep: str = "last"
-    together: bool = False  # by fit_cohort, with the first teacher for all
+    together: bool = False  # by fit_cohort, with the first teacher for all students
 
 
 TEACHERS = {
@@ -109,17 +109,17 @@ TEACHERS = {
     "of few labels": Teacher(images="few labels", steps=4 * EPOCH),
     "member": Teacher(width=300, dropout=0.0, rate=0.1, moved=False, steps=8 * EPOCH),
 }
-TEACHER_SEEDS = {  # students take turns
+TEACHER_SEEDS = {  # students use them in turn
     "teacher": range(3),
     "of six epochs": range(1),
     "label-smoothed": range(1),
     "of a half": range(1),
     "of few labels": range(5),
-    "member": range(100, 110),  # no student begins as a member of its ensemble did
+    "member": range(100, 110),  # so that no student starts like a member of its ensemble
 }
 SPECIALISTS = Teacher(width=300, dropout=0.0, rate=0.1, moved=False, steps=6 * EPOCH)
 SPECIALIST_STEPS, COUNTS, SPECIALIST_RATES = 2 * EPOCH, (4, 5), (0.01, 0.03)
-CONTROLS = ("trained on", "ensemble")  # all of their steps for the generalist, or for copies of it
+CONTROLS = ("trained on", "ensemble")  # all the steps go to the generalist, or to copies of it
 
 NO_3S, ONLY_7S_AND_8S = "no 3s; T = 20, alone", "only 7s and 8s; T = 20, alone"
 
@@ -154,7 +154,7 @@ def settings() -> list[Setting]:
     for experiment, lines in _lines().items():
         for name, line in lines.items():
             teacher = _networks_of(line.teacher)
-            for seed in TEACHER_SEEDS[teacher]:  # before the first that it teaches
+            for seed in TEACHER_SEEDS[teacher]:  # before its first student
                 key = "teachers", f"{teacher}, seed {seed}"
                 run = partial(_measure_teacher, teacher, seed)
                 found.setdefault(key, _setting(*key, TEACHERS[teacher], run))
@@ -187,7 +187,7 @@ def _lines() -> dict[str, dict[str, Line]]:
         },
         "few labels": {
             "labels, to the end": Line("labels", **few),
-            # The rate that ``to the end`` came to.
+            # The rate chosen for ``to the end``.
             "labels, stopped early": Line("labels", keep="best", rates=(0.1,), **few),
             "labels, moved": Line("labels, moved", **few),
             "T = 20": Line("T = 20", **few),
@@ -234,7 +234,7 @@ def _networks_of(teacher: str) -> str:
 
 
 def _measure(line: Line) -> Iterator[Row]:
-    """The rate that is best on validation, and the students trained with it."""
+    """Choose the rate on validation, then train and score the students with it."""
     rates = pick(smoke=line.rates[:2], lesson=line.rates)
     line = replace(line, steps=pick(smoke=2, lesson=line.steps), rates=rates)
     rate, rows = chosen(rates, partial(_trial_errors, line))
@@ -246,7 +246,7 @@ def _measure(line: Line) -> Iterator[Row]:
 
 
 def _trial_errors(line: Line, rate: float) -> int:
-    """Errors on validation after a quarter of the steps."""
+    """Validation errors after a quarter of the steps."""
     line = replace(line, steps=max(1, line.steps // 4), held_out=True)
     ((_, student, data, _),) = _trained(line, rate, [TRIAL_SEED])
     return evaluate(student, data.validation).errors
@@ -255,7 +255,7 @@ def _trial_errors(line: Line, rate: float) -> int:
 def _trained(
     line: Line, rate: float, seeds: Sequence[int]
 ) -> Iterator[tuple[int, nn.Module, Data, float]]:
-    """For each seed the student, its data and the seconds that it took."""
+    """Yield each seed, its student, the data and the seconds of training."""
 
     def build(seed: int) -> nn.Module:
         return mlp(int(line.network.removeprefix("2 x ")), seed=seed)
@@ -283,7 +283,7 @@ def _objective(line: Line, seed: int) -> Objective:
     return _taught(line.way, line.teacher, _teacher_of(line, seed)[1])
 
 
-@cache  # so that trials and students share the teacher's logits
+@cache  # trials and students share the teacher's logits
 def _taught(way: str, name: str, teacher_seed: int | None) -> Objective:
     teacher = _networks(name, teacher_seed)
     if way == "logit matching":
@@ -303,7 +303,7 @@ def _scores(
 def _put_right(
     student: nn.Module, data: Data, left_out: Sequence[int]
 ) -> Iterator[tuple[str, float]]:
-    """Errors with the bias of the missing digits raised by what each of three ways finds."""
+    """Errors after raising the bias of the missing digits, chosen in each of three ways."""
     validation, test = (logits(student, split) for split in (data.validation, data.test))
     of_them = torch.isin(data.test.labels, torch.tensor(left_out, device=test.device))
     share = torch.isin(data.validation.labels.cpu(), torch.tensor(left_out)).double().mean().item()
@@ -331,7 +331,7 @@ def _load(name: str, held_out: bool) -> Data:
 
 
 def _images(what: Line | Teacher, seed: int) -> Data:
-    """The transfer set of a student, or a teacher's images."""
+    """A student's transfer set, or a teacher's training images."""
     held_out = isinstance(what, Line) and what.held_out or what.images == "few labels"
     data = _load("mnist", held_out)
     if isinstance(what, Line) and what.left_out:
@@ -345,7 +345,7 @@ def _images(what: Line | Teacher, seed: int) -> Data:
 
 
 def _half(name: str, digits: Split) -> Split:
-    """Half of the digits, or the same number of other images; only ``own half`` has labels."""
+    """Half of the digits, or as many other images; only ``own half`` has labels."""
     half = len(digits) // 2  # their order depends on a hash of their pixels
     rows = torch.arange(len(digits), device=digits.device)
     own = digits.select(rows[:half])
@@ -361,7 +361,7 @@ def _half(name: str, digits: Split) -> Split:
 
 
 def _as_pale_as(digits: Tensor, images: Tensor) -> Tensor:
-    """The images, rescaled so that black and white are those of the digits."""
+    """Rescale the images so that black and white have the digits' values."""
     low, high = digits.min(), digits.max()
     grey = (images - images.min()) / (images.max() - images.min())
     return low + grey.to(digits) * (high - low)
@@ -385,7 +385,7 @@ def _ensemble() -> Iterator[Row]:
 
 
 def _teacher_of(line: Line, student: int) -> tuple[Networks | None, int | None]:
-    """The teacher of a student, and its seed where it is one network."""
+    """A student's teacher, and the teacher's seed if it is a single network."""
     if line.way.startswith("labels"):
         return None, None
     seed = None
@@ -423,11 +423,11 @@ def _recipe(what: Teacher) -> Recipe:
 
 # Specialists
 
-Answers = dict[str, Tensor]  # probabilities (N, C) by what gave them
+Answers = dict[str, Tensor]  # probabilities (N, C), by the name of their source
 
 
 def _specialists() -> Iterator[Row]:
-    """The number of specialists and the rates that are best on validation, then five generalists."""
+    """Choose the number of specialists and the rates on validation, then score five generalists."""
     data, generalist = _generalist(TRIAL_SEED)
     trials: dict[str, dict[tuple[int, float], int]] = {}
     for count, rate in pick(smoke=[(3, 0.01)], lesson=list(product(COUNTS, SPECIALIST_RATES))):
@@ -461,15 +461,15 @@ def _generalist(seed: int) -> tuple[Data, nn.Module]:
 def _answers(
     generalist: nn.Module, data: Data, split: Split, count: int, rates: dict[str, float], seed: int
 ) -> Answers:
-    """Answers of the generalist alone, with specialists, and with the same steps spent otherwise."""
+    """Answers from the generalist, with specialists, and from controls with the same number of steps."""
     recipe = Recipe(iterations=pick(smoke=2, lesson=SPECIALIST_STEPS))
-    seen = soften(logits(generalist, data.validation), 4)  # at T = 1 few see more than one class
+    seen = soften(logits(generalist, data.validation), 4)  # (N, C); at T = 1 it is too sure
     groups = [classes for classes in clusters(seen, count) if len(classes) > 1]
     corrected, plain = [], []
     for classes in groups:
         special, specialist = specialist_data(data, classes), specialist_of(generalist, classes)
         _fit(specialist, special, replace(recipe, learning_rate=rates["specialists"]), seed)
-        z = logits(specialist, split)
+        z = logits(specialist, split)  # (N, classes + 1)
         plain.append((classes, z.clone()))
         z[:, -1] += dustbin_correction(data, special)
         corrected.append((classes, z))

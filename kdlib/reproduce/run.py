@@ -1,4 +1,4 @@
-"""Running a protocol: each setting is measured once, here or by workers, and its rows appended whole."""
+"""Run a protocol: measure each setting once, here or on workers, and append its rows in one piece."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def run(
     only: Sequence[str] = (),
     protocol: str | None = None,
 ) -> Iterator[str]:
-    """Run every setting that ``out/NAME.csv`` does not hold yet; yields a line for each.
+    """Run every setting that ``out/NAME.csv`` does not hold yet, and yield a line for each.
 
     Args:
         name: the protocol.
         out: the folder of the table; no other process may write to it.
-        executor: measures settings side by side: any of ``concurrent.futures``, or a cluster's. By
-            default this process measures one after the other. Where the executor measures, this
-            kdlib must be installed and ``KDLIB_PROFILE`` be the same.
+        executor: measures settings in parallel: any of ``concurrent.futures``, or a cluster's. By
+            default this process measures one after another. Workers need the same version of kdlib
+            and the same ``KDLIB_PROFILE``.
         only: experiments to run; all if empty.
-        protocol: ``short`` or ``paper`` where a paper has both; ``short`` by default.
+        protocol: ``short`` or ``paper`` if a paper has both; ``short`` by default.
 
     Raises:
         ValueError: the name, the protocol or an experiment is unknown, or the table has other columns.
-        RuntimeError: settings failed where the executor measures; what was measured is kept.
+        RuntimeError: some settings failed on the executor; the rows of the others are kept.
     """
     path = out / f"{name}.csv"
     mine = _of_protocol(settings(name), protocol)
@@ -79,7 +79,7 @@ def _run_all(
         for task in as_completed(tasks):
             if task.exception() is None:
                 yield tasks[task], task.result()
-            else:  # what the others measure meanwhile is kept
+            else:  # the others go on, and their rows are kept
                 failures.append((tasks[task], task.exception()))
     finally:
         for task in tasks:
@@ -88,22 +88,22 @@ def _run_all(
         setting, error = failures[0]
         raise RuntimeError(
             f"{setting.experiment}: {setting.setting} failed ({error}), as did {len(failures) - 1} "
-            "more; what was measured is kept, and the next run does the rest"
+            "more; the other settings' rows are kept, and the next run does the rest"
         ) from error
 
 
-_alone = Lock()  # a worker may have threads, and they share torch's generator
+_alone = Lock()  # threads of one worker share torch's generator
 
 
 def _run_one_in_a_worker(name: str, key: tuple[str, str, str, str], commit: str) -> pd.DataFrame:
-    # A setting's function cannot be sent to another process, so its key is.
+    # A setting's function cannot be sent to another process, so we send its key.
     with _alone:
         for setting in settings(name):
             if setting.key == key:
                 return _run_one(setting, commit)
     raise ValueError(
-        f"{name} has no setting {key} where it is to be measured; kdlib and KDLIB_PROFILE must be the "
-        "same there as here"
+        f"{name} has no setting {key} on this worker; kdlib and KDLIB_PROFILE must match those of the "
+        "process that asks"
     )
 
 
@@ -114,21 +114,21 @@ def _run_one(setting: Setting, commit: str) -> pd.DataFrame:
 
 
 def _append(path: Path, rows: pd.DataFrame) -> None:
-    if tuple(rows[KEY_COLUMNS].iloc[0]) in _finished(path):  # another run on this folder was faster
+    if tuple(rows[KEY_COLUMNS].iloc[0]) in _finished(path):  # another run has measured it meanwhile
         return
     table = pd.concat([read(path), rows]) if path.exists() else rows
     write_whole(path, lambda part: table.to_csv(part, index=False))
 
 
 def _finished(path: Path) -> set[tuple[str, ...]]:
-    """Keys of the settings that the table holds."""
+    """The keys of the settings that the table holds."""
     if not path.exists():
         return set()
     return set(read(path)[KEY_COLUMNS].drop_duplicates().itertuples(index=False, name=None))
 
 
 def hardware() -> str:
-    """The GPU or processor, and the dtype of its matrix products under ``precision="auto"``."""
+    """The name of the GPU or CPU, and the dtype of matrix products under ``precision="auto"``."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     products = str(autocast_dtype("auto", device) or torch.float32).removeprefix("torch.")
     if torch.cuda.is_available():
@@ -148,7 +148,7 @@ def _versions() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that holds this code; ``-dirty`` where its files differ from it."""
+    """The commit of this code's checkout, with ``-dirty`` if any file differs from it."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -1,4 +1,4 @@
-"""What a protocol is made of: settings, the rows that they measure, and how a learning rate is chosen."""
+"""The parts of a protocol: settings, the rows that they measure, and the choice of a learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from kdlib.data import Data
 
 PROTOCOLS = ("student", "hinton", "fitnets", "fsp", "ban", "ban_lm")
-TRIAL_SEED = 99  # of the networks that try rates; no student and no teacher has it
+TRIAL_SEED = 99  # for the networks that try rates; no student or teacher uses it
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Row:
     Attributes:
         metric: what was measured; the protocol's docstring gives its unit.
         value: the number.
-        student_seed, teacher_seed: the networks' seeds; None where there is no such network.
-        seconds: how long the network's training took.
+        student_seed, teacher_seed: the networks' seeds; None if there is no such network.
+        seconds: the duration of the network's training.
     """
 
     metric: str
@@ -37,12 +37,13 @@ class Setting:
     """One line of a protocol.
 
     Attributes:
-        experiment: the question that it belongs to.
+        experiment: the question that the setting helps to answer.
         setting: its name within the experiment.
         protocol: ``short``, ``paper``, or ``smoke`` for tests.
-        recipe: a text with the protocol's version and everything that shapes the numbers; each row
-            carries its hash. What a text cannot show, such as changed code, raises the version.
-        run: measures it and returns its rows.
+        recipe: a text with the protocol's version and everything that affects the numbers; each row
+            carries its hash. For a change that the text does not show, such as new code, raise the
+            version.
+        run: trains and measures, and returns the rows.
     """
 
     experiment: str
@@ -58,13 +59,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Published:
-    """A number that a paper prints, and where ours stands in the table.
+    """A number printed in a paper, and the place of ours in the table.
 
     Attributes:
         what: a label for the table.
         value: the paper's number, in the unit of the metric.
-        experiment, setting, metric: which of our rows stand beside it. A setting's name without its
-            ``, seed N`` stands for the settings of all seeds.
+        experiment, setting, metric: our rows to compare with it. A setting's name without its
+            ``, seed N`` stands for the settings with all seeds.
     """
 
     what: str
@@ -79,10 +80,10 @@ def recipe_hash(recipe: str) -> str:
 
 
 def settings(name: str) -> list[Setting]:
-    """The settings of a protocol, in the order in which they are run.
+    """The settings of a protocol, in the order in which they run.
 
     Raises:
-        ValueError: there is no such protocol.
+        ValueError: no protocol has this name.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"name must be one of {', '.join(PROTOCOLS)}, got {name!r}")
@@ -90,7 +91,7 @@ def settings(name: str) -> list[Setting]:
 
 
 def tried(rates: Iterable[float], errors_at: Callable[[float], float]) -> dict[float, float]:
-    """Validation errors for each learning rate, nan where the training diverged.
+    """Validation errors for each learning rate, nan if the training diverged.
 
     Raises:
         FloatingPointError: the training diverged at every rate.
@@ -99,15 +100,15 @@ def tried(rates: Iterable[float], errors_at: Callable[[float], float]) -> dict[f
     for rate in rates:
         try:
             found[rate] = errors_at(rate)
-        except FloatingPointError:  # so this rate will not do
+        except FloatingPointError:  # this rate is out
             found[rate] = math.nan
     if all(math.isnan(errors) for errors in found.values()):
-        raise FloatingPointError(f"all rates diverged, got {tuple(found)}; smaller ones would do")
+        raise FloatingPointError(f"all rates diverged, got {tuple(found)}; try smaller ones")
     return found
 
 
 def best(trials: dict[float, float]) -> float:
-    """The rate with the fewest errors; the first one where several are equal."""
+    """The rate with the fewest errors; the first one of a tie."""
     return min(trials, key=lambda rate: math.inf if math.isnan(trials[rate]) else trials[rate])
 
 
@@ -125,5 +126,5 @@ def chosen(rates: Sequence[float], errors_at: Callable[[float], float]) -> tuple
 
 
 def unwatched(data: Data) -> Data:
-    """The data without validation and test split, so that a training looks at neither."""
+    """The data without its validation and test splits, so that training can look at neither."""
     return replace(data, validation=None, test=None)

@@ -1,4 +1,4 @@
-"""How students are trained, in one stage or two, and scored: what several protocols share."""
+"""Training in one stage or two, and scoring: the parts that several protocols share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Networks = nn.Module | Sequence[nn.Module]
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a student: what it is trained on, how long, and its peak learning rate."""
+    """One training of a student: its objective, its number of steps and its peak learning rate."""
 
     by: str
     steps: int
@@ -28,7 +28,7 @@ class Stage:
 
 @cache
 def images(name: str, size) -> Data:
-    """A data set with ``size.validation`` images held out; for tests some digits."""
+    """A data set with ``size.validation`` images held out; a few digits at smoke size."""
     if size.name == "smoke":
         return load("digits").limit(size.images)
     return load(name, validation=size.validation)
@@ -42,7 +42,7 @@ def some_images(name: str, size) -> Data:
 
 
 def stages(way: str, steps: int, first: float, second: float, share: float = 0.5) -> list[Stage]:
-    """The stages of a way: of ``"hint then labels"`` the first has ``share`` of the steps."""
+    """The stages of a way; of two, as in ``"hint then labels"``, the first has ``share`` of the steps."""
     names = way.split(" then ")
     if len(names) == 1:
         return [Stage(way, steps, first)]
@@ -58,10 +58,10 @@ def taught(
     recipe: Recipe,
     seed: int,
 ) -> pd.DataFrame:
-    """Train in place, stage by stage, each with an optimizer, an order and views of its own.
+    """Train in place, stage by stage, each stage with its own optimizer, order and views.
 
-    Returns one history of all stages. It has validation scores if data has a validation split; the
-    test split is never looked at.
+    Returns one history for all stages. It has validation scores if data has a validation split; the
+    test split is never used.
     """
     parts, before, data = [], 0, replace(data, test=None)
     for place, stage in enumerate(plan):
@@ -79,7 +79,7 @@ def fit_to_the_end(
     """Train in place.
 
     Raises:
-        KeyboardInterrupt: the training was interrupted; nobody measures a network trained in part.
+        KeyboardInterrupt: training was interrupted, and a half-trained network must not be measured.
     """
     history = fit(student, objective, data, recipe, seed=seed, progress=False)
     if history.interrupted:
@@ -92,7 +92,7 @@ def scores(
 ) -> Iterator[tuple[str, float]]:
     """A network's errors and loss on the test images, and its fidelity to its teacher if it has one.
 
-    With ``more`` also its calibration error and, where images are held out, its errors on them.
+    ``more`` adds the calibration error and, if images are held out, the errors on them.
     """
     test = evaluate(student, data.test)
     yield from (("test_errors", test.errors), ("test_loss", test.loss))
@@ -108,12 +108,12 @@ def scores(
 def objective_of(
     by: str, teacher: nn.Module | None, inside: Mapping[str, Callable[[], Objective]], joint: float
 ) -> Objective:
-    """The objective that a stage names: one of ``inside``, or a common one; ``a + b`` is their sum.
+    """The objective with a stage's name: one of ``inside``, or a common one; ``a + b`` is a sum.
 
     Args:
-        by: ``labels``, ``soft`` (T = 4, a tenth of labels), ``lambda``, or a name in ``inside``.
+        by: ``labels``, ``soft`` (T = 4, labels with weight 0.1), ``lambda``, or a name in ``inside``.
         teacher: gives the soft targets.
-        inside: what makes an objective on features, by its name.
+        inside: functions that make objectives on features, by name.
         joint: the weight of b in ``a + b``.
     """
     if by in inside:
@@ -133,8 +133,8 @@ def objective_of(
 def fitnets_targets(teacher: nn.Module) -> Objective:
     """FitNets' second stage: ``H(y, q) + lambda * H(p, q)`` at tau = 3, lambda from 4 down to 1.
 
-    The paper's soft term has no factor tau^2, kdlib's has: hence a ninth. Source: Romero et al. 2015,
-    eq. 2 and section 3.1.
+    We divide by 9 because kdlib's soft term has the factor tau^2 and the paper's has not. Source:
+    Romero et al. 2015, eq. 2 and section 3.1.
     """
     soft = SoftTargets(teacher, temperature=3, alpha=1)
     return CrossEntropy() + (lambda progress: (4 - 3 * progress) / 9) * soft

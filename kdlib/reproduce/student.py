@@ -1,15 +1,15 @@
-"""The course's own experiments on MNIST: does a student gain, what from, and when not?
+"""The course's own experiments on MNIST: does a student gain, from what, and when not?
 
-This is not a paper's protocol. Students have 2 x 800 units (or what the experiment says), see 10,000 images
-for 15 epochs (1,170 steps of 128) under one-cycle SGD; soft targets weigh 0.9, the labels 0.1. Every
-line tries its learning rates with a seed kept for that, takes the one with the fewest errors among the
-5,000 validation images, and trains five students with it. There is one teacher of each kind, so that
-intervals cover the students' seeds only.
+This is not a paper's protocol. Students have 2 x 800 units (unless the experiment says otherwise) and see
+10,000 images for 15 epochs (1,170 steps of 128) under one-cycle SGD; soft targets have weight 0.9, labels
+0.1. Every line tries its learning rates with a seed reserved for that, takes the one with the fewest
+errors among the 5,000 validation images, and trains five students with it. There is one teacher of each
+kind, so intervals cover the students' seeds only.
 
 Experiments: ``teachers``; ``controls``, beside the headline; ``teacher``, its quality; ``images``, the
-size of the transfer set at an equal number of steps; ``all images``, six epochs of all of them;
-``weak teacher``; ``annet``, a blog's two networks, its loss as printed and ``mended``; ``grid 30`` and
-``grid 800``, temperature by alpha at two widths, by ``fit_cohort`` (all other lines by ``fit``).
+size of the transfer set at an equal number of steps; ``all images``, six epochs on all of them;
+``weak teacher``; ``annet``, a blog's two networks, with its loss as printed and ``mended``; ``grid 30``
+and ``grid 800``, temperature by alpha at two widths, by ``fit_cohort`` (all other lines by ``fit``).
 
 Metrics: ``test_errors``, ``validation_errors`` (counts), ``test_loss`` (nats), ``test_ece``;
 ``learning_rate``, the one taken; ``validation_errors at RATE`` of the trial (nan: it diverged).
@@ -49,12 +49,12 @@ VERSION = 1
 ALPHA = 0.9
 TEMPERATURES, ALPHAS = (1, 2, 4, 8, 20), (0, 0.5, 0.9, 1)
 
-Way = tuple[Objective, bool]  # what it is trained on, and whether its images are shifted
+Way = tuple[Objective, bool]  # the objective, and whether the images are shifted
 
 
 @dataclass(frozen=True)
 class Student:
-    """Everything that shapes a student's numbers but its way and its seeds."""
+    """Everything except the way and the seed that affects a student's numbers."""
 
     teacher: str = "24 epochs"
     images: int = 10_000
@@ -111,14 +111,14 @@ def _line(experiment: str, way: str, student: Student, note: str = "") -> Settin
 
 
 def _student_text(student: Student) -> str:
-    """The fields that differ from their defaults, so that a new one leaves finished lines as they are."""
+    """The non-default fields only, so that adding a field keeps the hashes of finished lines."""
     return f"student {non_default_fields(student)}"
 
 
 def _measure(
     way: Callable[[Data, Student], Way], student: Student, together: bool
 ) -> Iterator[Row]:
-    """The rate that is best on validation, and the students trained with it."""
+    """Choose the rate on validation, then train and score the students with it."""
     few = _data().limit(student.images)
     objective, moved = way(few, student)
     recipe = Recipe(iterations=student.iterations, augment=shift(2) if moved else None)
@@ -146,7 +146,7 @@ def _trained(
     seeds: Sequence[int],
     together: bool,
 ) -> tuple[list[nn.Module], float]:
-    """One student for each seed, and the seconds that all took together."""
+    """One student per seed, and the seconds for all of them together."""
     data = unwatched(data)
     build = partial(_build, student.network)
     started = time.perf_counter()
@@ -165,12 +165,12 @@ def _build(network: str, seed: int) -> nn.Module:
     return mlp(int(network.removeprefix("2 x ")), seed=seed)
 
 
-# What a student can be taught with.
+# Teaching signals
 
 
 def _by_index(split: Split, rows: Tensor) -> Tensor:
-    """Logits by sample index, nan where nothing is looked up."""
-    table = rows.new_full((int(split.index.max()) + 1, rows.shape[-1]), math.nan)
+    """A table of logits by sample index, nan for samples that are not in the split."""
+    table = rows.new_full((int(split.index.max()) + 1, rows.shape[-1]), math.nan)  # (index, C)
     table[split.index] = rows
     return table
 
@@ -181,12 +181,12 @@ def _own(few: Data, student: Student) -> Tensor:
 
 def _class_means(few: Data, student: Student) -> Tensor:
     own, labels = _own(few, student), few.train.labels
-    means = torch.stack([own[labels == k].mean(0) for k in range(own.shape[-1])])
+    means = torch.stack([own[labels == k].mean(0) for k in range(own.shape[-1])])  # (C, C)
     return means[labels]
 
 
 def _shuffled(few: Data, student: Student, groups: Tensor) -> Tensor:
-    """The teacher's logits, each image with those of another image of its group."""
+    """The teacher's logits, where each image gets those of another image in its group."""
     own, draws = _own(few, student), torch.Generator().manual_seed(0)
     out = own.clone()
     for group in groups.unique():
@@ -197,12 +197,12 @@ def _shuffled(few: Data, student: Student, groups: Tensor) -> Tensor:
 
 
 def _equally_uncertain(few: Data, student: Student, temperature: float = 20.0) -> Tensor:
-    """Logits of smoothed labels whose entropy at T is the mean entropy of the soft targets."""
+    """Logits of smoothed labels whose entropy at T equals the mean entropy of the soft targets."""
     from scipy.optimize import brentq
 
     targets = soften(_own(few, student), temperature).double()
     wanted = torch.special.entr(targets).sum(-1).mean().item()
-    one_hot = F.one_hot(few.train.labels, targets.shape[-1]).double()
+    one_hot = F.one_hot(few.train.labels, targets.shape[-1]).double()  # (N, C)
 
     def excess(gap: float) -> float:
         return torch.special.entr(soften(gap * one_hot[0])).sum().item() - wanted
@@ -246,7 +246,7 @@ _OTHERS = {"teacher of the same images": "same images", "untrained teacher": "un
 
 
 class AsPrinted(Objective):
-    """The blog's loss as printed: its "student" logits are the teacher's, and it averages over classes."""
+    """The blog's loss as printed: it uses the teacher's logits as the student's and averages over classes."""
 
     def __init__(self, teacher: nn.Module, temperature: float, alpha: float) -> None:
         self.teacher, self.temperature, self.alpha = teacher, temperature, alpha
@@ -279,11 +279,11 @@ GRID: dict[str, Callable[[Data, Student], Way]] = {
     f"T = {T}, alpha = {alpha}": _on_grid(T, alpha)
     for T in TEMPERATURES
     for alpha in ALPHAS
-    if alpha or T == 1  # without soft targets all temperatures are one
+    if alpha or T == 1  # without soft targets the temperature does not matter
 }
 
 
-# The teachers: network, images, epochs, whether their images are shifted.
+# Each teacher: network, images, epochs, and whether its images are shifted.
 
 TEACHERS: dict[str, tuple[str, int, int, bool]] = {
     "24 epochs": ("dropout 0.2", 55_000, 24, True),

@@ -1,4 +1,4 @@
-"""Tidy tables of measured numbers: read, held against a paper, and copied into the package.
+"""Tidy tables of measured numbers: read them, compare them with a paper, ship them with the package.
 
 Nothing is measured here.
 """
@@ -30,13 +30,13 @@ COLUMNS = [
 
 
 def results(name: str) -> pd.DataFrame:
-    """A table that travels with the package, made by ``python -m kdlib.reproduce NAME``.
+    """A table that ships with the package, made by ``python -m kdlib.reproduce NAME``.
 
     Columns: experiment, setting, protocol, recipe (a hash), teacher_seed, student_seed, metric,
     value, seconds, hardware, versions, commit.
 
     Raises:
-        ValueError: there is no such table.
+        ValueError: no table has this name.
 
     >>> list(results("student").columns)[:4]
     ['experiment', 'setting', 'protocol', 'recipe']
@@ -50,13 +50,13 @@ def results(name: str) -> pd.DataFrame:
 def measured(
     table: pd.DataFrame, experiment: str, setting: str, metric: str = "test_errors"
 ) -> list[float]:
-    """A setting's values, one for each seed, in the order of the seeds.
+    """A setting's values, one per seed, in the order of the seeds.
 
-    A setting's name without its ``, seed N`` stands for the settings of all seeds.
+    A setting's name without its ``, seed N`` stands for the settings with all seeds.
 
     Args:
         table: a table that :func:`results` returned.
-        experiment, setting, metric: which rows are wanted.
+        experiment, setting, metric: the rows to take.
 
     Raises:
         ValueError: the table has no such rows; the message lists what it has.
@@ -76,19 +76,19 @@ def measured(
 
 
 def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The numbers that a paper prints, beside ours.
+    """A paper's printed numbers beside ours.
 
-    One row for each number: what (the index), paper, ours (the mean over seeds), low and high (its
-    95 % interval over them), n (how many). A paper's number comes from one run and has no interval.
-    Where a table has rows of both protocols, those of ``paper`` are taken.
+    One row per number: what (the index), paper, ours (the mean over seeds), low and high (its 95 %
+    interval), n (the number of seeds). The paper's number comes from one run and has no interval.
+    If a table has rows from both protocols, those of ``paper`` count.
 
     Args:
         name: the protocol.
-        table: its results; by default those that travel with the package.
+        table: its results; by default those that ship with the package.
 
     Raises:
-        ValueError: there is no such table, no paper printed its numbers, or the table lacks one of
-            them.
+        ValueError: there is no such table, the protocol is not a paper's, or the table lacks one of
+            the numbers.
 
     >>> list(against_the_paper("hinton").columns)
     ['paper', 'ours', 'low', 'high', 'n']
@@ -99,7 +99,7 @@ def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFr
     numbers = getattr(import_module(f"kdlib.reproduce.{name}"), "PAPER", ())
     if not numbers:
         raise ValueError(
-            f"name must be a paper's protocol, got {name!r}; no paper printed its numbers"
+            f"name must be a paper's protocol, got {name!r}, which has no published numbers"
         )
     rows = []
     for published in numbers:
@@ -118,12 +118,12 @@ def against_the_paper(name: str, table: pd.DataFrame | None = None) -> pd.DataFr
 
 
 def ship(name: str, out: Path) -> Path:
-    """Copy a table into the package: the rows of this code's settings, in their order.
+    """Copy a table into the package: the rows of the current settings, in their order.
 
-    Of two protocols, those are copied of which the table has any row.
+    If there are two protocols, ship each one that has a row in the table.
 
     Raises:
-        ValueError: a setting is missing, is there twice, or was run at smoke size.
+        ValueError: a setting is missing, occurs twice, or was run at smoke size.
     """
     path, parts = out / f"{name}.csv", []
     if not path.exists():
@@ -141,8 +141,8 @@ def ship(name: str, out: Path) -> Path:
             )
         if rows.duplicated(["teacher_seed", "student_seed", "metric"]).any():
             raise ValueError(
-                f"{setting.experiment}: {setting.setting} is in {path} more than once; keep the rows "
-                "of one run"
+                f"{setting.experiment}: {setting.setting} is in {path} more than once; keep only one "
+                "run's rows"
             )
         parts.append(rows)
     target = SHIPPED / f"{name}.csv"
@@ -151,24 +151,24 @@ def ship(name: str, out: Path) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The table at a path.
+    """Read the table at a path.
 
     Raises:
-        ValueError: it has other columns than :data:`COLUMNS`.
+        ValueError: its columns are not :data:`COLUMNS`.
     """
-    # As strings first: older pandas rounds what it parses, and a commit may look like a number.
+    # As strings first: older pandas rounds numbers, and a commit may look like one.
     table = pd.read_csv(path, dtype=str)
     if list(table.columns) != COLUMNS:
-        raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}; it is another table")
+        raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}; it has others")
     return typed(table)
 
 
 def typed(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with its columns in their order, seeds as integers and values as floats."""
+    """The table with its columns in order, seeds as integers and values as floats."""
     seeds = {"teacher_seed": "Int64", "student_seed": "Int64"}
     return table[COLUMNS].astype(seeds | {"value": float, "seconds": float})
 
 
 def _without_seed(table: pd.DataFrame) -> pd.Series:
-    """Names of the settings; ``teacher, seed 0`` is ``teacher``."""
+    """The settings' names without the seed: ``teacher, seed 0`` becomes ``teacher``."""
     return table["setting"].str.partition(", seed ")[0]
