@@ -1,14 +1,13 @@
 """The grading matrix: it has no miss for the homework, and reports every miss that is planted."""
 
-import os
-import subprocess
+import runpy
 import sys
 
 import pytest
 import torch
 
 from kdlib.course.exercises import HOMEWORKS
-from kdlib.course.grading import __main__, matrix
+from kdlib.course.grading import __main__, matrix, observe
 from kdlib.course.grading.exercise import VISIBLE, Exercise
 from kdlib.course.grading.matrix import FEWEST_RIGHT, HIDDEN, gaps, right_answers, rows
 from kdlib.course.grading.observe import ANSWERS
@@ -206,31 +205,32 @@ def test_the_matrix_of_some_homeworks_or_exercises(names, homeworks):
 # The command
 
 
-def test_the_command_shows_every_answer_of_an_exercise_and_is_content():
-    done = subprocess.run(
-        [sys.executable, "-m", "kdlib.course.grading", "matrix", "soften"],
-        capture_output=True,
-        check=False,
-        text=True,
-        encoding="utf-8",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_the_command_shows_every_answer_of_an_exercise_and_is_content(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grading", "matrix", "soften"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("kdlib.course.grading", run_name="__main__")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
     exercise = HOMEWORKS["hw1"][0]
-    assert "hw1 soften: 4 points (kdlib.course.exercises.hw1.soften)" in done.stdout
+    assert "hw1 soften: 4 points (kdlib.course.exercises.hw1.soften)" in text
     right = right_answers("hw1", exercise, ANSWERS)
     for answer in [m.name for m in exercise.mistakes] + [r.__name__ for r in right]:
-        assert f" {answer} " in done.stdout
-    assert "no misses" in done.stdout and "MISS" not in done.stdout
+        assert f" {answer} " in text
+    assert "no misses" in text and "MISS" not in text
 
 
-def test_the_command_runs_in_one_thread():
+def test_the_command_runs_in_one_thread_and_without_the_tests_of_a_checkout(
+    monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(observe, "ANSWERS", tmp_path / "nowhere")
     torch.set_num_threads(2)
     try:
         assert __main__.main(["matrix", "choose_temperature"]) == 0
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(1)
+    assert "One right answer for each exercise" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
