@@ -259,7 +259,7 @@ def _escaped(text: str) -> str:
 
 
 def _display(plain: str, marked: str, widget=None) -> None:
-    """One output that each page shows as well as it can; printed where there is no IPython."""
+    """Display one output that every page shows as well as it can; without IPython, print it."""
     try:
         from IPython import get_ipython
         from IPython.display import display

@@ -480,7 +480,7 @@ def network_and_state():
 
 
 def guided_and_regressor():
-    """From one channel to a thin layer of 3, and from there to a hint of 5."""
+    """A guided layer from 1 to 3 channels, and a regressor from there to a hint of 5."""
     with kd.seeded(0):
         return nn.Conv2d(1, 3, 3), nn.Conv2d(3, 5, 1)
 

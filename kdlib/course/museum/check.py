@@ -40,7 +40,7 @@ def check_test(name: str, test: Callable[[Callable], None], *, hints: int = 1) -
         hints: how many hints the text shows; a notebook shows all of them, folded.
 
     Raises:
-        ValueError: there is no bug of this name.
+        ValueError: no bug has this name.
         TypeError: test is not a function.
 
     >>> import torch
@@ -143,7 +143,7 @@ def wrong_code(name: str) -> Code:
     """The bug, written in our words, with the private helpers that it calls.
 
     Raises:
-        ValueError: there is no bug of this name.
+        ValueError: no bug has this name.
 
     >>> print(wrong_code("best_never_updated"))
     def best_never_updated(accuracies: Sequence[float]) -> int:
