@@ -1,4 +1,4 @@
-"""What kdlib does with any network without changing it: run it, copy it."""
+"""Running and copying any network without changing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside; every module's own mode is put back afterwards."""
+    """Eval mode without gradients inside; every module's own mode is restored afterwards."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:
@@ -26,7 +26,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def begin_text(models: Iterable[nn.Module], carry: bool) -> None:
-    """Recurrent parts forget what they read and, if so wished, go on from call to call."""
+    """Make recurrent parts forget what they read; with ``carry`` they then read on from call to call."""
     for model in models:
         for module in model.modules():
             if hasattr(module, "begin_text"):
@@ -35,7 +35,7 @@ def begin_text(models: Iterable[nn.Module], carry: bool) -> None:
 
 @contextmanager
 def carrying(models: Sequence[nn.Module], carry: bool = True) -> Iterator[None]:
-    """Inside, recurrent networks begin anew and go on from call to call, or with ``carry=False`` do not."""
+    """Inside, recurrent networks start afresh and read on from call to call, unless ``carry=False``."""
     begin_text(models, carry)
     try:
         yield
@@ -45,7 +45,7 @@ def carrying(models: Sequence[nn.Module], carry: bool = True) -> Iterator[None]:
 
 @runtime_checkable
 class Readable(Protocol):
-    """What can be read in parts: a split, or a text from left to right."""
+    """Data that can be read in parts: a split, or a text from left to right."""
 
     @property
     def device(self) -> torch.device: ...
@@ -58,9 +58,9 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) 
     """The network's outputs for many inputs, in eval mode and without gradients.
 
     Args:
-        model: any network; its weights, buffers and modes are as before afterwards.
+        model: any network; its weights, buffers and modes stay as they were.
         inputs: ``(N, ...)``, or a ``Split`` whose inputs are taken, a text's from left to right.
-        batch_size: how many go through at once.
+        batch_size: inputs per forward pass.
 
     Returns:
         Logits ``(N, C)`` on the inputs' device.
@@ -84,17 +84,17 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) 
 
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:
-    """A network's outputs, on its own device and in its own precision; tokens stay whole."""
-    parameter = next(model.parameters(), inputs)  # of a network without any the inputs decide
+    """A network's outputs, on its own device and in its own precision; tokens stay integers."""
+    parameter = next(model.parameters(), inputs)  # without parameters the inputs decide
     dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype
     return model(inputs.to(parameter.device, dtype))
 
 
 def as_float(inputs: Tensor) -> Tensor:
-    """Images in float32; tokens stay whole."""
+    """Images in float32; tokens stay integers."""
     return inputs.float() if inputs.is_floating_point() else inputs
 
 
 def frozen_copy(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy in eval mode on the device, without gradients: whatever happens, the original stays."""
+    """A copy in eval mode on the device, without gradients; the original is left alone."""
     return copy.deepcopy(model).to(device).eval().requires_grad_(False)

@@ -23,7 +23,7 @@ _CHOICES = {
     "precision": ("auto", "float32", "float64", "bfloat16", "float16"),
     "keep": ("last", "best"),
 }
-# 0.03 under one_cycle is stable for soft targets, whose T^2 makes gradients of T * (q - p), at T = 20.
+# Soft targets have gradients of T * (q - p), because of T^2; 0.03 under one_cycle is stable at T = 20.
 DEFAULT_RATES = {"sgd": 0.03, "adam": 0.001, "adamw": 0.001}
 _REMEDIES = {
     "learning_rate": f"{DEFAULT_RATES['sgd']} is the default of sgd",
@@ -39,29 +39,29 @@ class Recipe:
     Attributes:
         epochs: passes over the training split.
         iterations: steps instead of epochs, as some papers count; the last epoch may be cut short.
-        batch_size: samples a step; the incomplete last batch is dropped unless it is all there is.
+        batch_size: samples per step; an incomplete last batch is dropped unless it is the only one.
         optimizer: ``sgd`` (Nesterov momentum), ``adam`` or ``adamw``.
-        learning_rate: its peak. If not given, the objective's ``default_rate`` (0.001 for hints and FSP
+        learning_rate: the peak rate. If not given, the objective's ``default_rate`` (0.001 for hints and FSP
             matrices alone, whose losses are sums over thousands of numbers), else 0.03 for sgd and 0.001 for
             adam and adamw; :class:`kdlib.History` names the rate that was used. 0.03 under one_cycle is
             stable for T^2-weighted soft targets at T = 20.
-        momentum: of sgd; of adam and adamw the first beta.
+        momentum: that of sgd, or the first beta of adam and adamw.
         schedule: ``one_cycle`` (up for 30 % of the steps, then down to zero, both by a cosine),
             ``step`` (a tenth after one half and again after three quarters), ``wide_resnet`` (a fifth
             after 30, 60 and 80 %, as Zagoruyko and Komodakis 2016), ``plateau`` (a quarter after every
             epoch whose validation loss is not a new lowest) or ``constant``.
         weight_decay: for all parameters.
-        max_norm: the longest that the incoming weights of a linear layer's or a convolution's unit may
-            be after a step; None for no limit.
-        max_gradient: the longest that the gradient with respect to all weights may be, else it is
-            shortened to that; None for no limit.
+        max_norm: limit on the norm of the weights into each unit of a linear layer or a convolution,
+            applied after every step; None for no limit.
+        max_gradient: limit on the norm of the gradient with respect to all weights; a longer one is
+            shortened to it. None for no limit.
         augment: random views of the training images, such as ``kd.data.shift(2)``, or any function
             ``(images, generator) -> images`` that draws from that generator and keeps shape and dtype.
-        precision: of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
-            float16 on older GPUs, else float32. The network's weights are turned into float32, or
-            into float64 for ``float64``, and stay so.
-        keep: the weights to end with: those of the ``last`` epoch, or of the ``best`` by validation
-            loss.
+        precision: that of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
+            float16 on older GPUs, else float32. The network's weights are converted to float32,
+            or to float64 for ``float64``, and stay so.
+        keep: whether to end with the weights of the ``last`` epoch, or of the ``best`` one by
+            validation loss.
 
     Raises:
         TypeError, ValueError: an invalid value; the message names a valid one.
@@ -105,7 +105,7 @@ class Recipe:
             raise ValueError("momentum must be below 1, got 1; 0.9 is the default")
         if self.augment is not None:
             _check_views(self.augment)
-        # numpy's numbers become plain ones: a checkpoint holds no others.
+        # numpy's numbers become plain ones: a checkpoint can hold no others.
         for name, value in ({name: int(getattr(self, name)) for name in counts} | numbers).items():
             object.__setattr__(self, name, value)
 
@@ -117,7 +117,7 @@ class Recipe:
     def rate(self, progress: float) -> float:
         """The learning rate when this share of the training, in [0, 1), is done.
 
-        Of ``plateau`` the peak: what validation makes of it is not known before.
+        For ``plateau`` this is the peak: its cuts depend on the validation losses.
         """
         if self.schedule in ("constant", "plateau"):
             return self.peak_rate
@@ -130,7 +130,7 @@ class Recipe:
         return self.peak_rate * (1 - _rise((progress - 0.3) / 0.7))
 
     def length(self, steps: int) -> tuple[int, int]:
-        """How many steps and how many epochs a training has, where a whole epoch has ``steps``.
+        """The number of steps and of epochs of a training whose whole epochs have ``steps``.
 
         >>> Recipe(iterations=250).length(100)
         (250, 3)
@@ -140,7 +140,7 @@ class Recipe:
 
 
 def non_default_fields(what: Any) -> dict[str, Any]:
-    """A dataclass's fields that differ from their defaults, so that a new one leaves old texts valid."""
+    """A dataclass's fields that differ from their defaults, so that new fields leave old texts valid."""
     values = ((field, getattr(what, field.name)) for field in fields(what))
     return {field.name: value for field, value in values if value != field.default}
 
@@ -148,7 +148,7 @@ def non_default_fields(what: Any) -> dict[str, Any]:
 def _check_views(augment: Views) -> None:
     try:
         inspect.signature(getattr(augment, "forward", augment)).bind("images", "generator")
-    except TypeError as error:  # not a function, or one of other arguments
+    except TypeError as error:  # not a function, or one with other arguments
         raise TypeError(
             "augment must be kd.data.shift, crop or flip, or a function (images, generator) -> images, "
             f"got {augment!r} ({error})"

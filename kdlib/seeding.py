@@ -29,8 +29,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def forked() -> Iterator[None]:
-    """Whatever is drawn inside, the caller's generators come back as they were."""
-    # Asking a GPU that is not in use yet for its state would take it into use.
+    """Restore the caller's generators afterwards, whatever is drawn inside."""
+    # Asking an unused GPU for its state would initialise it.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     with torch.random.fork_rng(devices=devices):
@@ -42,7 +42,7 @@ def forked() -> Iterator[None]:
 
 
 def reseed(seed: int) -> None:
-    """Seed the generators that :func:`forked` gives back, and no other."""
+    """Seed the generators that :func:`forked` restores, and no others."""
     seed = int(seed)
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
@@ -52,7 +52,7 @@ def reseed(seed: int) -> None:
 
 
 def key(seed: int, epoch: int, purpose: str) -> int:
-    """A number for one stream: other seeds, epochs and purposes give unrelated ones."""
+    """The seed of one stream; other seeds, epochs and purposes give unrelated ones."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
@@ -60,7 +60,7 @@ def key(seed: int, epoch: int, purpose: str) -> int:
 def stream(
     seed: int, epoch: int, purpose: str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A generator of its own for one purpose in one epoch: a resume needs no generator state."""
+    """A separate generator for each purpose and epoch, so that a resume needs no generator state."""
     return torch.Generator(device).manual_seed(key(seed, epoch, purpose))
 
 

@@ -625,6 +625,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
             ("range(first, self.total), batches", "range(first, first + self.steps), batches"),
             ("interrupted = True", "interrupted = False"),
             ("on_epoch(dict(row))", "on_epoch(row)"),
+            ('"interrupted" if self.interrupted else "finished"', '"finished"'),
             ("with forked(), torch.enable_grad()", "with torch.enable_grad()"),
             ("learning_rate=objective.default_rate)", "learning_rate=None)"),
         ],

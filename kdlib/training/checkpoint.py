@@ -1,4 +1,4 @@
-"""A training on disk, and what tells it from another."""
+"""A training on disk, and the texts that identify it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdlib.recipe import Recipe, non_default_fields
 
 
 class Resumable(Protocol):
-    """What a checkpoint asks of a training under way."""
+    """The methods of a running training that a checkpoint calls."""
 
     def identity(self) -> dict[str, str]: ...
     def state(self) -> dict: ...
@@ -30,10 +30,10 @@ class Resumable(Protocol):
 def identity_of(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
 ) -> dict[str, str]:
-    """What tells one training from another."""
-    # Sizes, not weights: what it began with is compared apart, and only warned of.
+    """The texts that together identify a training."""
+    # Shapes, not weights: other starting weights only earn a warning.
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    # Only where there are some, so that the texts of all other trainings stay what they were.
+    # Named only if there are any, so that all other trainings keep their identities.
     frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
     try:
         objective_key = objective.key
@@ -51,7 +51,7 @@ def identity_of(
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """The fields that are not their defaults; a reader's own views by their code."""
+    """The fields that differ from their defaults; a reader's own ``augment`` by its code."""
     values = non_default_fields(recipe)
     if recipe.augment is not None and type(recipe.augment) is not Augmentation:
         try:
@@ -62,7 +62,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 class Checkpoint:
-    """A training on disk: what it is, what it began with, and where it stands."""
+    """A training on disk: its identity, a hash of its starting weights, and its present state."""
 
     def __init__(self, path: Path, model: nn.Module) -> None:
         self.path = path
@@ -78,10 +78,10 @@ class Checkpoint:
             self.identity = run.identity()
         except Undescribed as error:
             raise TypeError(
-                f"checkpoint needs a training that a text tells from another: {error}"
+                f"checkpoint needs a training that can be described by a text: {error}"
             ) from error
         if self.path.is_dir():
-            raise ValueError(f"checkpoint must be a file, and {self.path} is a folder")
+            raise ValueError(f"checkpoint must be a file, but {self.path} is a folder")
         if not self.path.exists():
             return
         state = self._read()
@@ -95,7 +95,7 @@ class Checkpoint:
                 )
         if self.start != state["start"]:
             warnings.warn(
-                f"the network's weights are replaced by those of {self.path.name}, which began with "
+                f"the network's weights are replaced by those of {self.path.name}, which started from "
                 "other ones; if this is another network, choose another checkpoint",
                 stacklevel=3,
             )
@@ -103,13 +103,15 @@ class Checkpoint:
         run.load(state)
 
     def _read(self) -> dict:
-        refusal = f"checkpoint {self.path} is damaged or none of fit's; delete it to start anew"
+        refusal = (
+            f"checkpoint {self.path} is damaged or was not written by fit; delete it to start anew"
+        )
         try:
             with zipfile.ZipFile(self.path) as file:
-                if file.testzip() is not None:  # torch.load checks no sums
+                if file.testzip() is not None:  # torch.load does not verify checksums
                     raise ValueError(refusal)
             state = torch.load(self.path, weights_only=True, map_location="cpu")
-        except Exception as error:  # a damaged file fails in many ways in there
+        except Exception as error:  # a damaged file raises errors of many types
             raise ValueError(refusal) from error
         if not isinstance(state, dict) or "identity" not in state:
             raise ValueError(refusal)

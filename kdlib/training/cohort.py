@@ -1,4 +1,4 @@
-"""Many students at once: every objective with every seed, as ``fit`` would train them one by one."""
+"""Many students at once: every objective with every seed, each as ``fit`` alone would train it."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from kdlib.training.steps import (
 __all__ = ["Cohort", "fit_cohort"]
 
 _NOT_TERMS = ("validation_", "weight_")
-_STACK_WEIGHTS = 40_000_000  # in one stack; with gradients and momentum half a gigabyte
+_STACK_WEIGHTS = 40_000_000  # at most in one stack: half a gigabyte with gradients and momentum
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Trained students and how they did.
+    """Trained students and their results.
 
     Attributes:
-        frame: one row a student: objective (its key), seed, temperature, alpha (nan where the
+        frame: one row per student: objective (its key), seed, temperature, alpha (nan where the
             objective has none), soft, hard (the last epoch's terms, nan likewise),
             validation_errors, test_errors (counts, nan without such a labelled split).
         models: the students, in the order of the rows.
@@ -67,26 +67,26 @@ def fit_cohort(
     the two apart after an epoch or so: do not mix both in one table.
 
     Plain MLPs (Flatten, Linear and ReLU only) on labels, soft targets or logits are trained by batched
-    products, all objectives on one teacher together, unless images are moved, norms or gradients limited, the best epoch kept, the
-    rate left to validation, or float16 scaled; everything else one after the other. The logits of a
+    products, all objectives on one teacher together, unless the recipe augments, limits norms or gradients, keeps
+    the best epoch, uses ``plateau`` or scales float16; all others are trained one after the other. The logits of a
     teacher that is one network are computed once for all objectives. Measured on two processor cores,
-    batched products won at every width: 12 students of 2 x 30 units by a factor of about 5, of 2 x 100
+    batched products were faster at every width: 12 students of 2 x 30 units by a factor of about 5, of 2 x 100
     by 2.6, of 2 x 300 by 1.9, of 2 x 800 by 1.3; ``benchmarks/cohort.py`` has more.
 
     Args:
-        build: makes a student, from the seed (``lambda seed: kd.models.mlp(30, seed=seed)``).
+        build: makes a student from the seed (``lambda seed: kd.models.mlp(30, seed=seed)``).
         objectives: what they are trained on.
         data: its training split; validation and test are only scored, after the training.
         recipe: how they are trained; one for all.
-        seeds: of each student's start, order, views and dropout.
-        progress: show a bar that leaves nothing behind.
+        seeds: each decides a student's start, order, views and dropout.
+        progress: show a bar, which is removed at the end.
 
     Returns:
         The students, objective by objective and within it seed by seed.
 
     Raises:
-        TypeError: an argument of another kind.
-        ValueError: no objective, no seed or a seed twice, or whatever ``fit`` refuses.
+        TypeError: an argument of the wrong type.
+        ValueError: no objective, no seed, a seed twice, or anything that ``fit`` refuses.
         FloatingPointError: a student's loss or weights stopped being finite.
         KeyboardInterrupt: stopped by hand; nothing is returned.
 
@@ -109,7 +109,7 @@ def fit_cohort(
         for objective in objectives:
             check_arguments(starts[seed], objective, data, recipe, seed)
     if len(starts) < len(seeds):
-        raise ValueError(f"seeds must differ, got {seeds}: students of one seed are one student")
+        raise ValueError(f"seeds must differ, got {seeds}: two students of one seed are the same")
     if _can_be_stacked(list(starts.values()), objectives, data, recipe):
         trained = _stacked(starts, objectives, data, recipe, progress)
     else:
@@ -124,7 +124,7 @@ def fit_cohort(
     columns = ["objective", "seed", "temperature", "alpha", "soft", "hard"]
     columns += ["validation_errors", "test_errors"]
     frame = pd.DataFrame(rows)
-    more = [name for name in frame if name not in columns]  # terms of other names
+    more = [name for name in frame if name not in columns]  # terms with other names
     return Cohort(frame.reindex(columns=columns + more), models)
 
 
@@ -133,7 +133,7 @@ def _several(name: str, values: Iterable) -> list:
         raise TypeError(f"{name} must be a list, got {values!r}; one alone is [{values!r}]")
     values = list(values)
     if not values:
-        raise ValueError(f"{name} must be at least one, got none")
+        raise ValueError(f"{name} must hold at least one, got none")
     return values
 
 
@@ -154,7 +154,7 @@ def _one_by_one(
                 model = copy.deepcopy(start)
                 history = fit(model, objective, data, recipe, seed=seed, progress=False)
                 if history.interrupted:
-                    raise KeyboardInterrupt("stopped by hand; a cohort is whole or not at all")
+                    raise KeyboardInterrupt("stopped by hand; an incomplete cohort is not returned")
                 last = history.frame.drop(columns=["epoch", "step", "seconds"]).iloc[-1].to_dict()
                 terms = {n: v for n, v in last.items() if not n.startswith(_NOT_TERMS)}
                 trained[place, seed] = terms | _errors(model, data), model
@@ -188,7 +188,7 @@ def _stacked(
         for first in range(0, len(places), most)
     ]
     trained: Trained = {}
-    taught: list[Objective] = []  # while these are held, so are their teachers' answers
+    taught: list[Objective] = []  # holding them keeps their teachers' logits
     device = data.train.device
     _, epochs = recipe.length(data.train.steps(recipe.batch_size))
     with (
@@ -211,7 +211,7 @@ def _stacked(
 
 
 def _train(stack: _Stack, objective: Objective, data: Data, recipe: Recipe) -> Iterator[dict]:
-    """What ``fit`` does, on logits (members, N, C), a member a student; yields after every epoch."""
+    """``fit``'s loop on logits (members, N, C), a member being a student; yields after every epoch."""
     split = data.train
     objective.prepare(stack.starts[0], split, recipe)
     stepper = Stepper(stack, recipe, split.device)
@@ -244,9 +244,9 @@ def _train(stack: _Stack, objective: Objective, data: Data, recipe: Recipe) -> I
 
 
 class _Stack(nn.Module):
-    """Students of one shape as one network of batched products; members go seed by seed.
+    """Students of one shape as one network of batched products, its members ordered seed by seed.
 
-    Features stand before images, ``(members, units, N)``, so that no product needs a copy.
+    Units come before images, ``(members, units, N)``, so that no product needs a copy.
     """
 
     def __init__(
@@ -270,22 +270,24 @@ class _Stack(nn.Module):
         self.trained = nn.ParameterList([*self.weights, *self.biases])
 
     def by_member(self, values: Tensor | None) -> Tensor | None:
-        """One row a member of one row a seed."""
+        """Repeat each seed's row for its members."""
         return None if values is None else values.repeat_interleave(self.objectives, 0)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """``(members, N, C)`` of inputs ``(seeds, N, D)``, or ``(1, N, D)`` for all alike."""
+        """Logits ``(members, N, C)`` for inputs ``(seeds, N, D)``, or ``(1, N, D)`` for all members."""
         weight, bias = self.weights[0], self.biases[0]
         # Members of one seed see the same images: one product for all of them.
-        shared = weight.view(len(inputs), -1, weight.shape[-1])
+        shared = weight.view(len(inputs), -1, weight.shape[-1])  # (seeds, objectives * units, D)
+        # (members, units, N)
         x = (shared @ inputs.mT.to(weight.dtype)).view(len(weight), weight.shape[1], -1) + bias
         for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
-            x = torch.baddbmm(bias, weight, x.relu())
+            x = torch.baddbmm(bias, weight, x.relu())  # (members, units, N)
         return x.mT
 
     def note(self, terms: dict[str, Tensor], epoch: int, recipe: Recipe) -> None:
         """Keep an epoch's terms, ``(seeds, objectives)`` each, if everything is finite."""
         self.terms = {n: t.view(-1, self.objectives).cpu() for n, t in terms.items()}
+        # (members,) for each parameter
         whole = [p.detach().isfinite().flatten(1).all(1) for p in self.parameters()]
         finite = torch.stack(whole).all(0) & sum(terms.values()).isfinite()
         _check_finite(finite, "the loss or the weights", epoch, recipe)
@@ -299,7 +301,7 @@ class _Stack(nn.Module):
             if data.labelled(name):
                 wrong, finite = 0, True
                 for inputs, labels in getattr(data, name).parts(1000):
-                    z = self.logits(inputs.flatten(1)[None])
+                    z = self.logits(inputs.flatten(1)[None])  # (members, N, C)
                     finite = finite & z.isfinite().flatten(1).all(1)
                     wrong = wrong + (z.argmax(-1) != labels).sum(-1).cpu()
                 if name == "validation":  # as fit does
@@ -344,7 +346,7 @@ def _can_be_stacked(
         return False
     if any(o.default_rate is not None for o in objectives):
         return False
-    # More dimensions than a batch has: against many students' batches they would mean another thing.
+    # Tensors of more dimensions would broadcast otherwise against many students' batches.
     if any(isinstance(v, Tensor) and v.ndim > 1 for o in objectives for v in _numbers(o)):
         return False
     if _weights(starts) > _STACK_WEIGHTS:
@@ -365,7 +367,7 @@ def _shape(model: nn.Module, data: Data) -> tuple[int, ...] | None:
         return None
     if (model[0].start_dim, model[0].end_dim) != (1, -1) or _hooked(model):
         return None
-    # All there is to train, each once: no layer or weight is shared, frozen or computed.
+    # These are all that trains, each once: no layer or weight is shared, frozen or computed.
     own = [id(p) for layer in layers for p in (layer.weight, layer.bias)]
     if own != [id(p) for p in model.parameters() if p.requires_grad]:
         return None
@@ -384,7 +386,7 @@ def _linear_layers(model: nn.Module) -> list[nn.Linear]:
 
 
 def _group(objective: Objective) -> int:
-    """Objectives that differ in their numbers only are trained in one stack."""
+    """Equal for objectives that differ only in their numbers and so can share a stack."""
     if _has_numbers(objective) and not isinstance(objective.teacher, Sequence):
         return id(objective.teacher)
     return id(objective)

@@ -1,6 +1,6 @@
-"""The training core: ``fit`` and its one loop. It knows objectives, never a particular loss.
+"""The training core: ``fit`` and its one loop, for any objective.
 
-What shapes a training is in its Recipe and its seed, and nothing else: order, views, dropout and an
+A training depends on its Recipe and its seed, and on nothing else: order, views, dropout and an
 objective's draws come from streams keyed by (seed, epoch), so that the same seeds give the same
 weights whatever ran before, and a resume needs no generator state.
 """
@@ -45,16 +45,16 @@ _VALIDATION = ("validation_loss", "validation_accuracy")
 
 @dataclass
 class History:
-    """What happened in a training.
+    """The record of a training.
 
     Attributes:
-        frame: one row an epoch, counted from 1: epoch, step, seconds (training only), the mean of
-            every term, ``weight_SoftTargets`` and the like where a weight is a function of progress
+        frame: one row per epoch, counted from 1: epoch, step, seconds (training only), the mean of
+            every term, ``weight_SoftTargets`` and the like if a weight is a function of progress
             (its value at the epoch's last step), validation_loss and validation_accuracy (nan without
             labelled validation, or where the objective does not train the logits).
-        interrupted: whether it was stopped by hand before its end; the network is then as the
-            last step left it, or with ``keep="best"`` as the best epoch did.
-        learning_rate: the peak rate that was used: the recipe's, the objective's or the optimizer's.
+        interrupted: whether it was stopped by hand before its end; the network then has the weights of
+            the last step, or with ``keep="best"`` those of the best epoch.
+        learning_rate: the peak rate that was used: the recipe's, or the objective's or optimizer's default.
     """
 
     frame: pd.DataFrame
@@ -84,12 +84,12 @@ def fit(
         model: the student, or a teacher: any network from inputs to logits ``(N, C)``.
         objective: what it is trained on: one of kdlib's, a :class:`kdlib.Loss`, or any object with
             ``__call__(student, batch)``.
-        data: its test split is not looked at.
+        data: its training split is trained on, its test split never used.
         recipe: how it is trained.
         seed: for the order, the views, the dropout and the objective's draws.
         progress: show a bar that leaves nothing behind.
-        checkpoint: a file, written whole after every epoch; if it is there, training goes on from
-            it to the very weights that it would have reached in one go (bit for bit on a CPU).
+        checkpoint: a file, rewritten after every epoch; if it exists, training resumes from it and
+            reaches the weights of an uninterrupted training (bit for bit on a CPU).
         on_epoch: called with each epoch's row after the checkpoint is written.
 
     Returns:
@@ -97,10 +97,10 @@ def fit(
         there.
 
     Warns:
-        UserWarning: the checkpoint's weights replace weights that it did not begin with.
+        UserWarning: the checkpoint started from other weights than those it now replaces.
 
     Raises:
-        TypeError: an argument of another type; the message says what would do.
+        TypeError: an argument of the wrong type; the message says what to pass instead.
         ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
             another training, or whatever the objective refuses.
         FloatingPointError: the loss or the weights stopped being finite.
@@ -118,7 +118,7 @@ def fit(
         recipe = replace(recipe, learning_rate=objective.default_rate)
     device = data.train.device
     with forked(), torch.enable_grad(), autocast(device, None):
-        reseed(key(seed, 0, "prepare"))  # on resume too: a regressor begins with the same weights
+        reseed(key(seed, 0, "prepare"))  # on resume too: a regressor starts with the same weights
         model.to(device, weights_dtype(recipe))
         saved = None if checkpoint is None else Checkpoint(Path(checkpoint), model)
         objective.prepare(model, data.train, recipe)
@@ -158,7 +158,9 @@ def check_arguments(
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{remedy}")
     if isinstance(objective.taps, str):
         taps = objective.taps
-        raise TypeError(f"taps must be a tuple of names, got {taps!r}; ({taps!r},) is one of one")
+        raise TypeError(
+            f"taps must be a tuple of names, got {taps!r}; ({taps!r},) is a tuple of one"
+        )
     check_seed(seed)
     watched = {
         'keep="best"': recipe.keep == "best",
@@ -167,31 +169,31 @@ def check_arguments(
     for name, wanted in watched.items():
         if wanted and not data.labelled("validation"):
             raise ValueError(
-                f"{name} needs a labelled validation split; load the data with validation=... or take "
+                f"{name} needs a labelled validation split; load the data with validation=... or use "
                 'keep="last" and another schedule'
             )
         if wanted and not _asks_for_logits(objective):
             raise ValueError(
-                f"{name} needs an objective that trains the logits, and this one ends at "
-                f'{list(objective.taps)}; take keep="last" and another schedule'
+                f"{name} needs an objective that trains the logits, but this one ends at "
+                f'{list(objective.taps)}; use keep="last" and another schedule'
             )
 
 
 def _remedy(data: object) -> str:
-    """How to make a Data of what was given instead."""
+    """How to turn what was passed into a Data."""
     if isinstance(data, DataLoader):
-        return "; kd.data.from_dataset(loader.dataset) makes one of what it reads"
+        return "; kd.data.from_dataset(loader.dataset) makes one from what it reads"
     if isinstance(data, Dataset):
         return "; kd.data.from_dataset(dataset) makes one"
     if isinstance(data, (Tensor, np.ndarray, tuple, list)):
         return "; kd.data.from_arrays(inputs, labels) makes one"
     if isinstance(data, Samples):
-        return "; a Data has a training split and others beside it: data, not data.train"
+        return "; this is one split of a Data: pass data, not data.train"
     return '; kd.data.load("mnist") makes one, and so do kd.data.from_arrays, from_folder and from_dataset'
 
 
 class _Run:
-    """One training under way: its weights, its optimizer and its rows."""
+    """A training in progress: its weights, its optimizer and its rows."""
 
     def __init__(
         self, model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
@@ -216,7 +218,7 @@ class _Run:
         reseed(key(self.seed, epoch, "dropout"))
         with self.data.train.reading(self.model):
             terms = run_epoch(self._batches(epoch), lambda batch: self._step(batch, factor))
-        # One copy for all terms, and the only one of the epoch: until here a GPU runs ahead.
+        # The epoch's only copy from a GPU, one for all terms: until here the host never waits.
         means = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         step = min(epoch * self.steps, self.total)
         row = {"epoch": epoch, "step": step, "seconds": time.perf_counter() - started}
@@ -243,7 +245,7 @@ class _Run:
             student = self._outputs(batch.inputs)
         if student.logits is not None:
             self._check_classes(student.logits, batch)
-        # Outside: losses are computed in float32 whatever the products are.
+        # Outside autocast: losses are computed in float32, whatever the student's products are.
         terms = checked_terms(self.objective, self.objective(student, batch))
         terms = self.stepper.descend(terms, factor * self.recipe.rate(batch.progress))
         if self.recipe.max_norm is not None:
@@ -256,12 +258,12 @@ class _Run:
         names = tuple(self.objective.taps)
         if not names:
             return Outputs(self.model(inputs), model=self.model)  # (N, C)
-        # Nothing above the highest tap runs: no time, no gradient, no step of a BatchNorm.
+        # Nothing above the highest tap runs: it would cost time and move BatchNorm's statistics.
         features = reach(self.model, inputs, names)
         return Outputs(features.get(""), features, self.model)
 
     def _rate_factor(self) -> float:
-        """What ``plateau`` makes of the rate: a quarter for every epoch that was not a new lowest."""
+        """``plateau``'s factor: a quarter for every epoch whose validation loss was no new lowest."""
         if self.recipe.schedule != "plateau":
             return 1.0
         losses = [row["validation_loss"] for row in self.rows]
@@ -285,6 +287,7 @@ class _Run:
     def _check_finite(self, row: dict, terms: dict[str, float]) -> None:
         if self.data.labelled("validation") and _asks_for_logits(self.objective):
             terms = terms | {"validation_loss": row["validation_loss"]}
+        # Weights too: the last step's are in no loss yet.
         whole = [weights.isfinite().all() for weights in self.trained.parameters()]
         if all(math.isfinite(value) for value in terms.values()) and torch.stack(whole).all():
             return

@@ -31,16 +31,17 @@ def keep(
     recipe: Recipe = Recipe(),
     seed: int = 0,
 ) -> nn.Module:
-    """A trained network: the stored one if this very training was done before, else trained now.
+    """Return a trained network: loaded if this very training was done before, else trained and stored.
 
-    Stored in torch's cache folder under a hash of the network's start, the objective, the data, the
-    recipe and the seed, and prints which it was. Of several processes that want the same network one
-    trains it, and the others wait. The objective's key covers the reader's own code; where something in it
-    has no text that tells it from another, the network is trained and not kept, and a line says so.
+    It is stored in torch's cache folder under a hash of the starting weights, the objective, the data,
+    the recipe and the seed; a printed line says whether it was trained or loaded. If several processes
+    want the same network, one trains it and the others wait. The objective's key covers the reader's own
+    code; if a part of it cannot be described by a text, the network is trained but not stored, and a
+    line says so.
 
     Args:
         build: makes the network, from the seed (``lambda seed: kd.models.mlp(800, seed=seed)``, or
-            any function with a parameter ``seed``) or from nothing.
+            any function with a parameter ``seed``) or without arguments.
         objective, data, recipe, seed: as for :func:`fit`.
 
     Raises:
@@ -64,7 +65,7 @@ def keep(
     identity["start"] = weights_hash(model)
     name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
-    # Asked again behind the lock: another process may have trained it meanwhile.
+    # Checked again under the lock: another process may have trained it in the meantime.
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
@@ -82,7 +83,7 @@ def keep(
 def _trained(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
 ) -> float:
-    """Train in place; the seconds that it took."""
+    """Train in place and return the seconds it took."""
     started = time.perf_counter()
     if fit(model, objective, data, recipe, seed=seed).interrupted:
         raise KeyboardInterrupt("training was interrupted; nothing is stored")
@@ -96,11 +97,11 @@ def _load_kept(model: nn.Module, path: Path) -> None:
     try:
         with safe_open(path, "pt") as file:
             expected = file.metadata()["weights"]
-        load_model(model, path)  # not torch.load: a cache may be shared, and this runs no code
-    except Exception as error:  # a damaged file fails in many ways in there
-        raise ValueError(f"{path} is damaged ({error}); delete it and it is made anew") from error
+        load_model(model, path)  # unlike torch.load this runs no code; caches may be shared
+    except Exception as error:  # a damaged file raises errors of many types
+        raise ValueError(f"{path} is damaged ({error}); delete it to train again") from error
     if weights_hash(model) != expected:
-        raise ValueError(f"{path} is damaged (its weights changed); delete it and it is made anew")
+        raise ValueError(f"{path} is damaged (its weights changed); delete it to train again")
 
 
 def built(build: Callable[..., nn.Module], seed: int) -> nn.Module:

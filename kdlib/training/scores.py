@@ -1,4 +1,4 @@
-"""How good networks are on a split, and how much a student answers as its teacher does."""
+"""Scores of networks on a split, and a student's fidelity to its teacher."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Fidelity", "Scores", "evaluate", "fidelity"]
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a network is on a split.
+    """A network's results on a split.
 
     Attributes:
-        errors: how many samples it gets wrong.
+        errors: the number of samples it gets wrong.
         accuracy: the share it gets right, in [0, 1].
         loss: mean cross entropy with the labels, in nats, at T = 1.
-        ece: expected calibration error in [0, 1]: the mean distance of confidence and accuracy
-            over 15 equal bins of confidence, weighted by the samples in them.
+        ece: expected calibration error in [0, 1]: the mean gap between confidence and
+            accuracy over 15 equal bins of confidence, weighted by the number of samples in each.
     """
 
     errors: int
@@ -42,10 +42,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How much a student answers as its teacher does.
+    """How closely a student follows its teacher.
 
     Attributes:
-        agreement: the share of samples for which both name the same class, in [0, 1].
+        agreement: the share of samples for which both predict the same class, in [0, 1].
         divergence: the mean of KL(teacher || student) at T = 1, in nats.
     """
 
@@ -56,11 +56,11 @@ class Fidelity:
 def evaluate(model: nn.Module | Sequence[nn.Module], split: Samples) -> Scores:
     """Score a network, or several by the mean of their probabilities, at T = 1 in eval mode.
 
-    Every module's mode is put back. A text is read whole, from left to right, as one row.
+    Every module's mode is restored. A text is read whole, from left to right, as one row.
 
     Raises:
         TypeError: ``split`` is not a split, or an entry is not an nn.Module.
-        ValueError: it has no labels, or there is no model.
+        ValueError: the split has no labels, or the list of models is empty.
 
     >>> import kdlib as kd
     >>> scores = kd.evaluate(kd.models.mlp(30), kd.data.load("digits", device="cpu").test)
@@ -69,7 +69,7 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Samples) -> Scores:
     """
     _check_split(split)
     if not split.labelled:
-        raise ValueError("split must have labels to be scored against, and it has none")
+        raise ValueError("split must have labels to be scored against, but it has none")
     columns = []
     for (log_p,), labels in _log_probabilities([_members("model", model)], split):
         confidence, predicted = log_p.exp().max(-1)  # (N,)
@@ -91,14 +91,14 @@ def fidelity(
     teacher: nn.Module | Sequence[nn.Module],
     split: Samples,
 ) -> Fidelity:
-    """How much a student answers as its teacher does, right or wrong, at T = 1 in eval mode.
+    """Compare a student's answers with its teacher's, right or wrong, at T = 1 in eval mode.
 
-    Several networks answer by the mean of their probabilities. Needs no labels; every module's mode is
-    put back. Source: Stanton et al. 2021, section 3.
+    Several networks answer by the mean of their probabilities. No labels are needed; every module's mode
+    is restored. Source: Stanton et al. 2021, section 3.
 
     Raises:
         TypeError: ``split`` is not a split, or an entry is not an nn.Module.
-        ValueError: there is no network.
+        ValueError: a list of networks is empty.
 
     >>> import kdlib as kd
     >>> same, test = kd.models.mlp(30), kd.data.load("digits", device="cpu").test
@@ -137,19 +137,20 @@ def _members(name: str, model: nn.Module | Sequence[nn.Module]) -> list[nn.Modul
 def _log_probabilities(
     groups: Sequence[Sequence[nn.Module]], split: Samples
 ) -> Iterator[tuple[list[Tensor], Tensor | None]]:
-    """A part of the split at a time: each group's mean probability as logs ``(N, C)``, and the labels."""
+    """For each part of the split, each group's log mean probabilities ``(N, C)``, and the labels."""
     everyone = [model for group in groups for model in group]
     with evaluating(*everyone), split.reading(*everyone):
         for inputs, labels in split.parts(1000):
-            # Once each, however often one is named: a recurrent network goes on with every call.
+            # Each runs once, even if listed twice: a recurrent network would read on with every call.
             found = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
             log_p = [_mean([found[model] for model in group]).to(inputs.device) for group in groups]
             yield log_p, None if labels is None else labels.flatten()
 
 
 def _mean(logits: Sequence[Tensor]) -> Tensor:
-    """Log probabilities of one network, or of an ensemble's mean: K of ``(..., C)`` to ``(N, C)``."""
+    """Log probabilities ``(N, C)`` of one network or of an ensemble's mean, from K of ``(..., C)``."""
     members = [wide("logits", z).log_softmax(-1) for z in logits]  # (..., C) each
+    # In logs throughout, so that a probability too small for a float is not lost.
     return (torch.stack(members).logsumexp(0) - math.log(len(members))).flatten(0, -2)
 
 
@@ -158,8 +159,9 @@ def _whole(columns: list[tuple[Tensor, ...]]) -> list[Tensor]:
 
 
 def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    # (N,), the bin of each sample
-    place = (confidence * bins).long().clamp(0, bins - 1)  # nan falls into some bin and stays nan
+    # A confidence of 1 belongs to the last bin; nan falls into some bin and stays nan.
+    place = (confidence * bins).long().clamp(0, bins - 1)  # (N,)
     gap = torch.zeros(bins, dtype=torch.float64)
+    # A bin's sum of (right - confidence) is its gap times its number of samples.
     gap.index_add_(0, place, right.double() - confidence.double())
     return gap.abs().sum().item() / len(right)

@@ -1,6 +1,6 @@
-"""What one step of a training is made of: the optimizer, the precision, the limits.
+"""The parts of a training step, shared by ``fit`` and ``fit_cohort``: optimizer, precision, limits.
 
-``fit`` and ``fit_cohort`` take the same steps; neither knows a particular loss.
+Nothing here knows a particular loss.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = [
 
 
 class Stepper:
-    """Trains the parameters of one module, a step at a time.
+    """Trains the parameters of one module, one step at a time.
 
     Args:
         trained: the module; a student, with its regressors, or a stack of students.
-        recipe: optimizer, precision and the limit of the gradient.
+        recipe: its optimizer, precision and limit of the gradient are used.
         device: where it trains.
     """
 
@@ -44,26 +44,27 @@ class Stepper:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Inside, the student runs, its products in the recipe's precision; old gradients are gone."""
+        """Clear old gradients; inside, the student's products have the recipe's precision."""
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.products):
             yield
 
     def descend(self, terms: dict[str, Tensor], rate: float) -> dict[str, Tensor]:
-        """One step down the sum of all terms, a number each or one a student; returns them detached."""
-        # A number; of a cohort the sum of every student's, whose gradients do not mix.
+        """Step down the sum of all terms, numbers or one per student; return them detached."""
+        # A scalar. A cohort's students are summed, too: their gradients do not mix.
         total = sum(terms.values()).sum()
         if not total.requires_grad:
             raise ValueError(
-                f"the objective's terms ({', '.join(terms)}) must depend on the student, and none does; is "
+                f"the objective's terms ({', '.join(terms)}) must depend on the student, but none does; is "
                 "there a detach() or a no_grad() on the way?"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.scale(total).backward()
         if self.recipe.max_gradient is not None:
-            self.scaler.unscale_(self.optimizer)  # the limit is of the gradient as it is
+            self.scaler.unscale_(self.optimizer)  # the limit is for the true gradient
             nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.max_gradient)
+        # With a float16 scaler, a step whose gradients overflowed is left out.
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return {name: term.detach() for name, term in terms.items()}
@@ -72,8 +73,8 @@ class Stepper:
 def run_epoch(
     batches: Iterable[Batch], step: Callable[[Batch], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The loop: a step with each batch; the mean of every term, left on the device."""
-    # Kept as tensors: to read a number out would make a GPU wait in every step.
+    """Take a step on each batch; return every term's mean, still on the device."""
+    # Tensors: reading a number out would make the host wait for the GPU in every step.
     sums: dict[str, Tensor] = {}
     count = 0
     for batch in batches:
@@ -84,7 +85,7 @@ def run_epoch(
 
 
 def not_finite(what: str, epoch: int, rate: float, found: str = "") -> FloatingPointError:
-    """What to raise where a training has diverged."""
+    """The error to raise when a training has diverged."""
     return FloatingPointError(
         f"{what} stopped being finite in epoch {epoch}{found and f' ({found})'}; learning_rate {rate} may "
         "be too high: a tenth of it is a good next try"
@@ -96,11 +97,12 @@ def limit_norms(model: nn.Module, max_norm: float) -> None:
     """Shorten every trained unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.grad is not None:
+            # Dimension 0 are the units; a convolution's other dimensions count as one row.
             module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=max_norm))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The dtype of the matrix products, or None where they stay as the weights are.
+    """The dtype of the matrix products, or None for that of the weights.
 
     ``auto`` is bfloat16 where the hardware multiplies it natively (emulated it is slower than
     float32), float16 on GPUs that have only that, else float32.
@@ -122,6 +124,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def _cpu_has_bfloat16() -> bool:
+    # oneDNN, which computes the products, can be held to an older instruction set.
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if allowed not in ("", "ALL", "DEFAULT") and not any(
         name in allowed for name in ("BF16", "FP16", "AMX", "AVX10")
@@ -137,7 +140,7 @@ def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.
     shared = {
         "lr": recipe.peak_rate,
         "weight_decay": recipe.weight_decay,
-        # One pass over the weights; and fused, a float16 scaler need not wait for the GPU.
+        # Fused: one pass over the weights, and a float16 scaler need not wait for the GPU.
         "fused": device.type in ("cuda", "cpu") or None,
     }
     if recipe.optimizer == "sgd":
@@ -148,10 +151,10 @@ def _optimizer(recipe: Recipe, parameters, device: torch.device) -> torch.optim.
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None):
-    """Matrix products in dtype; None leaves them as the weights are, whatever the caller set."""
+    """Compute matrix products in dtype, or as the weights are if None, whatever the caller set."""
     if dtype is None and device.type == "mps":
-        return nullcontext()  # older torch knows no autocast there
-    # Cast weights are cached until the outermost autocast ends, which would hide every step but one.
+        return nullcontext()  # older versions of torch have no autocast there
+    # A cache would keep the first step's weights until the outermost autocast ends.
     return torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False)
 
 

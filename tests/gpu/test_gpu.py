@@ -21,8 +21,8 @@ pytest.importorskip("PIL", reason="needs Pillow, for the digits")
 pytest.importorskip("sklearn", reason="needs scikit-learn, for the digits")
 pytestmark = pytest.mark.gpu
 RECIPE = kd.Recipe(epochs=5, batch_size=50, precision="float32")
-# How far any logit may be from that of the CPU in float32 after 20 steps, which move them by 0.13 in the
-# mean. On a CPU bfloat16 was seen 0.005 away; a float16 scaler may leave the first steps out.
+# How far any logit may be from the CPU's in float32 after 20 steps, which move them by 0.13 on average.
+# On a CPU bfloat16 was 0.005 away; a float16 scaler may skip the first steps.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.02, "float16": 0.05}
 
 
@@ -76,6 +76,23 @@ def supports(device, precision):
     )
 
 
+def assert_alike(there, here, tolerance, rtol=0):
+    """Two networks answer alike, wherever they are."""
+    there, here = (trained_logits(model, small("cpu")) for model in (there, here))
+    torch.testing.assert_close(there, here, atol=tolerance, rtol=rtol)
+
+
+def waits(work):
+    """How often the host waits for the GPU."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
+        work()
+    return sum(
+        event.count
+        for event in record.key_averages()
+        if "Synchronize" in event.key or event.key == "aten::_local_scalar_dense"
+    )
+
+
 def test_load_puts_data_on_the_gpu_and_every_tensor_is_that_of_the_cpu(device):
     there, here = kd.data.load("digits"), kd.data.load("digits", device="cpu")
     for part in ("train", "validation", "test"):
@@ -112,10 +129,7 @@ def test_every_optimizer_gives_the_result_of_the_cpu(device, optimizer):
     recipe = replace(RECIPE, optimizer=optimizer, weight_decay=0.01, max_norm=3.0)
     there, here = student(), student()
     histories = [train(there, small(device), recipe), train(here, small("cpu"), recipe)]
-    data = small("cpu")
-    torch.testing.assert_close(
-        trained_logits(there, data), trained_logits(here, data), atol=1e-3, rtol=1e-3
-    )
+    assert_alike(there, here, 1e-3, rtol=1e-3)
     columns = ["soft", "hard", "validation_loss"]
     there, here = (torch.tensor(h.frame[columns].to_numpy()) for h in histories)
     torch.testing.assert_close(there, here, atol=1e-3, rtol=1e-3)
@@ -190,12 +204,7 @@ def test_a_resumed_training_goes_on_as_if_in_one_go(device, precision, tmp_path)
     on_epoch = {"on_epoch": lambda row: again.append(row["epoch"])}
     history = train(parts[1], data, recipe, checkpoint=path, **on_epoch)
     assert again == [3, 4] and len(history.frame) == 4
-    torch.testing.assert_close(
-        trained_logits(parts[1], small("cpu")),
-        trained_logits(whole, small("cpu")),
-        atol=TOLERANCE[precision] / 10,
-        rtol=0,
-    )
+    assert_alike(parts[1], whole, TOLERANCE[precision] / 10)
 
 
 def memory():
@@ -209,13 +218,13 @@ def test_memory_is_as_before_once_the_fit_is_over(cuda, augment):
     data, model, recipe = small(cuda), student().cuda(), replace(RECIPE, augment=augment)
 
     def work():
-        objective = soft()  # holds the teacher's table or copy, as long as it lives
+        objective = soft()  # holds the teacher's table or copy as long as it lives
         train(model, data, recipe, objective)
         kd.evaluate(model, data.test)
         kd.fit_cohort(student, [objective, soft(1.0)], data, recipe, [1, 2], progress=False)
         model.zero_grad(set_to_none=True)
 
-    work()  # whatever CUDA keeps for itself is there
+    work()  # from here on CUDA has what it keeps for itself
     before = memory()
     for _ in range(3):
         work()
@@ -229,24 +238,18 @@ def test_memory_is_as_before_once_the_fit_is_over(cuda, augment):
     ids=str,
 )
 def test_the_steps_of_an_epoch_do_not_wait_for_the_gpu(cuda, precision, change):
-    """However many steps an epoch has, the host waits as often."""
+    """The host waits equally often, however many steps an epoch has."""
     if not supports(cuda, precision):
         pytest.skip(f"{cuda} does not multiply in {precision} here")
     data = replace(small(cuda), validation=None)
     objective = soft() + 0.1 * kd.LogitMatching(student(seed=0))
     recipe = replace(RECIPE, epochs=1, precision=precision, **change)
 
-    def waits(batch_size):
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
-            train(student(), data, replace(recipe, batch_size=batch_size), objective)
-        return sum(
-            event.count
-            for event in record.key_averages()
-            if "Synchronize" in event.key or event.key == "aten::_local_scalar_dense"
-        )
+    def work(batch_size):
+        train(student(), data, replace(recipe, batch_size=batch_size), objective)
 
-    waits(100)
-    assert waits(10) == waits(100) > 0  # 20 steps, and 2
+    work(100)
+    assert waits(lambda: work(10)) == waits(lambda: work(100)) > 0  # 20 steps, and 2
 
 
 def test_the_optimizer_is_one_kernel(cuda):
@@ -298,16 +301,10 @@ def test_objectives_on_features_train_and_do_not_wait_for_the_gpu(cuda, name, au
     data = replace(small(cuda), validation=None)
     recipe = replace(RECIPE, epochs=1, learning_rate=1e-4, augment=augment)
 
-    def waits(batch_size):
-        objective, net = on_features(name), kd.models.resnet(8, width=4, channels=1, seed=1)
-        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
-            history = train(net, data, replace(recipe, batch_size=batch_size), objective)
+    def work(batch_size):
+        net = kd.models.resnet(8, width=4, channels=1, seed=1)
+        history = train(net, data, replace(recipe, batch_size=batch_size), on_features(name))
         assert history.frame.iloc[-1, 3] > 0
-        return sum(
-            event.count
-            for event in record.key_averages()
-            if "Synchronize" in event.key or event.key == "aten::_local_scalar_dense"
-        )
 
-    waits(100)
-    assert waits(10) == waits(100) > 0  # 20 steps, and 2
+    work(100)
+    assert waits(lambda: work(10)) == waits(lambda: work(100)) > 0  # 20 steps, and 2

@@ -168,7 +168,8 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_with_its_name(small, tmp_pat
     for content in (b"", b"no checkpoint", whole[: len(whole) // 2], foreign.read_bytes()):
         path.write_bytes(content)
         with pytest.raises(
-            ValueError, match=r"checkpoint .*run\.pt is damaged or none of fit's; delete it"
+            ValueError,
+            match=r"checkpoint .*run\.pt is damaged or was not written by fit; delete it",
         ):
             train(net(), small, checkpoint=path)
         assert path.read_bytes() == content
