@@ -108,7 +108,7 @@ function keepKeys(root) {
   });
 }
 
-// What the reader has chosen, told to Python; without a kernel it stays here.
+// Tell Python what the reader has chosen; without a kernel it stays here.
 function share(model, choice) {
   for (const [name, value] of Object.entries(choice)) model.set(name, value);
   model.save_changes();

@@ -1,4 +1,4 @@
-// Temperature and alpha, dragged over a grid of trained students. Between its settings there is nothing.
+// Temperature and alpha, dragged over a grid of trained students. Nothing is interpolated between them.
 
 const ROW = 44;
 const GRID_LEFT = 34;
@@ -24,7 +24,7 @@ function render({ model, el }) {
       { class: "caption" },
       `Means and intervals of 95 % are over the seeds of ${grid.labels.errors.length} students; in the grid ` +
         "green settings make fewer errors than labels only, grey ones more, and where the paired interval " +
-        "holds zero there is no colour.",
+        "contains zero there is no colour.",
     ),
     gridTable(grid),
   );
@@ -184,9 +184,9 @@ function note(text, x, y, anchor) {
   return node;
 }
 
-// Every student's errors: of labels only, and of the setting.
+// Every student's errors: with labels only, and in this setting.
 function errorDots({ cells, labels, testImages }) {
-  const { node, drawing } = panel("dots", "test errors, a dot a student", null, DOTS_HEIGHT);
+  const { node, drawing } = panel("dots", "test errors; each dot is one student", null, DOTS_HEIGHT);
   const all = cells.flatMap(({ errors, low, high }) => [...errors, low, high]);
   const margin = 0.03 * (Math.max(...all) - Math.min(...all)) || 1;
   const [least, most] = [Math.min(...all) - margin, Math.max(...all) + margin];
@@ -214,7 +214,7 @@ function errorDots({ cells, labels, testImages }) {
   function draw(cell, { temperature, alpha }) {
     rows[1].draw(cell, x, alpha ? `T = ${short(temperature)}, α = ${short(alpha)}` : "α = 0: the same");
     write(verdict, alpha ? inWords(cell.against) : "Without soft targets the temperature plays no part.");
-    const accuracy = testImages ? `Accuracy ${right(cell)}; of labels only ${right(labels)}. ` : "";
+    const accuracy = testImages ? `Accuracy ${right(cell)}; with labels only ${right(labels)}. ` : "";
     write(scores, accuracy + (cell.loss ? `Test loss ${nats(cell.loss)}.` : ""));
   }
 

@@ -225,7 +225,7 @@ function pictureOf(data) {
       "figcaption",
       {},
       html("span", {}, "label ", label),
-      html("span", {}, "teacher says ", answer),
+      html("span", {}, "teacher predicts ", answer),
     ),
   );
 
@@ -261,7 +261,7 @@ function paint(canvas, { pixels, size: [channels, height, width] }, index) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-// A bar a class: the teacher's, the student's below it, and the label as an outline of length 1.
+// One bar for each class: the teacher's, the student's below it, and the label as an outline of length 1.
 function targetBars({ classes, labels, logits, hasStudent }) {
   const title = html("span", {}, "soft targets of ", html("b", { class: "teacher" }, "teacher"));
   if (hasStudent) title.append(" and ", html("b", { class: "student" }, "student"));

@@ -270,7 +270,7 @@ function caption({ classes, hasStudent }) {
     "p",
     { class: "caption" },
     "The teacher’s logits, divided by T, go through the softmax: a higher T lifts the small probabilities and " +
-      `never changes their order, and the pull on ${student} (the norm of the gradient by its logits) fades ` +
+      `never changes their order, and the pull on ${student} (the norm of the gradient with respect to its logits) fades ` +
       `with T unless the loss is multiplied by T²${classes.length > MOST_ROWS ? few : ""}.`,
   );
 }
