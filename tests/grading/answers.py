@@ -64,7 +64,10 @@ def pasted(exercise, answer, student):
     source = textwrap.dedent(inspect.getsource(answer))
     source = source[re.search(r"^def ", source, re.MULTILINE).start() :]
     source = re.sub(r"^def \w+", f"def {exercise.name}", source)
-    return "\n".join([*_table_entry(answer), source])
+    lines, first = source.splitlines(), ast.parse(source).body[0].body[0].lineno - 1
+    # Inside the function: a global of such a name would be another answer's, too.
+    lines[first:first] = [f"    {entry}" for entry in _table_entry(answer)]
+    return "\n".join(lines)
 
 
 def _table_entry(answer):
