@@ -490,7 +490,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     ),
     "Sum": (
         "objectives/base.py",
-        "tests/objectives/test_base.py tests/objectives/test_features.py",
+        "tests/objectives/test_base.py tests/objectives/test_features.py tests/objectives/test_logits.py",
         [
             ("total[name] = total.get(name, 0) + factor * term", "total[name] = factor * term"),
             ("total.get(name, 0) + factor * term", "total.get(name, 0) + term"),
@@ -518,7 +518,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     ),
     "teachers": (
         "objectives/teachers.py",
-        "tests/objectives/test_teachers.py",
+        "tests/objectives/test_teachers.py tests/objectives/test_logits.py",
         [
             ("rows = self.row[batch.index]", "rows = torch.arange(len(batch.index))"),
             ("rows = self.row[batch.index]", "rows = batch.index % len(self.tables[0])"),

@@ -9,21 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import kdlib as kd
 from kdlib._checks import required_arguments, sizes, some_classes
-from kdlib.losses import (
-    cross_entropy,
-    cwtm_loss,
-    dkpp_loss,
-    fsp_loss,
-    fsp_matrix,
-    gradient_terms,
-    hint_loss,
-    hinton_loss,
-    logit_matching_loss,
-    permute_dark_knowledge,
-    soft_target_loss,
-    soften,
-)
+from kdlib.losses import cross_entropy
 
 Z, Y = torch.zeros(2, 3), torch.tensor([0, 2])
 MAPS = torch.zeros(2, 3, 4, 4)
@@ -33,12 +21,12 @@ GENERATOR = torch.Generator()
 of_pairs = pytest.mark.parametrize(
     "loss",
     [
-        soft_target_loss,
-        logit_matching_loss,
-        lambda s, t: hinton_loss(s, t, Y, 4, 0.5),
-        lambda s, t: gradient_terms(s, t, Y),
-        lambda s, t: cwtm_loss(s, t, Y),
-        lambda s, t: dkpp_loss(s, t, GENERATOR),
+        kd.soft_target_loss,
+        kd.logit_matching_loss,
+        lambda s, t: kd.hinton_loss(s, t, Y, 4, 0.5),
+        lambda s, t: kd.gradient_terms(s, t, Y),
+        lambda s, t: kd.cwtm_loss(s, t, Y),
+        lambda s, t: kd.dkpp_loss(s, t, GENERATOR),
     ],
     ids=["soft", "matching", "hinton", "terms", "cwtm", "dkpp"],
 )
@@ -55,23 +43,23 @@ def test_temperature_must_be_positive_and_finite(T):
     refused(
         ValueError,
         rf"temperature must be positive and finite, got {T};",
-        lambda: soften(Z, T),
-        lambda: soft_target_loss(Z, Z, T),
-        lambda: hinton_loss(Z, Z, Y, T, 0.5),
+        lambda: kd.soften(Z, T),
+        lambda: kd.soft_target_loss(Z, Z, T),
+        lambda: kd.hinton_loss(Z, Z, Y, T, 0.5),
     )
 
 
 @pytest.mark.parametrize("value", ["4", None, [4.0], 4j])
 def test_temperature_and_alpha_must_be_numbers(value):
     wording = re.escape(f"must be a number, got {value!r}")
-    refused(TypeError, f"temperature {wording}", lambda: soft_target_loss(Z, Z, value))
-    refused(TypeError, f"alpha {wording}", lambda: hinton_loss(Z, Z, Y, 4, value))
+    refused(TypeError, f"temperature {wording}", lambda: kd.soft_target_loss(Z, Z, value))
+    refused(TypeError, f"alpha {wording}", lambda: kd.hinton_loss(Z, Z, Y, 4, value))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.01, math.nan, math.inf])
 def test_alpha_and_label_smoothing_must_be_fractions(value):
     alpha = rf"alpha must be in \[0, 1\], got {value}; it weighs the soft targets"
-    refused(ValueError, alpha, lambda: hinton_loss(Z, Z, Y, 4, value))
+    refused(ValueError, alpha, lambda: kd.hinton_loss(Z, Z, Y, 4, value))
     smoothing = rf"label_smoothing must be in \[0, 1\], got {value}"
     refused(ValueError, smoothing, lambda: cross_entropy(Z, Y, label_smoothing=value))
 
@@ -82,10 +70,10 @@ def test_tensors_of_temperatures_and_alphas_must_broadcast():
     refused(
         ValueError,
         "temperature" + wording,
-        lambda: soft_target_loss(Z, Z, five),
-        lambda: soften(Z, five),
+        lambda: kd.soft_target_loss(Z, Z, five),
+        lambda: kd.soften(Z, five),
     )
-    refused(ValueError, "alpha" + wording, lambda: hinton_loss(Z, Z, Y, 4, five))
+    refused(ValueError, "alpha" + wording, lambda: kd.hinton_loss(Z, Z, Y, 4, five))
 
 
 @of_pairs
@@ -106,8 +94,8 @@ def test_logits_must_be_floating_point_tensors(loss, logits, found):
     refused(TypeError, "student" + wording, lambda: loss(logits, Z))
     refused(TypeError, "teacher" + wording, lambda: loss(Z, logits))
     tensor = torch.tensor(0.5)  # a tensor of alphas takes the logits' dtype
-    refused(TypeError, "student" + wording, lambda: hinton_loss(logits, Z, Y, 4, tensor))
-    refused(TypeError, "logits" + wording, lambda: soften(logits))
+    refused(TypeError, "student" + wording, lambda: kd.hinton_loss(logits, Z, Y, 4, tensor))
+    refused(TypeError, "logits" + wording, lambda: kd.soften(logits))
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), ()])
@@ -116,9 +104,9 @@ def test_logits_must_not_be_empty(shape):
     refused(
         ValueError,
         "at least one row of at least one class, got shape",
-        lambda: soft_target_loss(empty, empty),
-        lambda: logit_matching_loss(empty, empty),
-        lambda: soften(empty),
+        lambda: kd.soft_target_loss(empty, empty),
+        lambda: kd.logit_matching_loss(empty, empty),
+        lambda: kd.soften(empty),
         lambda: cross_entropy(empty, torch.zeros(shape[:-1], dtype=torch.int64)),
     )
 
@@ -128,9 +116,9 @@ def test_logits_must_not_be_empty(shape):
     [
         cross_entropy,
         lambda s, y: cross_entropy(s, y, label_smoothing=0.1),
-        lambda s, y: hinton_loss(s, s, y, 4, 0.5),
-        lambda s, y: cwtm_loss(s, s, y),
-        lambda s, y: gradient_terms(s, s, y),
+        lambda s, y: kd.hinton_loss(s, s, y, 4, 0.5),
+        lambda s, y: kd.cwtm_loss(s, s, y),
+        lambda s, y: kd.gradient_terms(s, s, y),
     ],
     ids=["hard", "smoothed", "hinton", "cwtm", "terms"],
 )
@@ -149,44 +137,48 @@ def test_labels_must_be_class_numbers_one_per_row(loss):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: hint_loss(MAPS, MAPS[:1]), ValueError, r"have the hint's shape \(1, 3, 4, 4\)"),
-        (lambda: hint_loss(MAPS.long(), MAPS), TypeError, "guided must be a floating.*int64"),
-        (lambda: hint_loss(MAPS, [1]), TypeError, "hint must be a floating.*list"),
-        (lambda: hint_loss(Z[0], Z[0]), ValueError, r"guided must be features"),
-        (lambda: hint_loss(MAPS[:0], MAPS[:0]), ValueError, "not empty, got shape"),
-        (lambda: hint_loss(MAPS, MAPS, reduction="sum"), ValueError, 'reduction must be "mean"'),
-        (lambda: fsp_matrix(MAPS, MAPS[:1]), ValueError, "of the same N examples"),
-        (lambda: fsp_matrix(MATRIX, MATRIX), ValueError, r"first must be maps \(N, C, H, W\)"),
-        (lambda: fsp_matrix(MAPS, "x"), TypeError, "second must be a floating.*str"),
-        (lambda: fsp_matrix(MAPS[:0], MAPS[:0]), ValueError, "not empty, got shape"),
+        (lambda: kd.hint_loss(MAPS, MAPS[:1]), ValueError, r"have the hint's shape \(1, 3, 4, 4\)"),
+        (lambda: kd.hint_loss(MAPS.long(), MAPS), TypeError, "guided must be a floating.*int64"),
+        (lambda: kd.hint_loss(MAPS, [1]), TypeError, "hint must be a floating.*list"),
+        (lambda: kd.hint_loss(Z[0], Z[0]), ValueError, r"guided must be features"),
+        (lambda: kd.hint_loss(MAPS[:0], MAPS[:0]), ValueError, "not empty, got shape"),
+        (lambda: kd.hint_loss(MAPS, MAPS, reduction="sum"), ValueError, 'reduction must be "mean"'),
+        (lambda: kd.fsp_matrix(MAPS, MAPS[:1]), ValueError, "of the same N examples"),
+        (lambda: kd.fsp_matrix(MATRIX, MATRIX), ValueError, r"first must be maps \(N, C, H, W\)"),
+        (lambda: kd.fsp_matrix(MAPS, "x"), TypeError, "second must be a floating.*str"),
+        (lambda: kd.fsp_matrix(MAPS[:0], MAPS[:0]), ValueError, "not empty, got shape"),
         (
-            lambda: fsp_matrix(MAPS[..., :2], MAPS[..., :2, :]),
+            lambda: kd.fsp_matrix(MAPS[..., :2], MAPS[..., :2, :]),
             ValueError,
             "first is 4 x 2, second 2 x 4",
         ),
-        (lambda: fsp_loss(MATRIX, [MATRIX]), TypeError, "student_matrices must be a list"),
-        (lambda: fsp_loss([MATRIX], MATRIX), TypeError, "teacher_matrices must be a list"),
-        (lambda: fsp_loss([MATRIX], []), ValueError, "got 1 and 0"),
-        (lambda: fsp_loss([], []), ValueError, "at least one, got 0 and 0"),
+        (lambda: kd.fsp_loss(MATRIX, [MATRIX]), TypeError, "student_matrices must be a list"),
+        (lambda: kd.fsp_loss([MATRIX], MATRIX), TypeError, "teacher_matrices must be a list"),
+        (lambda: kd.fsp_loss([MATRIX], []), ValueError, "got 1 and 0"),
+        (lambda: kd.fsp_loss([], []), ValueError, "at least one, got 0 and 0"),
         (
-            lambda: fsp_loss([MATRIX, MATRIX[:, :2]], [MATRIX, MATRIX]),
+            lambda: kd.fsp_loss([MATRIX, MATRIX[:, :2]], [MATRIX, MATRIX]),
             ValueError,
             r"student_matrices\[1\] must be.*equal widths",
         ),
         (
-            lambda: fsp_loss([MATRIX, MATRIX[:1]], [MATRIX, MATRIX[:1]]),
+            lambda: kd.fsp_loss([MATRIX, MATRIX[:1]], [MATRIX, MATRIX[:1]]),
             ValueError,
             "of the same examples, got 3 and 1",
         ),
-        (lambda: fsp_loss([MAPS], [MAPS]), ValueError, r"must be \(N, C1, C2\)"),
-        (lambda: fsp_loss([MATRIX.int()], [MATRIX]), TypeError, r"student_matrices\[0\].*int32"),
-        (lambda: fsp_loss([MATRIX], [MATRIX], [1, 1]), ValueError, "weights must be a list of 1"),
-        (lambda: fsp_loss([MATRIX], [MATRIX], 0.5), ValueError, "weights must be a list of 1"),
-        (lambda: fsp_loss([MATRIX], [MATRIX], [-1]), ValueError, "weights must be at least 0"),
-        (lambda: fsp_loss([MATRIX], [MATRIX], [math.inf]), ValueError, "and finite"),
-        (lambda: fsp_loss([MATRIX], [MATRIX], ["1"]), TypeError, "weights must be a number"),
-        (lambda: fsp_loss([MATRIX], [MATRIX], reduction="x"), ValueError, "reduction must be"),
-        (lambda: permute_dark_knowledge(Z, 0), TypeError, "must be a torch.Generator, got int"),
+        (lambda: kd.fsp_loss([MAPS], [MAPS]), ValueError, r"must be \(N, C1, C2\)"),
+        (lambda: kd.fsp_loss([MATRIX.int()], [MATRIX]), TypeError, r"student_matrices\[0\].*int32"),
+        (
+            lambda: kd.fsp_loss([MATRIX], [MATRIX], [1, 1]),
+            ValueError,
+            "weights must be a list of 1",
+        ),
+        (lambda: kd.fsp_loss([MATRIX], [MATRIX], 0.5), ValueError, "weights must be a list of 1"),
+        (lambda: kd.fsp_loss([MATRIX], [MATRIX], [-1]), ValueError, "weights must be at least 0"),
+        (lambda: kd.fsp_loss([MATRIX], [MATRIX], [math.inf]), ValueError, "and finite"),
+        (lambda: kd.fsp_loss([MATRIX], [MATRIX], ["1"]), TypeError, "weights must be a number"),
+        (lambda: kd.fsp_loss([MATRIX], [MATRIX], reduction="x"), ValueError, "reduction must be"),
+        (lambda: kd.permute_dark_knowledge(Z, 0), TypeError, "must be a torch.Generator, got int"),
         (lambda: sizes(width=0), ValueError, "width must be a whole number of at least 1, got 0"),
         (lambda: sizes(depth=True), ValueError, "depth must be .*, got True"),
         (lambda: some_classes("3", 10, once=False), ValueError, "from 0 to 9, got '3'"),

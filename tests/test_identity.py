@@ -21,16 +21,6 @@ from torch.nn import functional as F
 import kdlib as kd
 from kdlib.identity import Undescribed, code_hash, described
 
-IMPORTED = {
-    "F": F,
-    "dataclass": dataclass,
-    "enum": enum,
-    "functools": functools,
-    "np": np,
-    "partial": functools.partial,
-    "torch": torch,
-}
-
 # Two cells of a notebook that differ in what stands between the marks, «one|other».
 SAME = {
     "the same": "f = lambda x: 2 * x",
@@ -121,7 +111,8 @@ OTHER = {
 
 def module(source, name="cell"):
     made = types.ModuleType(name)
-    vars(made).update(IMPORTED)
+    vars(made).update(F=F, dataclass=dataclass, enum=enum, functools=functools, np=np, torch=torch)
+    made.partial = functools.partial
     exec(compile(source, f"<{name}>", "exec"), vars(made))  # noqa: S102
     return made
 
