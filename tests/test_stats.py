@@ -81,7 +81,7 @@ def test_fewer_than_two_pairs_or_unequal_lengths_are_refused(a, b):
         kd.paired(a, b)
 
 
-@pytest.mark.parametrize("values", [[], [74.0], 74.0, [[74.0, 75.0]]])
+@pytest.mark.parametrize("values", [[], [74.0], 74.0, [[74.0, 75.0], [76.0, 77.0]]])
 def test_an_interval_needs_two_scores_in_one_dimension(values):
     with pytest.raises(ValueError, match="values must hold at least two finite scores, got") as e:
         kd.interval(values)
