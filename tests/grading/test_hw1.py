@@ -32,7 +32,7 @@ def test_each_wrong_reading_of_the_runs_chooses_another_temperature(seed):
 
 @pytest.mark.parametrize("seed", [16, 17, 22, 26])
 def test_large_logits_are_drawn_so_that_a_right_loss_is_never_zero(seed):
-    """With these seeds both sides once happened to have the same winners."""
+    """Both sides once happened to have the same winners with these seeds."""
     loss = hw1.soft_target_loss
     assert loss.report(loss.source(loss.right, may_borrow=True), seed).passed
 

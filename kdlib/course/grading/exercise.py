@@ -123,7 +123,7 @@ class Ask:
     def gradient(self, of: str, **given: Any) -> Answer:
         """Ask for the gradient of the value (or of its sum) with respect to the argument ``of``."""
         seen = self._look(given, gradients=(of,))
-        return self._answer(given, f"a gradient by {of} of", seen.gradients.get(of))
+        return self._answer(given, f"the gradient with respect to {of}:", seen.gradients.get(of))
 
     def after(self, of: str, **given: Any) -> Answer:
         """Ask what the call left in the argument ``of``; for a network: state, modes and gradients."""

@@ -7,10 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdlib.course.exercises.claims import (
-    is_number,
-    same_number,
-)
+from kdlib.course.exercises.claims import is_number, same_number
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 choose_temperature = Exercise(

@@ -7,12 +7,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_moving,
-    is_positive,
-    left_alone,
-    same_number,
-)
+from kdlib.course.exercises.claims import is_moving, is_positive, left_alone, same_number
 from kdlib.course.exercises.material import divergence, softmax
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 from kdlib.course.museum import mistakes

@@ -7,10 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    left_alone,
-    tells_apart,
-)
+from kdlib.course.exercises.claims import left_alone, tells_apart
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 logit_matching_loss = Exercise(

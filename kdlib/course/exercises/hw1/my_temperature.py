@@ -1,4 +1,4 @@
-"""Homework 1, exercise 7: a teacher of one's own."""
+"""Homework 1, exercise 7: the student's own teacher."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from kdlib.course.exercises.claims import (
-    is_number,
-)
+from kdlib.course.exercises.claims import is_number
 from kdlib.course.exercises.material import softmax, teacher_logits
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 my_temperature = Exercise(
     "my_temperature",
-    "my_temperature is where the soft targets of your own teacher have a mean entropy of 1 bit.",
+    "my_temperature is the one at which your own teacher's soft targets have a mean entropy of 1 bit.",
     minutes=10,
     personal=True,
 )

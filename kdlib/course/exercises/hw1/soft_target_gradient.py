@@ -1,4 +1,4 @@
-"""Homework 1, exercise 4: its gradient."""
+"""Homework 1, exercise 4: the gradient of the soft-target loss."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_along,
-    is_moving,
-    left_alone,
-)
+from kdlib.course.exercises.claims import is_along, is_moving, left_alone
 from kdlib.course.exercises.material import softmax
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 from kdlib.course.grading.observe import described
@@ -19,7 +15,7 @@ from kdlib.course.grading.observe import described
 soft_target_gradient = Exercise(
     "soft_target_gradient",
     "soft_target_gradient(student, teacher, temperature) gives the (N, C) gradient of the "
-    "soft-target loss by the student's logits, as a formula.",
+    "soft-target loss with respect to the student's logits, as a formula.",
     minutes=15,
 )
 

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_along,
-    is_moving,
-    is_number,
-    left_alone,
-    tells_apart,
-)
+from kdlib.course.exercises.claims import is_along, is_moving, is_number, left_alone, tells_apart
 from kdlib.course.exercises.material import softmax
 from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 from kdlib.course.grading.observe import described

@@ -1,4 +1,4 @@
-"""Homework 2, exercise 4: its distance."""
+"""Homework 2, exercise 4: the distance between two flows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdlib.course.exercises.claims import (
-    is_finite,
-    is_like,
-    is_mean_of,
-    is_positive,
-)
+from kdlib.course.exercises.claims import is_finite, is_like, is_mean_of, is_positive
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 fsp_loss = Exercise(

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_moving,
-)
-from kdlib.course.exercises.layers import (
-    flow,
-    pooled,
-)
+from kdlib.course.exercises.claims import is_moving
+from kdlib.course.exercises.layers import flow, pooled
 from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 
 fsp_matrix = Exercise(

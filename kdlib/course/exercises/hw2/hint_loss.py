@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    differ,
-    is_along,
-    is_mean_of,
-    is_number,
-)
+from kdlib.course.exercises.claims import differ, is_along, is_mean_of, is_number
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 from kdlib.course.museum import mistakes
 

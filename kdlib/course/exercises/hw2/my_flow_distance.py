@@ -1,4 +1,4 @@
-"""Homework 2, exercise 7: a teacher of one's own."""
+"""Homework 2, exercise 7: the student's own teacher."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_number,
-)
-from kdlib.course.exercises.layers import (
-    feature_maps,
-    flow,
-)
+from kdlib.course.exercises.claims import is_number
+from kdlib.course.exercises.layers import feature_maps, flow
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 my_flow_distance = Exercise(

@@ -8,12 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_like,
-)
-from kdlib.course.exercises.layers import (
-    flow,
-)
+from kdlib.course.exercises.claims import is_like
+from kdlib.course.exercises.layers import flow
 from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 from kdlib.course.grading.observe import same
 

@@ -1,4 +1,4 @@
-"""Homework 3, exercise 3: confidence weighted by teacher max."""
+"""Homework 3, exercise 3: confidence weighted by teacher max (CWTM)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_finite,
-    is_moving,
-    is_positive,
-)
+from kdlib.course.exercises.claims import is_finite, is_moving, is_positive
 from kdlib.course.exercises.material import softmax
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 from kdlib.course.grading.observe import same

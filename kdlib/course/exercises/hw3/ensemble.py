@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.course.exercises.claims import (
-    is_like,
-)
+from kdlib.course.exercises.claims import is_like
 from kdlib.course.exercises.material import softmax
 from kdlib.course.grading.exercise import Ask, Draw, Exercise
 

@@ -1,4 +1,4 @@
-"""Homework 3, exercise 7: runs of one's own."""
+"""Homework 3, exercise 7: the student's own runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Homework 3, exercise 4: dark knowledge with permuted predictions."""
+"""Homework 3, exercise 4: dark knowledge with permuted predictions (DKPP)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kdlib.course.exercises.claims import (
-    is_like,
-)
+from kdlib.course.exercises.claims import is_like
 from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 from kdlib.course.grading.observe import same
 from kdlib.course.museum import mistakes

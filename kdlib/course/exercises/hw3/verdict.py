@@ -12,7 +12,7 @@ from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 verdict = Exercise(
     "verdict",
-    'verdict(a, b) says of the errors a, beside b, "better", "worse" or "no difference seen".',
+    'verdict(a, b) calls the errors a, compared with b, "better", "worse" or "no difference seen".',
     minutes=10,
 )
 

@@ -6,9 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from kdlib.course.exercises.layers import (
-    feature_maps,
-)
+from kdlib.course.exercises.layers import feature_maps
 
 
 def by_batched_products(student):
