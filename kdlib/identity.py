@@ -65,8 +65,8 @@ def described(value: Any) -> str:
     A function is described by its instructions with their constants and names, its nested functions, defaults,
     closure and attributes, and the globals that it reads; the reader's own functions among these are described
     in the same way. Whatever comes with Python or was installed is described by its name, so that an upgrade
-    changes nothing. Code that behaves differently has a different text; so may equal code under another Python
-    version, or with its statements written differently.
+    changes nothing. Code that behaves differently has a different text. Equal code may have one, too, if the
+    Python version differs or a statement is laid out differently.
 
     Raises:
         Undescribed: something in it has no identifying text, such as a lock or an open file.
@@ -114,9 +114,8 @@ class _Description:
     """A description in progress; a value that occurs again is described by its number."""
 
     def __init__(self) -> None:
-        self.met: dict[
-            int, tuple[int, Any]
-        ] = {}  # with the value, so that its id is not used again
+        # By id, with the value itself, so that its id is not used again.
+        self.met: dict[int, tuple[int, Any]] = {}
 
     def of(self, value: Any) -> str:
         if isinstance(value, enum.Enum):
@@ -247,9 +246,8 @@ class _Description:
         shared = code.co_cellvars, code.co_freevars  # with nested functions
         steps = []
         for step in dis.get_instructions(code):
-            if (
-                step.opcode in dis.hasconst
-            ):  # from the table, since dis does not resolve all of them
+            if step.opcode in dis.hasconst:
+                # From the table, since dis does not resolve all constants.
                 constant = code.co_consts[step.arg]
                 inside = isinstance(constant, CodeType)
                 steps.append((step.opname, self._code(constant) if inside else self.of(constant)))

@@ -107,7 +107,7 @@ class Objective:
         default_rate: the learning rate if the recipe has none; None for the optimizer's default.
         key: a string that identifies the objective for ``keep`` and checkpoints: the class's name, its
             code, and the attributes whose names do not start with an underscore. An attribute that
-            changes during training should start with one.
+            changes during training should start with an underscore.
 
     >>> import kdlib as kd
     >>> class Squared(kd.Objective):

@@ -230,9 +230,8 @@ class _Matrices:
 
     def __call__(self, features: dict[str, Tensor]) -> list[Tensor]:
         if self.shuffle_seed is not None:
-            features = {
-                name: x[:, self.order(name, x)] for name, x in features.items()
-            }  # (N, C, H, W)
+            # (N, C, H, W) each, the channels C permuted
+            features = {name: x[:, self.order(name, x)] for name, x in features.items()}
         return _matrices(features, self.pairs)
 
     def order(self, name: str, x: Tensor) -> Tensor:

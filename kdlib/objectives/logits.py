@@ -161,8 +161,8 @@ class LogitMatching(_OfTeacher):
 class CWTM(_OfTeacher):
     """Labels, with each image weighted by the teacher's confidence in it; logged as ``cwtm``.
 
-    Confidence weighted by teacher max, see :func:`kdlib.losses.cwtm_loss`: the teacher's contribution
-    without its dark knowledge. The weights of a mini-batch sum to 1. Source: Furlanello et al. 2018,
+    Confidence weighted by teacher max, see :func:`kdlib.losses.cwtm_loss`: what a teacher
+    contributes besides its dark knowledge. The weights of a mini-batch sum to 1. Source: Furlanello et al. 2018,
     section 3.2, eq. 10.
 
     Args:
@@ -186,9 +186,9 @@ class CWTM(_OfTeacher):
 class DKPP(_OfTeacher):
     """Soft targets at T = 1, all but the largest permuted; logged as ``dkpp``.
 
-    Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: the teacher's
-    contribution without which classes resemble each other. Every image gets a new permutation in every
-    step (the paper does not say). It needs no labels. Source: Furlanello et al. 2018, section 3.2, eq. 11.
+    Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: what a teacher
+    contributes besides the similarities between classes. Every image gets a new permutation in every step
+    (the paper does not say). It needs no labels. Source: Furlanello et al. 2018, section 3.2, eq. 11.
 
     Args:
         teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits
