@@ -66,12 +66,13 @@ def fit_cohort(
     the same start, the same order of images, equal within 1e-9 in float64. In float32 rounding drives
     the two apart after an epoch or so: do not mix both in one table.
 
-    Plain MLPs (Flatten, Linear and ReLU only) on labels, soft targets or logits are trained by batched
-    products, all objectives on one teacher together, unless the recipe augments, limits norms or gradients, keeps
-    the best epoch, uses ``plateau`` or scales float16; all others are trained one after the other. The logits of a
-    teacher that is one network are computed once for all objectives. Measured on two processor cores,
-    batched products were faster at every width: 12 students of 2 x 30 units by a factor of about 5, of 2 x 100
-    by 2.6, of 2 x 300 by 1.9, of 2 x 800 by 1.3; ``benchmarks/cohort.py`` has more.
+    Plain MLPs (Flatten, Linear and ReLU only) on labels, soft targets or logits are trained by
+    batched products, all objectives on one teacher together, unless the recipe augments, limits
+    norms or gradients, keeps the best epoch, uses ``plateau`` or scales float16. All others are
+    trained one after the other. The logits of a teacher that is one network are computed once for
+    all objectives. Measured on two processor cores, batched products were faster at every width: 12
+    students of 2 x 30 units by a factor of about 5, of 2 x 100 by 2.6, of 2 x 300 by 1.9, of 2 x
+    800 by 1.3; ``benchmarks/cohort.py`` has more.
 
     Args:
         build: makes a student from the seed (``lambda seed: kd.models.mlp(30, seed=seed)``).
