@@ -63,11 +63,9 @@ def pasted(exercise, answer, student):
         return f"def {exercise.name}():\n    return {plain(answer(student))!r}"
     source = textwrap.dedent(inspect.getsource(answer))
     source = source[re.search(r"^def ", source, re.MULTILINE).start() :]
-    source = re.sub(r"^def \w+", f"def {exercise.name}", source)
-    lines, first = source.splitlines(), ast.parse(source).body[0].body[0].lineno - 1
-    # Inside the function: a global of such a name would be another answer's, too.
-    lines[first:first] = [f"    {entry}" for entry in _table_entry(answer)]
-    return "\n".join(lines)
+    head, *body = source.splitlines()
+    head = re.sub(r"^def \w+", f"def {exercise.name}", head)
+    return "\n".join([head, *_table_entry(answer), *body])
 
 
 def _table_entry(answer):
@@ -78,7 +76,7 @@ def _table_entry(answer):
             line = value.__code__.co_firstlineno
             lambdas = (n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == line)
             (value,) = map(ast.unparse, lambdas)
-        yield f"{name} = {value}"
+        yield f"    {name} = {value}"
 
 
 def plain(value):
