@@ -135,7 +135,8 @@ def test_the_release_runs_and_says_what_is_missing_and_the_source_passes_its_che
     handed_out, solved = list(notebook.cells), read("source", homework).cells
     student = next(cell for cell in solved if cell.source == 'student_id = ""')
     student.source = f"student_id = {STUDENT!r}"
-    notebook.cells = [*handed_out, *solved]
+    afresh = nbformat.v4.new_code_cell("%reset -f")
+    notebook.cells = [*handed_out, afresh, *solved]
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
     for exercise in HOMEWORKS[homework]:
@@ -277,6 +278,24 @@ def soft_target_loss(student, teacher, temperature):
     p = torch.softmax(teacher / temperature, -1)
     return F.kl_div(F.log_softmax(student / temperature, -1), p, reduction="batchmean")
 """
+OVERWRITES = """
+import kdlib.course.grading.child as child, kdlib.course.grading.exercise as exercise, kdlib.course.grading.observe as seen
+import kdlib.course.grading.report as report
+report.Report.points = report.Report.passed = property(lambda self: 100.0)
+exercise.Answer.should_be = exercise.Answer.should = lambda self, *args, **kwargs: None
+kd.grading.check_soft_target_loss = lambda *args: "100 of 100"
+seen.same = lambda *args: True
+points = score = 100.0
+print("100.0")
+"""
+SEARCHES = """
+import os, sqlite3
+from pathlib import Path
+places = [Path.cwd(), *Path.cwd().parents, *(Path(p) for p in os.environ.values() if p[:1] == "/")]
+for place in places:
+    for found in [*place.glob("grading_seed.txt"), *place.glob("gradebook.db"), *place.glob("source/*/*")]:
+        print("le" + "ak:", found)
+"""
 MUTUAL = {
     "soft_target_loss": "def soft_target_loss(s, t, T):\n"
     "    return hinton_loss(s, t.detach(), torch.zeros(len(s), dtype=torch.long), T, 1.0)",
@@ -300,6 +319,9 @@ def test_mixed_and_hostile_submissions_by_one_command(tmp_path, capsys, monkeypa
     hand_in(course, "endless", "hw1", of_student("hw1", good | {"hinton_loss": endless}))
     hand_in(course, "crash", "hw1", with_cell("import ctypes\nctypes.string_at(0)", good))
     hand_in(course, "loud", "hw1", with_cell('print("x" * 200_000_000)', good))
+    cheat = good | {"soft_target_loss": WRONG}
+    hand_in(course, "cheat", "hw1", with_cell(OVERWRITES, cheat))
+    hand_in(course, "spy", "hw1", with_cell(SEARCHES, good))
     hand_in(course, "mutual", "hw1", of_student("hw1", good | MUTUAL))
     borrowed = "def soft_target_loss(s, t, T):\n    return kd.losses.soft_target_loss(s, t, T)"
     hand_in(course, "borrower", "hw1", of_student("hw1", good | {"soft_target_loss": borrowed}))
@@ -318,6 +340,8 @@ def test_mixed_and_hostile_submissions_by_one_command(tmp_path, capsys, monkeypa
         "endless": full - own["hinton_loss"],
         "crash": full,
         "loud": full,
+        "cheat": full - 2,
+        "spy": full,
         "mutual": full - own["soft_target_loss"],
         "borrower": full - own["soft_target_loss"] - own["hinton_loss"],
         "torn": full,
@@ -329,7 +353,11 @@ def test_mixed_and_hostile_submissions_by_one_command(tmp_path, capsys, monkeypa
     assert "more than 20 s" in notes["endless"] and "ended its process" in notes["crash"]
     assert "calls kdlib's own" in notes["borrower"]
     assert "found by name" in notes["torn"] and "appeared 2 times" in notes["torn"]
-    assert "T = 20 your loss is 400 times too small" in text_of_feedback(course, "bob", "hw1")
+    for student in ("bob", "cheat"):
+        assert "T = 20 your loss is 400 times too small" in text_of_feedback(course, student, "hw1")
+    assert "leak:" not in text_of_feedback(course, "spy", "hw1")
+    assert "the grader's own gradebook, grading_seed" in notes["spy"]
+    assert "the grader's own child" in notes["cheat"] and "grading.check_soft" in notes["cheat"]
     assert "more characters" in text_of_feedback(course, "loud", "hw1")
     assert "printed 199,98" in notes["loud"] and "characters more than are kept" in notes["loud"]
     for student in notes:
