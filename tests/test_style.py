@@ -93,7 +93,7 @@ def prose(path):
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from prose_of_code(text)
-    elif path.suffix == ".md":
+    elif path.suffix in (".md", ".js"):
         yield re.sub(r"```.*?```", " ", text, flags=re.DOTALL), False
     else:
         for cell in json.loads(text)["cells"]:
@@ -118,6 +118,7 @@ def findings(texts):
 def files():
     for folder in ("kdlib", "tools", "benchmarks", "tests"):
         yield from (ROOT / folder).rglob("*.py")
+    yield from (ROOT / "kdlib").rglob("*.js")
     yield from [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     homework = ROOT / "notebooks/homework"
     yield from [homework / "TEACHING.md", *(homework / "source").rglob("*.ipynb")]
