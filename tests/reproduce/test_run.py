@@ -10,7 +10,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from importlib import import_module
 from multiprocessing import get_context
 from threading import Lock
@@ -44,7 +43,7 @@ def toy(monkeypatch):
     """A protocol of three settings that take no time; ``toy.ran`` lists what was measured."""
     toy = ModuleType("kdlib.reproduce.toy")
     toy.lines = {"one": "recipe 1", "two": "recipe 2", "three": "recipe 3"}
-    toy.ran, toy.protocol, toy.stop = [], "short", lambda name: None
+    toy.ran, toy.protocol, toy.others, toy.stop = [], "short", {}, lambda name: None
 
     def measure(name):
         toy.ran.append(name)
@@ -56,25 +55,14 @@ def toy(monkeypatch):
 
     def setting(name, recipe):
         experiment = "odd" if name == "two" else "even"
-        return Setting(experiment, name, toy.protocol, recipe, lambda: measure(name))
+        protocol = toy.others.get(name, toy.protocol)
+        return Setting(experiment, name, protocol, recipe, lambda: measure(name))
 
     toy.settings = lambda: [setting(*line) for line in toy.lines.items()]
     monkeypatch.setitem(sys.modules, "kdlib.reproduce.toy", toy)
     # The function ``settings`` hides the module that it is defined in.
     for module in (import_module("kdlib.reproduce.settings"), command):
         monkeypatch.setattr(module, "PROTOCOLS", (*PROTOCOLS, "toy"))
-    return toy
-
-
-@pytest.fixture
-def toy_of_two(toy, monkeypatch):
-    """The same, where setting ``three`` belongs to a second protocol."""
-    of_one = toy.settings
-    monkeypatch.setattr(
-        toy,
-        "settings",
-        lambda: [replace(s, protocol="paper") if s.setting == "three" else s for s in of_one()],
-    )
     return toy
 
 
@@ -174,12 +162,9 @@ def test_every_row_tells_where_it_was_measured_and_the_commit_of_the_start(
     (arguments, cwd), *_ = git.calls
     assert arguments[:2] == ["git", "describe"] and "--dirty" in arguments
     assert cwd == tables.SHIPPED.parent
-
-
-def test_the_commit_is_unknown_where_there_is_no_git(toy, tmp_path, git):
-    git.commits = []
-    finish(tmp_path)
-    assert set(table(tmp_path)["commit"]) == {"unknown"}
+    git.commits = []  # and no git
+    finish(tmp_path / "elsewhere")
+    assert set(table(tmp_path / "elsewhere")["commit"]) == {"unknown"}
 
 
 def test_two_runs_on_one_folder_count_nothing_twice(toy, tmp_path):
@@ -251,17 +236,21 @@ def test_a_setting_with_another_recipe_or_protocol_is_another(toy, tmp_path):
 
 
 def test_only_the_experiments_that_are_named_are_run(toy, tmp_path):
+    with pytest.raises(ValueError, match="only must name some of even, odd, got 'prime'"):
+        finish(tmp_path, only=["even", "prime"])
+    assert ran(toy) == []
     finish(tmp_path, only=["odd"])
     assert ran(toy) == ["two"]
     finish(tmp_path, only=["even", "odd"])
     assert ran(toy) == ["one", "three"]
 
 
-def test_the_first_of_two_protocols_is_run_unless_another_is_asked_for(toy_of_two, tmp_path):
+def test_the_first_of_two_protocols_is_run_unless_another_is_asked_for(toy, tmp_path):
+    toy.others["three"] = "paper"
     assert finish(tmp_path)[0].endswith("0 settings are there, 2 to do")
-    assert ran(toy_of_two) == ["one", "two"]
+    assert ran(toy) == ["one", "two"]
     assert len(finish(tmp_path, protocol="paper")) == 2
-    assert ran(toy_of_two) == ["three"]
+    assert ran(toy) == ["three"]
     with pytest.raises(ValueError, match="protocol must be one of short, paper, got 'long'"):
         finish(tmp_path, protocol="long")
 
@@ -297,12 +286,6 @@ def test_an_unknown_protocol_is_refused_and_the_known_ones_are_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_experiment_is_refused_and_the_known_ones_are_named(toy, tmp_path):
-    with pytest.raises(ValueError, match="only must name some of even, odd, got 'prime'"):
-        finish(tmp_path, only=["even", "prime"])
-    assert ran(toy) == []
-
-
 @pytest.mark.parametrize("columns", [COLUMNS[:-1], [*COLUMNS, "note"], COLUMNS[::-1]])
 def test_a_table_with_other_columns_is_refused_and_left_alone(toy, tmp_path, columns):
     path = tmp_path / "toy.csv"
@@ -333,8 +316,9 @@ def test_ship_copies_the_rows_of_the_current_settings_in_their_order(toy, tmp_pa
 
 
 def test_protocols_are_shipped_whole_and_one_that_was_not_begun_is_not_asked_for(
-    toy_of_two, tmp_path, shipped
+    toy, tmp_path, shipped
 ):
+    toy.others["three"] = "paper"
     finish(tmp_path, protocol="paper")
     ship("toy", tmp_path)
     assert set(table(shipped)["protocol"]) == {"paper"}
@@ -403,7 +387,7 @@ def test_results_names_the_tables_there_are(shipped):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_every_shipped_row_is_of_a_setting_of_this_code_and_every_setting_is_shipped(lesson, name):
-    """A table does not outlive its code: who changes a recipe runs it anew."""
+    """Whoever changes a recipe must run it again; no table outlives its code."""
     found = set(results(name)[WHAT].itertuples(index=False, name=None))
     settings = {setting.key for setting in reproduce.settings(name)}
     assert found - settings == set(), "rows that no setting of this code would give"
@@ -487,11 +471,12 @@ def test_the_command_runs_prints_and_ships(toy, tmp_path, shipped, capsys):
 
 
 def test_the_command_line_knows_the_protocol_and_writes_to_results_by_default(
-    toy_of_two, tmp_path, monkeypatch
+    toy, tmp_path, monkeypatch
 ):
+    toy.others["three"] = "paper"
     monkeypatch.chdir(tmp_path)
     command.main(["toy", "--protocol", "paper"])
-    assert toy_of_two.ran == ["three"]
+    assert toy.ran == ["three"]
     assert len(table(tmp_path / "results")) == 5
 
 
