@@ -30,7 +30,7 @@ def mass_of(z, classes, b):
 
 
 def student(seed, classes, scale=1.5, n=100, dtype=torch.float64):
-    """Logits of ten classes of which some are held to be rarer than they are, and the labels."""
+    """Logits for ten classes, some of which are predicted too rarely, and the labels."""
     draws = np.random.default_rng(seed)
     y = draws.integers(0, 10, n)
     z = draws.normal(0, scale, (n, 10))

@@ -1,4 +1,4 @@
-"""Protocols are run at smoke size, on the processor; a lesson's settings are listed, not run."""
+"""Protocols run at smoke size on the CPU; a lesson's settings are only listed."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ def smoke():
 
 @pytest.fixture
 def lesson(monkeypatch):
-    """The settings that are run for the course; listing them loads nothing."""
+    """The settings of the real runs; listing them loads nothing."""
 
     def load(*arguments, **options):
         raise AssertionError("settings are listed without data")

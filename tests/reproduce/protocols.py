@@ -1,4 +1,4 @@
-"""What the tests of all protocols share: settings by name, and trainings that are noted and not done."""
+"""Helpers for the tests of all protocols: settings by name, and trainings recorded instead of run."""
 
 import math
 from dataclasses import fields, is_dataclass, replace
@@ -80,7 +80,7 @@ def recipes(recipe):
 
 
 class Training(NamedTuple):
-    """A training as it was asked for; ``by`` is the function's name, ``start`` the weights' hash."""
+    """A training request; ``by`` is the called function's name, ``start`` the initial weights' hash."""
 
     by: str
     model: nn.Module
@@ -92,7 +92,7 @@ class Training(NamedTuple):
 
 
 class Trainings(list):
-    """The trainings that were asked for, in their order, and what becomes of them."""
+    """The trainings asked for, in order, and how they are to end."""
 
     diverging = ()  # learning rates
     interrupted = False
@@ -109,7 +109,7 @@ class Trainings(list):
 
 
 def note_trainings(patch, really=False):
-    """Note what any protocol trains; unless really, train and score nothing, with narrow networks."""
+    """Record what any protocol trains; unless ``really``, train and score nothing, with narrow networks."""
     clear()
     seen = Trainings()
 
@@ -147,7 +147,7 @@ def note_trainings(patch, really=False):
 
 
 def put(patch, **functions):
-    """Put functions in the place of those that the protocols import under these names."""
+    """Replace the functions that the protocols import under these names."""
     for module in MODULES:
         for name, function in functions.items():
             if hasattr(module, name):
@@ -155,14 +155,14 @@ def put(patch, **functions):
 
 
 class Trace(NamedTuple):
-    """What a setting asked for and the rows it gave, where no network is trained or scored."""
+    """A setting's rows and the trainings that it asked for."""
 
     rows: list
     trainings: list
 
     @property
     def students(self):
-        """The trainings of all but teachers and of the networks that try rates."""
+        """All trainings except those of teachers and of networks that try rates."""
         trials = {id(t.model) for t in self.trainings if t.seed == TRIAL_SEED}
         return [t for t in self.trainings if t.by != "keep" and id(t.model) not in trials]
 

@@ -1,4 +1,4 @@
-"""kdlib/reproduce/ban_lm.py: the loss, who teaches whom, and what the texts are counted with."""
+"""kdlib/reproduce/ban_lm.py: the loss, who teaches whom, and counts of N-grams."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ def small_lstm(data, seed):
 
 @pytest.fixture
 def teacher(data):
-    """A network that is surer of itself than a new one."""
+    """A network with more confident predictions than a new one."""
     net = small_lstm(data, 0)
     with torch.no_grad():
         for weights in net.parameters():

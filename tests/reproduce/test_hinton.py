@@ -216,7 +216,7 @@ def test_a_lines_rows_are_the_metrics_of_the_docstring_each_once(course):
 
 
 def test_teachers_are_the_networks_that_are_named_and_measured_before_they_teach(course):
-    """All others find a teacher trained: none of their own settings trains one."""
+    """No other setting trains a teacher, so every student finds its teacher trained."""
     for (experiment, name), traced in course.traces.items():
         if experiment != "teachers":
             assert not any(t.by == "keep" for t in traced.trainings), name
@@ -294,7 +294,7 @@ def test_the_ensembles_line_has_the_scores_of_all_ten_together():
 
 @pytest.fixture(scope="module")
 def generalist(digits):
-    """Better than one of smoke size, so that its answers are worth something."""
+    """A network better than those of smoke size, so that its answers mean something."""
     model = kd.models.mlp(16, seed=2)
     recipe = kd.Recipe(iterations=60, learning_rate=0.05)
     kd.fit(model, kd.CrossEntropy(), digits, recipe, progress=False)
@@ -303,7 +303,7 @@ def generalist(digits):
 
 def test_biases_are_raised_by_what_each_of_three_ways_finds(digits, generalist):
     missing, student = (3, 5), copy.deepcopy(generalist)
-    with torch.no_grad():  # now it holds 3s and 5s to be rare
+    with torch.no_grad():  # now it predicts 3s and 5s too rarely
         student[-1].bias[[3, 5]] -= 4.0
     rows = dict(protocol._scores(student, None, digits, missing))
     assert set(rows) == PUT_RIGHT | SCORES | {"validation_errors"}
@@ -343,7 +343,7 @@ RATES_OF = {"specialists": 0.05, "trained on": 0.02, "ensemble": 0.04}
 
 
 def groups_of(model, data, count):
-    """Clusters of softened answers for images not trained on; a class alone is not a group."""
+    """Clusters of softened predictions on validation images; a class alone is not a group."""
     found = clusters(kd.soften(kd.logits(model, data.validation), 4), count)
     return [classes for classes in found if len(classes) > 1]
 

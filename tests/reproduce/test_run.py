@@ -557,7 +557,7 @@ def test_a_setting_that_fails_takes_nothing_away_from_the_others(toy, tmp_path):
 
 
 def test_a_setting_that_is_unknown_where_it_is_to_be_measured_fails_there(toy, tmp_path):
-    """A worker with another kdlib, or at another profile."""
+    """Stands for a worker with another version of kdlib or another profile."""
     here, there = toy.settings(), toy.settings()[1:]
     asked = iter([here])
     toy.settings = lambda: next(asked, there)
@@ -570,7 +570,7 @@ def test_a_setting_that_is_unknown_where_it_is_to_be_measured_fails_there(toy, t
 
 
 def test_the_command_starts_workers_and_finds_a_cluster(toy, tmp_path, monkeypatch):
-    """Threads in the place of processes and of a cluster; the real ones are slow tests."""
+    """Threads stand in for processes and a cluster; the slow tests use real ones."""
     asked = []
 
     class Client:
@@ -605,7 +605,7 @@ def test_the_command_starts_workers_and_finds_a_cluster(toy, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_takes_nothing_away_and_the_rest_is_run_later(tmp_path):
-    """Two real processes; without the kill, the rows would be the same."""
+    """Two real processes; the rows are those of one process, whatever happens to the others."""
     only = ["all images", "weak teacher", "images"]
     with command._executor(2, None) as executor, pytest.raises(RuntimeError) as failed:
         for done, _ in enumerate(run("student", tmp_path / "two", executor=executor, only=only)):

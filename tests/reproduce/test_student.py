@@ -34,7 +34,7 @@ def shape(setting):
 
 
 def targets(name, few):
-    """What a way that teaches by a table gives for each image, (N, C)."""
+    """The targets of a way that teaches from a table, (N, C)."""
     objective, moved = WAYS[name](few, SIZE)
     assert type(objective) is kd.SoftTargets
     assert (objective.temperature, objective.alpha, moved) == (20, 0.9, False)
