@@ -412,6 +412,8 @@ def test_sums_scale_and_add_terms_of_equal_name(few):
     twice = prepared(2 * (parts[2] + parts[3]), few)(student, batch)
     close(twice, {"logits": 2 * c["logits"], "hard": 2 * d["hard"]})
     assert prepared(0 * parts[3], few)(student, batch)["hard"] == 0
+    for total in (Bare() + parts[3], parts[3] + Bare()):
+        assert {*total(student, batch)} == {"bare", "hard"}
 
 
 def test_sums_flatten_and_print_their_parts():
