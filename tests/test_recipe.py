@@ -88,3 +88,16 @@ def test_numbers_of_numpy_become_plain_ones():
     assert {name: type(getattr(numpys, name)) for name in given} == {
         name: type(value) for name, value in given.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ({"epochs": 3}, (300, 3)),
+        ({"epochs": 9, "iterations": 250}, (250, 3)),
+        ({"iterations": 200}, (200, 2)),
+        ({"iterations": 1}, (1, 1)),
+    ],
+)
+def test_a_length_is_a_number_of_steps_and_of_begun_epochs(fields, length):
+    assert kd.Recipe(**fields).length(100) == length
