@@ -104,7 +104,7 @@ def test_on_epoch_is_called_after_the_checkpoint_is_written(small, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model": lambda: net(width=17)}, "network"),
+        ({"model": lambda: net(dropout=0.2, width=17)}, "network"),
         ({"model": lambda: net(dropout=0.3)}, "network"),
         ({"data": lambda data: data.limit(199)}, "data"),
         ({"data": lambda data: replace(data, train=data.train.unlabelled())}, "data"),
@@ -120,7 +120,14 @@ def test_on_epoch_is_called_after_the_checkpoint_is_written(small, tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_and_left_alone(small, tmp_path, change, named):
-    def run(model=net, data=lambda data: data, recipe=TINY, objective=None, seed=0, **options):
+    def run(
+        model=lambda: net(dropout=0.2),
+        data=lambda data: data,
+        recipe=TINY,
+        objective=None,
+        seed=0,
+        **options,
+    ):
         objective = objective or kd.LogitMatching(net(5))
         return train(model(), data(small), recipe, objective, seed=seed, checkpoint=path, **options)
 
