@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from multiprocessing import get_context
-from threading import Lock
+from threading import Event, Lock
 from types import ModuleType, SimpleNamespace
 
 import pandas as pd
@@ -517,10 +517,15 @@ def test_python_m_runs_a_protocol(tmp_path, monkeypatch):
 
 def test_an_executor_measures_what_one_process_does_and_may_be_stopped_midway(toy, tmp_path):
     finish(tmp_path / "alone")
+    ran(toy)
+    closed = Event()
+    toy.stop = lambda name: name == "two" and closed.wait(30)
     with ThreadPoolExecutor(1) as executor:
         lines = run("toy", tmp_path / "pool", executor=executor)
         by_pool = [next(lines), next(lines)]
         lines.close()
+        closed.set()
+    assert "three" not in ran(toy)
     assert by_pool[0].endswith("0 settings are there, 3 to do")
     assert table(tmp_path / "pool")["setting"].nunique() == 1
     rest = finish(tmp_path / "pool")
