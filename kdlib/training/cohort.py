@@ -264,8 +264,10 @@ class _Stack(nn.Module):
         self.terms: dict[str, Tensor] = {}
         self.weights, self.biases = [], []  # (members, out, in) and (members, out, 1)
         for layers in zip(*map(_linear_layers, self.starts), strict=True):
-            weight = torch.stack([layer.weight.detach() for layer in layers])
-            bias = torch.stack([layer.bias.detach() for layer in layers])[..., None]
+            weight = torch.stack([layer.weight.detach() for layer in layers])  # (seeds, out, in)
+            bias = torch.stack([layer.bias.detach() for layer in layers])[
+                ..., None
+            ]  # (seeds, out, 1)
             for tensor, into in ((weight, self.weights), (bias, self.biases)):
                 into.append(nn.Parameter(self.by_member(tensor).to(device, dtype)))
         self.trained = nn.ParameterList([*self.weights, *self.biases])

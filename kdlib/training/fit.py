@@ -263,7 +263,7 @@ class _Run:
         return Outputs(features.get(""), features, self.model)
 
     def _rate_factor(self) -> float:
-        """``plateau``'s factor: a quarter for every epoch whose validation loss was no new lowest."""
+        """``plateau``'s factor: a quarter for every epoch that did not lower the best validation loss."""
         if self.recipe.schedule != "plateau":
             return 1.0
         losses = [row["validation_loss"] for row in self.rows]

@@ -76,7 +76,7 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Samples) -> Scores:
         columns.append(
             (cross_entropy(log_p, labels, reduction="none"), confidence, predicted == labels)
         )
-    losses, confidence, right = _whole(columns)
+    losses, confidence, right = _whole(columns)  # (N,) each
     errors = int((~right).sum())
     return Scores(
         errors=errors,
@@ -111,7 +111,7 @@ def fidelity(
     for (log_q, log_p), _ in _log_probabilities(groups, split):
         divergence = (log_p.exp() * (log_p - log_q)).sum(-1)  # (N,)
         columns.append((log_q.argmax(-1) == log_p.argmax(-1), divergence))
-    agree, divergence = _whole(columns)
+    agree, divergence = _whole(columns)  # (N,) each
     return Fidelity(int(agree.sum()) / len(split), divergence.mean().item())
 
 
@@ -161,7 +161,7 @@ def _whole(columns: list[tuple[Tensor, ...]]) -> list[Tensor]:
 def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
     # A confidence of 1 belongs to the last bin; nan falls into some bin and stays nan.
     place = (confidence * bins).long().clamp(0, bins - 1)  # (N,)
-    gap = torch.zeros(bins, dtype=torch.float64)
+    gap = torch.zeros(bins, dtype=torch.float64)  # (bins,)
     # A bin's sum of (right - confidence) is its gap times its number of samples.
     gap.index_add_(0, place, right.double() - confidence.double())
     return gap.abs().sum().item() / len(right)

@@ -91,7 +91,7 @@ def test_max_gradient_shortens_the_whole_gradient_where_it_is_longer(small):
     before, *_, weights = by_hand(recipe, *start, recipe.rate)
     longest = np.linalg.norm(before - start[0]) / 0.05
     last = np.linalg.norm(softmax_gradient(weights, *start[1:]))
-    assert last < longest == pytest.approx(3.0)  # the limit is reached at first, and not for ever
+    assert last < longest == pytest.approx(3.0)  # the limit is reached at first, but not later
     train(model, small, recipe)
     np.testing.assert_allclose(joined(model), weights, rtol=0, atol=1e-6)
 
