@@ -2,25 +2,27 @@
 
 ``FAULTS`` lists for each public function of losses, objectives and training its file, the tests that answer
 for it, and at least four faults: a text that stands once in the file, and what is written in its place.
-``python tests/mutations.py NAME…`` plants those of some functions only.
+``python tests/mutations.py NAME...`` plants those of some functions only.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
-from queue import SimpleQueue
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("kdlib", "tests", "tools", "notebooks", "pyproject.toml", "README.md", "docs")
+COPIED = ("kdlib", "tests", "tools", "pyproject.toml")
 LONGEST = 600  # seconds; a fault that never ends is not one that a test has noticed
 
 
@@ -811,52 +813,45 @@ def wrong_with(fault: Planted, text: str) -> str:
     return "" if places == 1 else f"{fault}: stands {places} times in {fault.file}, not once"
 
 
-def copied() -> Path:
-    copy = Path(tempfile.mkdtemp(prefix="mutations-"))
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-            shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, copy / name)
-    return copy
+class First:
+    """A pytest plugin that notes the first test that failed."""
+
+    name = ""
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.name = self.name or report.nodeid
 
 
-def tested(copy: Path, tests: str) -> tuple[int, str]:
-    """pytest's exit status, and the first test that failed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:xdist"]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a fault may be written within the second
-    try:
-        run = subprocess.run(
-            [*command, *tests.split()],
-            cwd=copy,
-            env=environment,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=LONGEST,
-        )
-    except subprocess.TimeoutExpired:
-        return -1, f"more than {LONGEST} s"
-    found = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", run.stdout, re.MULTILINE)
-    return run.returncode, found.group(1) if found else run.stdout[-300:]
-
-
-def caught(copy: Path, fault: Planted) -> tuple[bool, str]:
-    path = copy / "kdlib" / fault.file
-    whole = path.read_text()
-    path.write_text(whole.replace(fault.old, fault.new))
-    try:
-        status, by = tested(copy, fault.tests)
-    finally:
-        path.write_text(whole)
-    return status == 1 and "::" in by, by  # a file that cannot be imported is not a fault found
+def tested(tests: str, fault: Planted | None) -> tuple[int, str, float]:
+    """Run tests in a copy, in this process: pytest's exit status, the first that failed, seconds."""
+    start, first = time.monotonic(), First()
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        copy = Path(folder)
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "vendor")
+                shutil.copytree(ROOT / name, copy / name, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, copy / name)
+        if fault:
+            path = copy / "kdlib" / fault.file
+            path.write_text(path.read_text().replace(fault.old, fault.new))
+        os.chdir(copy)
+        sys.path.insert(0, folder)
+        os.environ["PYTHONPATH"] = folder  # for the processes that tests start
+        signal.signal(signal.SIGALRM, lambda *_: pytest.exit(f"more than {LONGEST} s"))
+        signal.alarm(LONGEST)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            options = ["-x", "-q", "--assert=plain", "-p", "no:xdist", "-p", "no:nbval"]
+            status = pytest.main([*options, *tests.split()], [first])
+        signal.alarm(0)
+        os.chdir(ROOT)
+    return int(status), first.name, time.monotonic() - start
 
 
 def main(names: list[str]) -> int:
-    unknown = set(names) - set(FAULTS)
-    if unknown:
+    if unknown := set(names) - set(FAULTS):
         print(f"NAME must be one of {', '.join(FAULTS)}, got {', '.join(sorted(unknown))}")
         return 2
     faults = [f for f in planted() if not names or f.function in names]
@@ -865,41 +860,28 @@ def main(names: list[str]) -> int:
         print("\n".join(filter(None, wrong)))
         return 2
 
-    workers = os.cpu_count() or 1
-    copies: SimpleQueue[Path] = SimpleQueue()
-    everywhere = [copied() for _ in range(workers)]
-    for copy in everywhere:
-        copies.put(copy)
-
-    def run(job):
-        copy = copies.get()
-        try:
-            start = time.monotonic()
-            return *job(copy), time.monotonic() - start
-        finally:
-            copies.put(copy)
-
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.dont_write_bytecode = True
+    for name in ("pandas", "scipy.stats", "sklearn.datasets", "torch"):
+        import_module(name)  # once, not in every process
     green = []
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            sound = {f.tests for f in faults}
-            for tests, (status, by, _) in zip(
-                sound, pool.map(lambda t: run(lambda c: tested(c, t)), sound), strict=True
-            ):
-                if status:
-                    print(f"without a fault {tests} must pass, but {by} fails")
-                    return 2
-            results = pool.map(lambda f: run(lambda c: caught(c, f)), faults)
-            for k, (fault, (seen, by, seconds)) in enumerate(zip(faults, results, strict=True), 1):
-                print(
-                    f"[{k}/{len(faults)}] {'red  ' if seen else 'GREEN'} {fault}\n"
-                    f"      {by} ({seconds:.0f} s)",
-                    flush=True,
-                )
-                green += [] if seen else [fault]
-    finally:
-        for copy in everywhere:
-            shutil.rmtree(copy, ignore_errors=True)
+    # Every run gets a process of its own, in which kdlib has not been imported.
+    with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:
+        sound = list(dict.fromkeys(f.tests for f in faults))
+        for tests, (status, by, _) in zip(
+            sound, pool.starmap(tested, [(t, None) for t in sound], chunksize=1), strict=True
+        ):
+            if status:
+                print(f"without a fault {tests} must pass, but ends with {status}: {by}")
+                return 2
+        runs = [pool.apply_async(tested, (f.tests, f)) for f in faults]
+        for k, (fault, run) in enumerate(zip(faults, runs, strict=True), 1):
+            status, by, seconds = run.get()
+            seen = status == 1 and "::" in by  # a file that cannot be imported is not a fault found
+            verdict = "red  " if seen else "GREEN"
+            print(f"[{k}/{len(faults)}] {verdict} {fault}", flush=True)
+            print(f"      {by or f'pytest ended with {status}'} ({seconds:.0f} s)", flush=True)
+            green += [] if seen else [fault]
     print(f"\n{len(faults)} faults planted, {len(green)} not noticed")
     return bool(green)
 
