@@ -151,10 +151,10 @@ def test_an_unlabelled_text_is_still_a_text_and_yields_no_labels():
 
 @pytest.mark.parametrize("size", [1, 7, 20, 1000])
 def test_parts_are_the_whole_text_as_one_row(size):
-    parts = list(text_of(20).parts(size))
-    assert torch.cat([inputs for inputs, _ in parts], 1).tolist() == [list(range(100, 120))]
-    assert torch.cat([labels for _, labels in parts], 1).tolist() == [list(range(101, 121))]
-    assert max(inputs.shape[1] for inputs, _ in parts) == min(size, 20)
+    inputs, labels = zip(*text_of(20).parts(size), strict=True)
+    assert torch.cat(inputs, 1).tolist() == [[*range(100, 120)]]
+    assert torch.cat(labels, 1).tolist() == [[*range(101, 121)]]
+    assert max(part.shape[1] for part in inputs) == min(size, 20)
 
 
 def test_a_text_has_neither_augmentation_nor_selections():
@@ -356,23 +356,6 @@ def test_the_strength_depends_on_the_validation_text(validation, best):
     assert ngram_loss(data, 3) == pytest.approx(ngram_oracle(data, 3, data.test, best))
 
 
-@pytest.mark.parametrize("context", ["ab", "d?", "??"])
-def test_the_probabilities_of_all_tokens_sum_to_one(context):
-    data = from_texts(scribble(300), scribble(60, 1), "a??", device="cpu")
-    place = {token: i for i, token in enumerate(data.classes)}
-    first, second = (place.get(letter, place["<unk>"]) for letter in context)
-
-    def surprise(*tokens):
-        whole = torch.tensor(tokens)
-        split = Text(whole[:-1], whole[1:], torch.arange(len(whole) - 1))
-        return ngram_loss(data, 3, split) * len(split)
-
-    before = surprise(first, second)
-    found = [math.exp(before - surprise(first, second, last)) for last in place.values()]
-    assert sum(found) == pytest.approx(1)
-    assert min(found) > 0
-
-
 @pytest.mark.parametrize("order", [0, -1, 1.5, True])
 def test_an_order_below_one_is_refused(order):
     with pytest.raises(ValueError, match=f"order must be a whole .* of at least 1, got {order}"):
@@ -492,11 +475,9 @@ def test_sampling_leaves_the_callers_generator_and_the_networks_mode_and_state_a
         before = model(tokens)
     model.lstm.eval()
     modes = [module.training for module in model.modules()]
-    torch.manual_seed(1)
+    before_sampling = torch.get_rng_state()
     first = sample(model, data, 30, prompt="a")
-    found = torch.rand(3)
-    torch.manual_seed(1)
-    assert torch.equal(found, torch.rand(3))
+    assert torch.equal(torch.get_rng_state(), before_sampling)
     assert [module.training for module in model.modules()] == modes
     assert first == sample(model, data, 30, prompt="a")  # no dropout
     model.lstm.train(mode)
