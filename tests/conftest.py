@@ -31,8 +31,3 @@ def real_data():
     if not root or not (Path(root) / "mnist.npz").exists():
         pytest.skip("needs real data: set KDLIB_DATA to a folder with mnist.npz")
     return Path(root)
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Goes when its last user has gone."""
