@@ -1,7 +1,6 @@
 """kdlib/class_subsets/omitted.py: the oracle tries every bias of a fine grid, in numpy's float64."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -96,14 +95,6 @@ def test_an_interval_without_end_gives_a_finite_number_on_its_side():
     assert 9 < bias_by_errors(z, torch.tensor([0, 1, 1, 1]), 1) < math.inf
 
 
-def test_an_example_changes_sides_at_the_margin_of_the_best_of_several_classes():
-    # Class 2 is the better of the two throughout: margins 4 and 6, whatever class 1 has.
-    z = torch.tensor([[4.0, -50.0, 0.0], [6.0, -1.0, 0.0]])
-    assert bias_by_errors(z, torch.tensor([2, 0]), [1, 2]) == 5.0
-    # Class 2 does not put an example of class 1 right.
-    assert bias_by_errors(z, torch.tensor([1, 0]), [1, 2]) < 6
-
-
 def thousands(seed):
     """Logits of about +-1000 for four classes, and labels."""
     draws = np.random.default_rng(seed)
@@ -125,7 +116,7 @@ def test_errors_are_the_fewest_at_logits_of_a_thousand(seed):
 # By mass
 
 
-@pytest.mark.parametrize("share", [1e-4, 0.1, 0.5, 0.9, 0.9999])
+@pytest.mark.parametrize("share", [1e-30, 0.1, 0.5, 0.9, 0.9999])
 @pytest.mark.parametrize("classes", SOME)
 def test_the_mean_probability_of_the_classes_becomes_their_share(classes, share):
     z, _ = student(5, classes)
@@ -133,22 +124,11 @@ def test_the_mean_probability_of_the_classes_becomes_their_share(classes, share)
     assert found == pytest.approx(share, rel=1e-6, abs=0)
 
 
-@pytest.mark.parametrize("bias", [0, -1.25])
-def test_the_share_under_a_bias_gives_that_bias_back(bias):
-    z, _ = student(0, [3])
-    assert bias_by_mass(z, 3, mass_of(z, [3], bias)) == pytest.approx(bias, abs=1e-9)
-
-
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.97])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_mass_is_the_share_at_logits_of_a_thousand(seed, share):
     z, _ = thousands(seed)
     assert abs(mass_of(z, [2, 3], bias_by_mass(z, [2, 3], share)) - share) < 1e-6
-
-
-def test_a_tiny_share_is_found():
-    z = torch.zeros(2, 3, dtype=torch.float64)
-    assert bias_by_mass(z, 1, 1e-30) == pytest.approx(math.log(2e-30), rel=1e-6)
 
 
 # Both
@@ -185,25 +165,13 @@ def test_narrow_logits_are_taken_as_the_numbers_they_are(bias, dtype):
     assert found == bias(z.double(), [7, 8])
 
 
-SOME_OF_TEN = "classes must be some of the 10, not all, each once, got "
-
-
 @pytest.mark.parametrize(
-    ("classes", "error", "message"),
-    [
-        (10, ValueError, "classes must be class numbers from 0 to 9, got 10"),
-        (-1, ValueError, "classes must be class numbers from 0 to 9, got -1"),
-        ([3, 10], ValueError, "classes must be class numbers from 0 to 9, got 10"),
-        ([2.5], ValueError, "classes must be class numbers from 0 to 9, got 2.5"),
-        ("3", ValueError, "classes must be class numbers from 0 to 9, got '3'"),
-        (1.5, TypeError, "classes must be class numbers, got 1.5"),
-        ([], ValueError, f"{SOME_OF_TEN}[]"),
-        (range(10), ValueError, f"{SOME_OF_TEN}[0, 1, 2, 3, 4, 5, 6, 7"),
-    ],
+    ("classes", "message"),
+    [([3, -1], "from 0 to 9, got -1"), (range(10), "some of the 10, not all")],
 )
-def test_classes_must_be_some_class_numbers_and_not_all(bias, classes, error, message):
+def test_classes_must_be_some_class_numbers_and_not_all(bias, classes, message):
     z, _ = student(2, [7, 8])
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"classes must be .*{message}"):
         bias(z, classes)
 
 

@@ -3,7 +3,6 @@
 import math
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,11 +48,7 @@ def descended(p_g, specialists):
     """The q of least disagreement, by descent on its logits from equal ones."""
     z = torch.zeros_like(p_g, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [z],
-        max_iter=500,
-        tolerance_grad=1e-11,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
+        [z], max_iter=500, tolerance_grad=1e-11, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure():
@@ -148,42 +143,6 @@ def test_something_that_is_not_logits_is_refused_by_name():
 # The dustbin's prior
 
 
-def counted(counts):
-    """Samples of a discrete x and a class c, ``counts[x, c]`` of each."""
-    x, c = (np.repeat(places, counts.ravel()) for places in np.indices(counts.shape).reshape(2, -1))
-    return kd.data.from_arrays(x.astype(np.float32)[:, None], c, device="cpu")
-
-
-def posterior(data, classes):
-    """The share of each class among the samples of each x, (X, C)."""
-    x, c = data.train.inputs[:, 0].long().numpy(), data.train.labels.numpy()
-    counts = np.zeros((x.max() + 1, classes))
-    np.add.at(counts, (x, c), 1)
-    return counts / counts.sum(1, keepdims=True)
-
-
-@pytest.mark.parametrize("one_in", [1, 2, 8])
-def test_a_posterior_under_the_changed_prior_becomes_that_under_the_natural_one(one_in):
-    # Others in multiples of 8, so that one in `one_in` of each kind is left.
-    counts = np.array([[8, 5, 40, 3], [24, 2, 8, 9], [80, 1, 16, 6]])
-    data, mine = counted(counts), [3, 1]
-    thinned = counts.copy()
-    thinned[:, [0, 2]] //= one_in
-    part = counted(thinned)
-    places = torch.tensor([2, 1, 2, 0])
-    special = replace(
-        part,
-        train=replace(part.train, labels=places[part.train.labels]),
-        classes=("3", "1", "dustbin"),
-    )
-    z = np.log(posterior(special, 3))
-    z[:, 2] += dustbin_correction(data, special)
-    natural = posterior(data, 4)
-    expected = np.column_stack([natural[:, mine], natural[:, [0, 2]].sum(1)])
-    np.testing.assert_allclose(softmax(z, 1), expected, rtol=1e-9)
-    assert (dustbin_correction(data, special) == 0) == (one_in == 1)
-
-
 @pytest.mark.parametrize("classes", [[3], [1, 4, 7], list(range(8))])
 def test_the_correction_is_bayes_rule_for_the_data_of_a_specialist(digits, classes):
     mine = np.isin(digits.train.labels.numpy(), classes)
@@ -192,9 +151,6 @@ def test_the_correction_is_bayes_rule_for_the_data_of_a_specialist(digits, class
     expected = np.log(seen / (1 - seen)) - np.log(natural / (1 - natural))
     found = dustbin_correction(digits, specialist_data(digits, classes))
     assert found == pytest.approx(expected, abs=1e-12)
-    if seen == 0.5:
-        assert found == pytest.approx(math.log((1 - natural) / natural))
-        assert found > 0  # the dustbin is more common than it seemed
 
 
 # A specialist's data
@@ -341,17 +297,10 @@ def test_a_network_that_does_not_end_in_a_linear_layer_is_refused():
 )
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [
-        ([], "classes must be some of the 10, not all, each once, got []"),
-        (range(10), "classes must be some of the 10, not all, each once, got [0, 1, 2, 3"),
-        ([3, 5, 3], "classes must be some of the 10, not all, each once, got [3, 5, 3]"),
-        ([3, 10], "classes must be class numbers from 0 to 9, got 10"),
-        ([-1], "classes must be class numbers from 0 to 9, got -1"),
-        ([2.5], "classes must be class numbers from 0 to 9, got 2.5"),
-    ],
+    [([3, 5, 3], "some of the 10, not all, each once"), ([3, 10], "from 0 to 9")],
 )
 def test_a_specialist_is_for_some_classes_not_all_each_once(refuse, classes, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"classes must be .*{message}"):
         refuse(classes)
 
 
@@ -388,8 +337,7 @@ def test_every_class_is_in_one_cluster_and_clusters_go_by_their_lowest(count):
     found = clusters(confused(), count)
     assert len(found) == count
     assert sorted(k for group in found for k in group) == list(range(8))
-    assert all(a[0] < b[0] for a, b in pairwise(found))
-    assert all(group == sorted(group) for group in found)
+    assert found == sorted(map(sorted, found))
     assert all(isinstance(k, int) for group in found for k in group)
 
 
