@@ -17,16 +17,15 @@ import kdlib as kd
 GOOD = arrays()
 
 
-def name_for(channels):
-    return "mnist" if channels is None else "cifar10"
-
-
 # The index and the normalisation
 
 
-@pytest.mark.parametrize("channels", [None, 3])
-def test_shuffling_a_files_rows_changes_no_bit_of_the_data(tmp_path, channels):
-    original, name = arrays(channels), name_for(channels)
+grey_and_coloured = pytest.mark.parametrize(("name", "channels"), [("mnist", None), ("cifar10", 3)])
+
+
+@grey_and_coloured
+def test_shuffling_a_files_rows_changes_no_bit_of_the_data(tmp_path, name, channels):
+    original = arrays(channels)
     first = load(written(tmp_path / "a", original, name), name)
     second = load(written(tmp_path / "b", shuffled(original), name), name)
     for part in ("train", "validation", "test"):
@@ -49,9 +48,9 @@ def test_training_and_validation_are_rows_of_one_order(tmp_path, validation):
     assert same(data.test, whole.test)
 
 
-@pytest.mark.parametrize("channels", [None, 3])
-def test_images_are_sorted_by_pixels_then_label_and_normalised_by_channel(tmp_path, channels):
-    original, name = arrays(channels), name_for(channels)
+@grey_and_coloured
+def test_images_are_sorted_by_pixels_then_label_and_normalised_by_channel(tmp_path, name, channels):
+    original = arrays(channels)
     original["x_train"][:8] = original["x_train"][0]
     original["y_train"][:8] = [7, 3, 9, 1, 0, 8, 2, 5]
     data = load(written(tmp_path, original, name), name, validation=0)
@@ -105,20 +104,17 @@ def test_the_test_digits_are_the_last_360_of_the_order_of_the_small_images():
 
 
 def test_root_takes_precedence_over_the_folder_named_by_kdlib_data(tmp_path, monkeypatch):
-    first = written(tmp_path / "a", arrays(seed=1))
-    second = written(tmp_path / "b", arrays(seed=2))
+    first, second = (written(tmp_path / f"{seed}", arrays(seed=seed)) for seed in (1, 2))
     monkeypatch.setenv("KDLIB_DATA", str(first))
-    by_variable = kd.data.load("mnist", validation=20, device="cpu")
-    by_root = kd.data.load("mnist", validation=20, device="cpu", root=second)
-    assert by_variable.fingerprint() == load(first).fingerprint()
-    assert by_root.fingerprint() == load(second).fingerprint() != by_variable.fingerprint()
+    by_variable, by_root = load(None).fingerprint(), load(second).fingerprint()
+    monkeypatch.setenv("KDLIB_DATA", str(second))
+    assert (load(first).fingerprint(), load(None).fingerprint()) == (by_variable, by_root)
+    assert by_variable != by_root
 
 
 def test_labels_may_be_a_column_of_bytes_as_in_keras(tmp_path):
     original = arrays(3)
-    column = original | {
-        part: original[part].astype(np.uint8)[:, None] for part in ("y_train", "y_test")
-    }
+    column = {x: a.astype(np.uint8)[:, None] if x[0] == "y" else a for x, a in original.items()}
     first = load(written(tmp_path / "a", original, "cifar10"), "cifar10")
     second = load(written(tmp_path / "b", column, "cifar10"), "cifar10")
     assert first.fingerprint() == second.fingerprint()
@@ -272,13 +268,11 @@ def test_the_npz_takes_precedence_over_torchvisions_layout(tmp_path):
     assert data.fingerprint() == load(written(tmp_path / "b", arrays(seed=2))).fingerprint()
 
 
-@pytest.mark.parametrize("damage", ["short", "missing"])
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_bytes(file.read_bytes()[:-100]), Path.unlink]
+)
 def test_a_damaged_torchvision_folder_is_refused_with_its_name(tmp_path, no_network, damage):
-    file = write_raw(tmp_path, GOOD) / "train-images-idx3-ubyte"
-    if damage == "short":
-        file.write_bytes(file.read_bytes()[:-100])
-    else:
-        file.unlink()
+    damage(write_raw(tmp_path, GOOD) / "train-images-idx3-ubyte")
     with pytest.raises(ValueError, match="MNIST/raw is damaged or incomplete.*delete that folder"):
         load(tmp_path)
 
@@ -328,13 +322,9 @@ def fake_download(monkeypatch, before=lambda root: None):
     return downloads
 
 
-def downloaded():
-    return kd.data.load("mnist", validation=20, device="cpu")
-
-
 def test_a_download_is_made_once_and_kept_complete(tmp_path, monkeypatch, no_network, cache):
     downloads = fake_download(monkeypatch)
-    first, second = downloaded(), downloaded()
+    first, second = load(None), load(None)
     assert len(downloads) == 1
     assert [path.name for path in cache.iterdir()] == ["mnist"]
     assert first.fingerprint() == second.fingerprint()
@@ -350,15 +340,15 @@ def test_an_interrupted_download_leaves_nothing_and_can_be_repeated(monkeypatch,
     with monkeypatch.context() as once:
         fake_download(once, half)
         with pytest.raises(KeyboardInterrupt):
-            downloaded()
+            load(None)
     assert list(cache.iterdir()) == []
     fake_download(monkeypatch)
-    assert len(downloaded().train) == 100
+    assert len(load(None).train) == 100
 
 
 def test_two_downloads_at_once_do_not_disturb_each_other(monkeypatch, no_network, cache):
     downloads = fake_download(monkeypatch, lambda root: write_raw(cache / "mnist", GOOD))
-    assert len(downloaded().train) == 100
+    assert len(load(None).train) == 100
     assert len(downloads) == 1
     assert [path.name for path in cache.iterdir()] == ["mnist"]
 

@@ -170,26 +170,18 @@ def test_from_folder_refuses_images_that_would_be_truncated(tmp_path):
 # A torch Dataset
 
 
-class Pairs(Dataset):
-    def __init__(self, pairs, **more):
-        self.pairs = pairs
-        vars(self).update(more)
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __getitem__(self, i):
-        return self.pairs[i]
+class Pairs(list, Dataset):
+    """A dataset of these pairs."""
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3)).astype("uint8")
 LABELS = np.arange(12) % 3
-PAIRS = list(zip(PIXELS, LABELS.tolist(), strict=True))
+PAIRS = Pairs(zip(PIXELS, LABELS.tolist(), strict=True))
 
 
 def from_images(images, **options):
-    pairs = list(zip(images, LABELS.tolist(), strict=True))
-    return kd.data.from_dataset(Pairs(pairs), device="cpu", **options)
+    pairs = Pairs(zip(images, LABELS.tolist(), strict=True))
+    return kd.data.from_dataset(pairs, device="cpu", **options)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +211,8 @@ def test_grey_images_stay_grey_and_floating_point_tensors_unchanged():
 
 
 def test_a_dataset_may_have_a_test_part_and_class_names():
-    train, test = Pairs(PAIRS, classes=["a", "b", "c"]), Pairs(PAIRS[:5])
+    train, test = Pairs(PAIRS), Pairs(PAIRS[:5])
+    train.classes = ["a", "b", "c"]
     data = kd.data.from_dataset(train, test, device="cpu", name="mine")
     assert (len(data.test), data.classes, data.name) == (5, ("a", "b", "c"), "mine")
     renamed = kd.data.from_dataset(train, classes=["x", "y", "z"], device="cpu")
@@ -246,11 +239,7 @@ ONE, LABEL = PIXELS[0], "label of sample 0 must be an integer, got "
         (iter([1]), TypeError, "train must be a dataset of .image, label."),
         (Pairs([ONE]), TypeError, "pairs .image, label., got ndarray for sample 0"),
         (Pairs([(ONE, 0, 1)]), TypeError, "pairs .image, label., got tuple of 3 for sample 0"),
-        (
-            Pairs([(ONE, 0), (ONE[:4], 1)]),
-            ValueError,
-            r"one shape: sample 1 has \(4, 6, 3\), the first \(6, 6, 3\)",
-        ),
+        (Pairs([(ONE, 0), (ONE[:4], 1)]), ValueError, r"sample 1 has \(4, 6, 3\), .* \(6, 6, 3\)"),
         (Pairs([(ONE, "cat")]), TypeError, f"{LABEL}'cat'"),
         (Pairs([(ONE, 1.5)]), TypeError, f"{LABEL}1.5"),
         (Pairs([(ONE, torch.tensor([0, 1]))]), TypeError, rf"{LABEL}tensor\(\[0, 1"),

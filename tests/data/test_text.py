@@ -184,9 +184,8 @@ def test_a_batch_of_more_rows_than_tokens_is_refused():
 def test_limit_keeps_the_first_tokens_of_a_text_whatever_the_seed(seed):
     data = some(unroll=6)
     part = data.limit(60, seed=seed)
-    assert torch.equal(part.train.inputs, data.train.inputs[:60])
-    assert torch.equal(part.train.labels, data.train.labels[:60])
-    assert torch.equal(part.train.index, torch.arange(60))
+    for name in ("inputs", "labels", "index"):
+        assert torch.equal(getattr(part.train, name), getattr(data.train, name)[:60])
     assert part.train.unroll == 6
     assert part.validation is data.validation
     bare = replace(data, train=data.train.unlabelled()).limit(60).train
@@ -409,10 +408,8 @@ def test_near_temperature_zero_the_most_likely_token_after_all_the_text_is_taken
         for weights in model.parameters():
             weights *= 6  # separate the logits, and let distant tokens count
     read = [data.classes.index(letter) for letter in "abd c"]
-    with torch.no_grad():
-        for _ in range(40):
-            whole = model(torch.tensor([read]))[0, -1]
-            read.append(int(whole.argmax()))
+    for _ in range(40):
+        read.append(int(model(torch.tensor([read]))[0, -1].argmax()))
     expected = "".join(data.classes[i] for i in read[5:])
     assert len(set(expected)) > 1
     assert sample(model, data, 40, 1e-6, prompt="abd c") == expected
