@@ -1,5 +1,7 @@
 """The distillation explorer's Python side: the numbers of the table, and nothing between them."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,13 +17,10 @@ def grid(width=30):
 
 
 def students(temperatures=(1.0, 4.0), alphas=(0.0, 0.5), seeds=(0, 1, 2), **columns):
-    rows = [
-        {"temperature": T, "alpha": alpha, "seed": seed, "test_errors": 100 - 10 * alpha * T + seed}
-        for T in temperatures
-        for alpha in alphas
-        for seed in seeds
-    ]
-    return pd.DataFrame(rows).assign(**columns)
+    rows = itertools.product(temperatures, alphas, seeds)
+    table = pd.DataFrame(rows, columns=["temperature", "alpha", "seed"])
+    errors = 100 - 10 * table["alpha"] * table["temperature"] + table["seed"]
+    return table.assign(**({"test_errors": errors} | columns))
 
 
 @pytest.mark.parametrize("width", [30, 800])
@@ -55,24 +54,6 @@ def test_without_soft_targets_every_temperature_is_the_same_students():
         assert explorer.cell is explorer._cells[0]
 
 
-def test_one_temperature_is_a_grid():
-    assert DistillationExplorer(students(temperatures=(4.0,))).picture().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(
-    ("test_images", "error", "words"),
-    [
-        (100, ValueError, "at least the 102 errors of a student, got 100"),
-        (0, ValueError, "test_images must be at least"),
-        (1e4, TypeError, "whole number, got 10000.0"),
-        (True, TypeError, "whole number, got True"),
-    ],
-)
-def test_an_impossible_number_of_test_images_is_refused(test_images, error, words):
-    with pytest.raises(error, match=words):
-        DistillationExplorer(students(), test_images=test_images)
-
-
 def test_loss_terms_are_shown_if_the_table_has_them():
     terms = students(soft=np.arange(12.0), hard=1.0, objective="SoftTargets")
     explorer = DistillationExplorer(terms)
@@ -83,15 +64,11 @@ def test_loss_terms_are_shown_if_the_table_has_them():
     assert DistillationExplorer(students(soft=np.nan, hard=1.0)).cell["terms"] is None
 
 
-def small_mlp(seed):
-    return kd.models.mlp(4, depth=1, seed=seed)
-
-
 def test_the_frame_of_a_real_cohort_is_a_table(digits):
     teacher = kd.models.mlp(8, depth=1, seed=0)
     objectives = [kd.SoftTargets(teacher, T, alpha) for T in (1, 4) for alpha in (0, 0.5)]
-    recipe = kd.Recipe(iterations=2)
-    cohort = kd.fit_cohort(small_mlp, objectives, digits, recipe, [0, 1], progress=False)
+    build, recipe = lambda seed: kd.models.mlp(4, 1, seed=seed), kd.Recipe(iterations=2)
+    cohort = kd.fit_cohort(build, objectives, digits, recipe, [0, 1], progress=False)
     explorer = DistillationExplorer(cohort.frame)
     assert explorer._temperatures == [1, 4]
     assert explorer._alphas == [0, 0.5]
@@ -106,9 +83,10 @@ def test_only_what_was_measured_can_be_chosen():
         explorer.alpha = 0.7
 
 
-def test_the_alt_text_of_its_still_picture_gives_the_mean():
+def test_its_still_picture_is_drawn_and_the_alt_text_gives_the_mean():
     explorer = DistillationExplorer(grid())
-    assert explorer.picture().startswith(b"\x89PNG")
+    for shown in (explorer, DistillationExplorer(students(temperatures=(4.0,)))):
+        assert shown.picture().startswith(b"\x89PNG")
     assert f"{explorer.cell['mean']:.0f} on average" in explorer.alt()
 
 
@@ -129,3 +107,14 @@ def test_a_table_that_it_cannot_show_is_refused():
     ):
         with pytest.raises(error, match=words):
             DistillationExplorer(table)
+
+
+def test_an_impossible_number_of_test_images_is_refused():
+    for number, error, words in (
+        (100, ValueError, "at least the 102 errors of a student, got 100"),
+        (0, ValueError, "test_images must be at least"),
+        (1e4, TypeError, "whole number, got 10000.0"),
+        (True, TypeError, "whole number, got True"),
+    ):
+        with pytest.raises(error, match=words):
+            DistillationExplorer(students(), test_images=number)
