@@ -2,9 +2,11 @@
 
 import ast
 import inspect
+import os
 import re
 import shutil
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -36,23 +38,29 @@ def read(kind, homework):
     return nbformat.read(notebook(kind, homework), as_version=4)
 
 
+def name_of(cell):
+    return cell.metadata.get("nbgrader", {}).get("grade_id", "")
+
+
+def cell_of(notebook, name):
+    return next(cell for cell in notebook.cells if name_of(cell) == name)
+
+
 def of_student(homework, answers):
     """A release with these answers, texts of cells by the name of the exercise."""
     handed_in = read("release", homework)
     first = next(k for k, cell in enumerate(handed_in.cells) if cell.id == "imports")
     handed_in.cells.insert(first + 1, nbformat.v4.new_code_cell(IMPORTS))
     for cell in handed_in.cells:
-        name = cell.metadata.get("nbgrader", {}).get("grade_id")
-        if name in answers:
-            cell.source = answers[name]
+        cell.source = answers.get(name_of(cell), cell.source)
     return handed_in
 
 
-def model_solution(homework):
-    """The answers of the source."""
+def model_solution(homework, kind="source"):
+    """The answers of the source, or the stubs of the release."""
     return {
-        cell.metadata.nbgrader.grade_id: cell.source
-        for cell in read("source", homework).cells
+        name_of(cell): cell.source
+        for cell in read(kind, homework).cells
         if cell.metadata.get("nbgrader", {}).get("solution")
     }
 
@@ -96,19 +104,16 @@ def known_answers(homework, exercise, kind):
 
 def one_of_each(homework, kind, k):
     """The k-th wrong (or right) answer to every exercise, from the start again where there are fewer."""
-    chosen = {}
-    for exercise in HOMEWORKS[homework]:
-        known = known_answers(homework, exercise, kind)
-        chosen[exercise.name] = known[k % len(known)]
-    return chosen
+    known = {e.name: known_answers(homework, e, kind) for e in HOMEWORKS[homework]}
+    return {name: answers[k % len(answers)] for name, answers in known.items()}
 
 
-def hand_in(course, student, homework, handed_in, name=None):
+def hand_in(course, student, homework, handed_in):
     """Into ``submitted``: a notebook, or any bytes."""
     folder = course / "submitted" / student / homework
     folder.mkdir(parents=True, exist_ok=True)
     data = handed_in if isinstance(handed_in, bytes) else nbformat.writes(handed_in).encode()
-    (folder / (name or notebook("release", homework).name)).write_bytes(data)
+    (folder / notebook("release", homework).name).write_bytes(data)
 
 
 def copied_course(folder):
@@ -120,5 +125,11 @@ def copied_course(folder):
     return course
 
 
-def cell_of(graded, name):
-    return next(c for c in graded.cells if c.metadata.get("nbgrader", {}).get("grade_id") == name)
+@dataclass
+class Touches:
+    """Makes a folder when it is unpickled."""
+
+    path: Path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)

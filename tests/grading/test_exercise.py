@@ -5,13 +5,14 @@ import random
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from answers import known_answers
+from bs4 import BeautifulSoup
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
@@ -65,23 +66,6 @@ def test_a_stub_is_not_written_yet_and_earns_nothing():
     assert calling.points == 0
 
 
-def test_what_torch_has_not_implemented_is_an_error_of_the_answer():
-    report = check(lambda s, t, T: torch.softmax(torch.arange(3), 0))
-    assert "not implemented for 'Long' (in \"" in repr(report)
-    assert "not written yet" not in repr(report)
-
-
-def test_an_error_is_shown_once_in_one_line_with_the_line_that_raised():
-    def answer(student, teacher, temperature):
-        two, three = torch.zeros(2), torch.zeros(3)
-        return (two - three).sum()
-
-    text = repr(check(answer))
-    (line,) = (line for line in text.splitlines() if "RuntimeError" in line)
-    assert '(in "return (two - three).sum()")' in line
-    assert text.count("the same error") == 7
-
-
 def raised(error):
     def answer(student, teacher, temperature):
         raise error
@@ -114,6 +98,7 @@ class Unspeakable(Exception):
         (lambda student: 0, "TypeError: <lambda>() takes 1 positional argument but 3 were given"),
         (raised(ValueError("one\ntwo\nthree")), 'ValueError: one (in "raise error")'),
         (raised(ValueError()), 'ValueError (in "raise error")'),
+        (lambda s, t, T: F.softmax(torch.arange(3), 0), "not implemented for 'Long' (in \"(lambda"),
         (raised(KeyError("x")), "KeyError: 'x' (in \"raise error\")"),
         (imports_what_is_not_there, '(in "from kdlib import soft_target_losses")'),
         (calls_what_raises_deep_inside, '(in "return np.linalg.inv('),
@@ -123,15 +108,16 @@ class Unspeakable(Exception):
         (raised(Unspeakable()), 'Unspeakable (in "raise error")'),
     ],
 )
-def test_no_error_shows_a_traceback_or_a_path_of_ours(answer, expected):
+def test_an_error_is_shown_once_in_one_line_without_a_traceback_or_a_path_of_ours(answer, expected):
     report = check(answer)
     assert report.points == 0
-    assert expected in repr(report)
-    ours = Path(kd.__file__).resolve().parents[1]
+    (line,) = (line for line in repr(report).splitlines() if expected in line)
+    assert len(line) < 700
+    assert repr(report).count("the same error") == 7
+    ours = str(Path(kd.__file__).resolve().parents[1])
     for text in (repr(report), report._repr_html_()):
-        assert "Traceback" not in text and "observe" not in text and "site-packages" not in text
-        assert str(ours) not in text
-    assert all(len(line) < 700 for line in repr(report).splitlines())
+        for hidden in ("Traceback", "observe", "site-packages", "not written yet", ours):
+            assert hidden not in text
 
 
 def test_the_text_says_by_what_factor_a_number_is_wrong_and_which_shape():
@@ -162,32 +148,20 @@ def test_text_shows_the_first_hint_and_as_many_more_as_are_asked_for():
     assert many == three
 
 
-class Page(HTMLParser):
-    """The text at each depth of <details>, and the tags."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.depths = [], set(), {}
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.add(tag)
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.depths[data] = self.open.count("details")
+def page_of(report):
+    text = report._repr_html_()
+    ElementTree.fromstring(f"<div>{text}</div>")  # or a tag is not closed
+    return BeautifulSoup(text, "html.parser")
 
 
 def test_a_page_has_each_hint_folded_inside_the_one_before():
-    page = Page(check(mean_over_classes)._repr_html_())
-    assert not page.open
-    hints = hw1.soft_target_loss.mistakes[0].hints
-    assert [page.depths[hint] for hint in hints] == [1, 2, 3]
-    assert page.depths["Hint 1 of 3"] == 1 and page.depths["Hint 3 of 3"] == 3
-    assert page.depths[" It is the sum over the classes, however many there are"] == 0
+    page = page_of(check(mean_over_classes))
+    for text, depth in (
+        *zip(hw1.soft_target_loss.mistakes[0].hints, (1, 2, 3), strict=True),
+        *(("Hint 1 of 3", 1), ("Hint 3 of 3", 3)),
+        (" It is the sum over the classes, however many there are", 0),
+    ):
+        assert len(page.find(string=text).find_parents("details")) == depth
 
 
 SCRIPT = "<script>alert('&')</script><details>"
@@ -204,20 +178,16 @@ SCRIPT = "<script>alert('&')</script><details>"
     ],
 )
 def test_a_page_escapes_all_that_an_answer_says(answer):
-    text = check(answer)._repr_html_()
-    page = Page(text)
-    assert page.tags <= {"p", "ul", "li", "div", "span"} and not page.open
-    assert "alert" not in text or SCRIPT in "".join(page.depths)
+    page = page_of(check(answer))
+    assert {tag.name for tag in page(True)} <= {"p", "ul", "li", "div", "span"}
+    assert "alert" not in str(page) or SCRIPT in page.get_text()
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        10**400,
         -(10**5000),
         torch.zeros(2, dtype=torch.bfloat16),
-        torch.zeros(2, dtype=torch.complex128),
-        torch.zeros(10, 10).to_sparse(),
         torch.zeros(2, device="meta"),
         torch.zeros(1, requires_grad=True) * 2,
         np.array([object()]),
@@ -271,7 +241,6 @@ def by_an_objective(student, teacher, temperature):
 
 
 BORROWERS = {
-    "itself": kd.soft_target_loss,
     "a partial": functools.partial(kd.soft_target_loss),
     "a lambda": lambda s, t, T: kd.losses.soft_target_loss(s, t, T),
     "imported inside": in_a_function,
@@ -296,12 +265,6 @@ def test_kdlibs_own_loss_earns_nothing_by_whatever_name_it_goes(answer):
     assert report.points == 0 and not report.passed
     assert re.search(r"it calls kdlib's own \w+", repr(report)), report
     assert "\n" not in repr(report)
-
-
-def test_the_note_names_what_is_borrowed():
-    report = check(kd.soft_target_loss)
-    assert "kdlib's own soft_target_loss; write it yourself" in repr(report)
-    assert "kdlib's own flow" in repr(kd.grading.check_fsp_matrix(lambda a, b: layers.flow(a, b)))
 
 
 def interval_by_kdlib(a, b):
@@ -329,7 +292,12 @@ def test_kdlibs_own_function_is_right_and_earns_nothing(exercise, own):
     for seed in range(3):
         assert exercise.report(exercise.source(own, may_borrow=True), seed).passed
     refused = exercise.check(own)
-    assert refused.points == 0 and "kdlib's own" in refused.note
+    assert refused.points == 0
+    assert re.search(r"kdlib's own \w+; write it yourself", refused.note)
+
+
+def test_a_reference_among_the_functions_given_to_students_is_borrowed():
+    assert "kdlib's own flow" in repr(hw2.fsp_matrix.check(lambda a, b: layers.flow(a, b)))
 
 
 def test_starting_a_training_inside_is_not_borrowing(digits):
@@ -482,16 +450,20 @@ def test_the_cases_of_a_property_do_not_depend_on_other_properties():
     assert second_after(1) == second_after(5) != []
 
 
-def test_hidden_cases_are_others_than_the_visible_ones():
-    def asked(seed):
-        inputs = []
-        answer = hw1.soften.source(lambda z, T: inputs.append(z) or torch.softmax(z / T, -1))
-        hw1.soften.report(answer, seed)
-        return torch.cat([x.flatten() for x in inputs])
+@pytest.mark.parametrize("exercise", [hw1.soften, hw1.choose_temperature], ids=lambda e: e.name)
+def test_answers_made_for_the_visible_cases_fail_the_hidden_ones(exercise):
+    """A table of the values that the visible checks expect passes them and earns nothing."""
+    learned = {}
 
-    visible, hidden = asked(0), asked(77)
-    assert torch.equal(visible, asked(0))
-    assert not torch.isin(hidden, visible).any()
+    def remembers(*given):
+        return learned.setdefault(repr(given), exercise.right(*given))
+
+    def recalls(*given):
+        return learned[repr(given)]
+
+    assert exercise.report(exercise.source(remembers, may_borrow=True), 0).passed
+    assert exercise.report(exercise.source(recalls), 0).passed
+    assert exercise.report(exercise.source(recalls), 77).points == 0
 
 
 @pytest.mark.parametrize(

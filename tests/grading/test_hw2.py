@@ -81,11 +81,8 @@ def test_a_students_own_distance_is_the_fsp_loss_and_no_report_gives_it_away():
 # Odd answers
 
 
-def test_the_same_pair_in_float32_is_not_another_pair():
+def test_the_same_pair_in_float32_is_not_another_pair_and_a_network_that_grows_is_wrong():
     assert hw2.same_flow.check(lambda a, b: (a.float(), b.float())).points == 0
-
-
-def test_a_network_that_grows_does_not_crash_the_check():
     grows = hw2.two_stages.check(lambda lower, *_: lower.append(torch.nn.Linear(2, 2)))
     assert grows.points == 0
 

@@ -14,6 +14,7 @@ from kdlib.course.grading.matrix import right_answers
 from kdlib.course.grading.observe import ANSWERS, BORROWED, PLACES, observe
 
 COURSE = "kdlib.course"
+GIVEN = {"s": torch.zeros(1, 3), "t": torch.zeros(1, 3), "T": 1.0}
 
 
 def modules_of(room):
@@ -72,20 +73,17 @@ def test_a_copy_of_the_file_and_the_answers_of_a_checkout_are_borrowed_too():
 
         return (T**2 * divergence(s, t, T)).mean()
 
-    z = torch.zeros(1, 3)
     soft_target_loss = HOMEWORKS["hw1"][1]
     others = right_answers("hw1", soft_target_loss, ANSWERS)[1:]
     for answer in (again, inside, *others):
-        assert observe(answer, {"s": z, "t": z, "T": 1.0}).borrowed
+        assert observe(answer, GIVEN).borrowed
     sys.modules.pop("mine_all_along")
 
 
 def test_a_cell_that_takes_a_modules_name_still_borrows():
     scope = {"__name__": "kdlib.training", "kd": kd}
     exec("def mine(s, t, T):\n    return kd.soft_target_loss(s, t, T)", scope)  # noqa: S102
-
-    z = torch.zeros(1, 3)
-    assert observe(scope["mine"], {"s": z, "t": z, "T": 1.0}).borrowed == "soft_target_loss"
+    assert observe(scope["mine"], GIVEN).borrowed == "soft_target_loss"
 
 
 def test_who_switches_the_detector_off_is_seen():
@@ -93,5 +91,4 @@ def test_who_switches_the_detector_off_is_seen():
         sys.setprofile(None)
         return kd.soft_target_loss(s, t, T)
 
-    z = torch.zeros(1, 3)
-    assert observe(blind, {"s": z, "t": z, "T": 1.0}).borrowed == "sys.setprofile"
+    assert observe(blind, GIVEN).borrowed == "sys.setprofile"

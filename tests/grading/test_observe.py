@@ -4,17 +4,16 @@ import collections
 import io
 import json
 import math
-import os
 import pickle
 import random
 import types
 from decimal import Decimal
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from answers import Touches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -47,7 +46,8 @@ values = st.recursive(
 def equal(a, b):
     """Whether types, order of keys and all bits agree; only the payload of nan may differ."""
     if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(bits(a), bits(b))
+        bits = [x.contiguous().flatten().view(torch.uint8) for x in (a, b)]
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
     if isinstance(a, dict):
         return list(a) == list(b) and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, list):
@@ -57,34 +57,20 @@ def equal(a, b):
     return type(a) is type(b) and a == b and repr(a) == repr(b)
 
 
-def bits(x):
-    return x.contiguous().flatten().view(torch.uint8)
-
-
 @settings(deadline=None, max_examples=200)
 @given(values)
 def test_plain_values_arrive_as_they_were_sent(value):
     assert equal(received(sent(Seen(value=value))).value, value)
 
 
-DTYPES = [
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-]
+REAL = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+WHOLE = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", REAL + WHOLE, ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (2, 3), (1, 2, 3, 4)])
 def test_tensors_arrive_with_their_type_shape_and_bits(dtype, shape):
-    x = (100 * torch.randn(shape)).to(getattr(torch, dtype))
+    x = (100 * torch.randn(shape)).to(dtype)
     if x.is_floating_point() and x.numel():
         x.flatten()[0] = torch.nan
     if x.dim() > 1:
@@ -105,16 +91,6 @@ def test_every_field_arrives():
     found = received(sent(seen))
     assert all(equal(getattr(found, name), getattr(seen, name)) for name in vars(seen))
     found.value[0] += 1  # a tensor that arrived can be written into
-
-
-class Touches:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 def test_a_message_that_would_run_code_is_refused_and_nothing_runs(tmp_path):
@@ -197,9 +173,7 @@ def test_an_unpacked_generator_draws_the_same_numbers_as_the_original():
 Point = collections.namedtuple("Point", "x y")
 itself = [1]
 itself.append(itself)
-deep = 0
-for _ in range(100):
-    deep = [deep]
+deep = json.loads("[" * 100 + "]" * 100)
 
 
 class Whole(int):
@@ -218,9 +192,7 @@ class Speechless:
         (Speechless(), "a Speechless"),
         (np.float32(0.5), 0.5),
         (np.bool_(True), True),
-        (np.int64(3), 3),
         (np.longdouble(0.5), 0.5),
-        (np.str_("a"), "a"),
         (np.arange(6).reshape(2, 3), [[0, 1, 2], [3, 4, 5]]),
         (np.array(2.0), 2.0),
         (np.array([1j]), ["a complex"]),
@@ -228,14 +200,10 @@ class Speechless:
         (Point(1, "a"), [1, "a"]),
         (torch.Size([2, 3]), [2, 3]),
         (Path("a") / "b", str(Path("a") / "b")),
-        (Fraction(1, 4), 0.25),
         (Decimal("0.5"), 0.5),
         (torch, "a module"),
-        ((x for x in "ab"), "a generator"),
         ({1, 2}, "a set"),
         (3j, "a complex"),
-        (object(), "a object"),
-        (len, "a builtin_function_or_method"),
         ({1: (2.0, None)}, {"1": [2.0, None]}),
         (types.MappingProxyType({"a": True}), {"a": True}),
         ("x" * 20_000, "x" * 10_000),
@@ -255,14 +223,11 @@ def test_values_become_plain(value, expected):
     assert equal(received(sent(Seen(value=found))).value, expected)
 
 
-def test_recursive_and_deep_lists_are_cut():
+def test_recursive_deep_and_long_lists_and_dictionaries_are_cut():
     for value in (itself, deep, {"a": itself}):
         found = plain(value)
         assert "a list" in json.dumps(found)
         assert received(sent(Seen(value=found))).value == found
-
-
-def test_long_lists_and_dictionaries_are_cut():
     assert len(plain(list(range(5000)))) == len(plain(dict.fromkeys(range(5000)))) == 1000
 
 
@@ -377,19 +342,10 @@ def test_every_call_draws_the_same_and_the_callers_generators_stay_as_they_were(
     assert observe(drawn, {"x": 1}).value == first  # though the caller has drawn
 
 
-class Unspeakable(Exception):
-    def __str__(self):
-        raise RuntimeError("no words")
-
-
-def unspeakable(x):
-    raise Unspeakable
-
-
 class Disguised:
     @property
     def __class__(self):
-        raise RuntimeError("whoever asks")
+        raise RuntimeError("hands off")
 
 
 class Untouchable(torch.Tensor):
@@ -402,18 +358,10 @@ def untouchable(x):
     return Untouchable(torch.zeros(2))
 
 
-@pytest.mark.parametrize(
-    "answer", [unspeakable, untouchable, lambda x: Disguised(), lambda x: [Disguised()]]
-)
-def test_objects_that_raise_when_looked_at_are_an_error_of_the_answer(answer):
-    seen = observe(answer, {"x": 1})
-    assert seen.error and seen.value is None
-    assert received(sent(seen)) == seen
-
-
-def test_a_value_that_raises_when_looked_at_is_an_error_too():
-    line = 'raise RuntimeError("whoever asks")'
-    assert observe(Disguised(), {}).error == f'RuntimeError: whoever asks (in "{line}")'
+def test_objects_that_raise_when_looked_at_are_an_error_of_the_answer():
+    text = 'RuntimeError: hands off (in "raise RuntimeError("hands off")")'
+    for answer in (untouchable, Disguised(), lambda x: Disguised(), lambda x: [Disguised()]):
+        assert observe(answer, {"x": 1}) == Seen(error=text, kind="RuntimeError")
 
 
 # One line
