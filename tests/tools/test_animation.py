@@ -21,14 +21,11 @@ def test_it_shows_the_explorer_of_the_lesson_with_the_current_code():
     )
 
 
-def test_it_loops_and_is_small():
+def test_it_loops_is_small_and_is_described_in_the_readme():
     with Image.open(ANIMATION) as image:
         assert image.n_frames > 20
         assert image.info["loop"] == 0
     assert ANIMATION.stat().st_size < 1_000_000
-
-
-def test_the_readme_shows_it_with_a_description():
     shown = r'<img src="docs/explorer\.gif" width="\d+" alt="[^"]{40,}">'
     assert re.search(shown, (ROOT / "README.md").read_text())
 
