@@ -330,37 +330,25 @@ def test_protocols_are_shipped_whole_and_one_that_was_not_begun_is_not_asked_for
     assert list(dict.fromkeys(table(shipped)["setting"])) == ["one", "two", "three"]
 
 
-def lacking(toy, out):
-    finish(out, only=["even"])
-    return f"odd: two is not in {out}; run it first"
+def test_ship_refuses_a_table_that_is_not_whole(toy, tmp_path, shipped):
+    def refused(message):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ship("toy", tmp_path)
 
-
-def outdated(toy, out):
-    finish(out)
+    path = tmp_path / "toy.csv"
+    refused("out must hold toy.csv")
+    finish(tmp_path, only=["even"])
+    refused(f"odd: two is not in {tmp_path}; run it first")
+    finish(tmp_path)
     toy.lines["three"] = "recipe 3, longer"
-    return f"even: three is not in {out}"
-
-
-def doubled(toy, out):
-    finish(out)
-    lines = (out / "toy.csv").read_text().splitlines()
-    (out / "toy.csv").write_text("\n".join([*lines, *lines[-5:], ""]))
-    return f"even: three is in {out / 'toy.csv'} more than once"
-
-
-def of_smoke_size(toy, out):
+    refused(f"even: three is not in {tmp_path}")
+    toy.lines["three"] = "recipe 3"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, *lines[-5:], ""]))
+    refused(f"odd: two is in {path} more than once")
     toy.protocol = "smoke"
-    finish(out)
-    return "KDLIB_PROFILE must not be smoke"
-
-
-@pytest.mark.parametrize(
-    "spoil", [lacking, outdated, doubled, of_smoke_size, lambda toy, out: "out must hold toy.csv"]
-)
-def test_ship_refuses_a_table_that_is_not_whole(toy, tmp_path, shipped, spoil):
-    message = spoil(toy, tmp_path)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        ship("toy", tmp_path)
+    finish(tmp_path)
+    refused("KDLIB_PROFILE must not be smoke")
     assert list(shipped.iterdir()) == []
 
 
@@ -460,24 +448,16 @@ def test_the_command_runs_prints_and_ships(toy, tmp_path, shipped, capsys):
         command.main(["toy", "--out", str(tmp_path), *arguments])
         return [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
 
+    toy.others["three"] = "paper"
     assert printed("--only", "odd") == ["odd: two"]
-    assert printed("--only", "odd", "even") == ["even: one", "even: three"]
+    assert printed("--only", "odd", "even") == ["even: one"]
     assert printed() == []
+    assert printed("--protocol", "paper") == ["even: three"]
     ran(toy)
     command.main(["toy", "--out", str(tmp_path), "--ship"])
     assert capsys.readouterr().out == f"{shipped / 'toy.csv'}\n"
     assert ran(toy) == []
     assert len(results("toy")) == 15
-
-
-def test_the_command_line_knows_the_protocol_and_writes_to_results_by_default(
-    toy, tmp_path, monkeypatch
-):
-    toy.others["three"] = "paper"
-    monkeypatch.chdir(tmp_path)
-    command.main(["toy", "--protocol", "paper"])
-    assert toy.ran == ["three"]
-    assert len(table(tmp_path / "results")) == 5
 
 
 @pytest.mark.parametrize(
