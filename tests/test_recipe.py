@@ -22,7 +22,8 @@ REFUSED = [
     ("weight_decay", ["0.1"], TypeError, "a number"),
     ("max_norm", [0, -3.0], ValueError, "positive.*None sets no limit"),
     ("max_gradient", [0, math.inf], ValueError, "positive.*None sets no limit"),
-    ("augment", ["shift", kd.data.shift], TypeError, "kd.data.shift, crop or flip"),
+    ("augment", ["shift", 3, kd.data.shift], TypeError, "kd.data.shift, crop or flip, or a fun"),
+    ("augment", [lambda x: x, lambda x, y, z: x], TypeError, "function .images, generator"),
     ("precision", ["float8"], ValueError, "auto, float32, float64, bfloat16, float16"),
     ("keep", ["first"], ValueError, "last, best"),
 ]

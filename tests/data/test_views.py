@@ -147,13 +147,6 @@ def test_kept_networks_are_separate_for_views_of_different_code(
     assert capsys.readouterr().out.count("loaded") == 1
 
 
-def test_a_table_of_logits_is_refused_together_with_a_readers_own_views(digits):
-    objective = kd.LogitMatching(torch.zeros(2000, 10))
-    recipe = kd.Recipe(epochs=1, augment=flipped_down)
-    with pytest.raises(ValueError, match="teacher must be a network where augment is set"):
-        kd.fit(kd.models.mlp(8), objective, digits.limit(64), recipe)
-
-
 @pytest.mark.parametrize(
     ("augment", "error", "message"),
     [
@@ -167,9 +160,3 @@ def test_a_table_of_logits_is_refused_together_with_a_readers_own_views(digits):
 def test_views_of_another_shape_or_dtype_are_refused(digits, augment, error, message):
     with pytest.raises(error, match=f"augment must {message}"):
         weights_after(digits.limit(64), augment)
-
-
-@pytest.mark.parametrize("augment", [3, "shift", lambda images: images, lambda a, b, c: a, shift])
-def test_a_recipe_refuses_anything_but_a_function_of_images_and_generator(augment):
-    with pytest.raises(TypeError, match=r"augment must be kd\.data\.shift, crop or flip, or a fun"):
-        kd.Recipe(augment=augment)

@@ -7,13 +7,14 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from test_mistakes import CHECKS, every_mistake
+from test_mistakes import CHECKS, every_mistake, gradient, logits
 
 import kdlib as kd
 from kdlib.course.museum.check import _OTHERS, HINTS, catalogue, check_test, wrong_code
 from kdlib.course.museum.mistakes import MISTAKES
 
 CATCHES = CHECKS["t_squared_forgotten"]
+z, v = logits(), logits(seed=1)
 
 
 def test_every_room_has_hints_in_steps():
@@ -63,7 +64,7 @@ def test_the_code_under_test_reveals_neither_name_nor_source():
 
 def test_a_test_that_accepts_one_form_of_right_code_only_fails():
     def to_the_last_bit(loss):
-        assert gradient_size(loss, z / 10, v / 10, 16.0) > 0.001
+        assert gradient(loss, z / 10, v / 10, 16.0).norm() > 0.001
         for student, teacher in torch.randn(20, 2, 64, 10):
             assert loss(student, teacher, 4.0) == kd.soft_target_loss(student, teacher, 4.0)
 
@@ -82,9 +83,8 @@ def test_a_test_that_remembers_its_calls_fails():
         calls.append(choose)
         assert len(calls) == 1
 
-    assert failing(check_test("chosen_by_test", counts)) == [
-        "It passes on the right code once more"
-    ]
+    report = check_test("chosen_by_test", counts)
+    assert failing(report) == ["It passes on the right code once more"]
 
 
 def test_every_call_has_the_same_seed_and_the_readers_own_random_numbers_go_on():
@@ -123,7 +123,7 @@ def test_pytests_own_failures_count_as_raising():
     def with_pytest(loss):
         with pytest.raises(AssertionError):
             torch.testing.assert_close(loss(z, z, 4.0) + 1, loss(z, z, 4.0))
-        if gradient_size(loss, z / 10, v / 10, 16.0) < 0.01:
+        if gradient(loss, z / 10, v / 10, 16.0).norm() < 0.01:
             pytest.fail("far too small")
 
     assert check_test("t_squared_forgotten", with_pytest).passed
@@ -178,17 +178,6 @@ def test_the_catalogue_has_a_row_for_every_mistake_in_their_order():
 
 def failing(report):
     return [result.says for result in report.results if result.failed]
-
-
-def gradient_size(loss, student, *rest):
-    student = student.clone().requires_grad_()
-    return float(torch.autograd.grad(loss(student, *rest), student)[0].norm())
-
-
-z, v = (
-    torch.randn(6, 10, generator=torch.Generator().manual_seed(k), dtype=torch.float64) * 3
-    for k in range(2)
-)
 
 
 def test_a_puzzle_of_the_notebook_reveals_the_bug_that_it_has_shown():

@@ -127,13 +127,6 @@ def test_observers_hear_what_a_reader_chose():
     assert explorer.index == 3
 
 
-def test_moving_it_draws_nothing_in_python(monkeypatch):
-    explorer = TemperatureExplorer(**given())
-    monkeypatch.setattr(TemperatureExplorer, "picture", lambda self: pytest.fail("was drawn"))
-    for temperature in np.geomspace(0.25, 50, 200):
-        explorer.set_state({"temperature": float(temperature)})
-
-
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
