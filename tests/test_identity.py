@@ -229,12 +229,12 @@ def test_a_value_that_cannot_be_inspected_is_undescribed(value):
 
 @pytest.mark.parametrize("value", [threading.Lock(), (x for x in ()), sys.stdout.buffer])
 def test_a_value_without_a_text_is_undescribed(value):
-    with pytest.raises(Undescribed, match="has no text that tells it from another"):
+    with pytest.raises(Undescribed, match="has no text that distinguishes it from others"):
         described({"inside": [value]})
 
 
 def hashes():
-    """Of all cells, and of an objective with a teacher, a function and numbers."""
+    """The code hashes of all cells, and the key of an objective with a teacher, a function and numbers."""
     teacher = kd.models.mlp(16, depth=1, seed=0)
     total = kd.SoftTargets(teacher, 4, 0.9) + (lambda p: 4 - 3 * p) * kd.LogitMatching(teacher)
     cells = (cell for template in OTHER.values() for cell in both(template))

@@ -54,7 +54,7 @@ on_features = pytest.mark.parametrize("build", ON_FEATURES.values(), ids=ON_FEAT
 def test_soft_targets_follow_the_sample_not_its_position(few):
     teacher, split = small(), few.train
     spy = Spy(kd.SoftTargets(teacher, 4, 0.9))
-    assert not torch.equal(split.index, torch.arange(len(split)))  # after limit, rows are no index
+    assert not torch.equal(split.index, torch.arange(len(split)))  # after limit, rows are not an index
     trained(spy, few, replace(ONCE, epochs=2), small(1), seed=1)
     assert_taught_by(teacher, spy)
     orders = [batch.index.tolist() for _, batch, *_ in spy.seen]
