@@ -44,10 +44,6 @@ BUILDERS = {
 }
 
 
-def size(net):
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
 def equal(a, b):
     a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -100,7 +96,7 @@ def weighted(net):
 )
 def test_a_network_has_the_parameters_that_its_paper_or_blog_gives(build, parameters, millions):
     with torch.device("meta"):  # some are too large to be drawn
-        found = size(build())
+        found = sum(parameter.numel() for parameter in build().parameters())
     assert parameters in (None, found)
     assert millions is None or f"{found / 1e6:.{len(millions.split('.')[1])}f}" == millions
 

@@ -71,35 +71,6 @@ def test_tokens_missing_from_the_training_text_become_its_unknown_token():
     assert own.validation.inputs.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("texts", "kind", "message"),
-    [
-        (("ab", 3), TypeError, "validation must be a str, got int"),
-        ((["a", "b"],), TypeError, "train must be a str, got list"),
-        (("a",), ValueError, "train must have at least two tokens, got 1"),
-        (("ab", "ab", ""), ValueError, "test must have at least two tokens, got 0"),
-    ],
-)
-def test_anything_but_a_text_of_two_tokens_is_refused_by_name(texts, kind, message):
-    with pytest.raises(kind, match=message):
-        from_texts(*texts, device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("inputs", "unroll", "kind", "message"),
-    [
-        (torch.zeros(4), 3, TypeError, r"inputs of a text must be \(N,\) int64, got torch.float32"),
-        (torch.zeros(4, 2).long(), 3, TypeError, r"int64 of shape \(4, 2\)"),
-        (torch.zeros(4).long(), 0, ValueError, "unroll must be a whole number of at least 1"),
-        (torch.zeros(0).long(), 3, ValueError, "at least one sample"),
-    ],
-)
-def test_a_text_refuses_anything_but_one_row_of_whole_numbers(inputs, unroll, kind, message):
-    rows = torch.arange(len(inputs))
-    with pytest.raises(kind, match=message):
-        Text(inputs, rows, rows, unroll)
-
-
 # Batches
 
 
@@ -334,18 +305,6 @@ def test_ngram_loss_is_its_formula_for_texts_shorter_than_the_order(texts, order
     assert ngram_loss(data, order) == pytest.approx(expected)
 
 
-def test_ngram_loss_refuses_anything_but_labelled_texts_by_name():
-    data = from_texts("abab", "abab", device="cpu")
-    with pytest.raises(TypeError, match=r"split must be a labelled text .*, got None"):
-        ngram_loss(data, 1)
-    with pytest.raises(TypeError, match="split must be a labelled text"):
-        ngram_loss(data, 1, data.train.unlabelled())
-    for part in ("train", "validation"):
-        blank = replace(data, **{part: data.train.unlabelled()})
-        with pytest.raises(TypeError, match=f"data.{part} must be a labelled text"):
-            ngram_loss(blank, 1, data.train)
-
-
 @pytest.mark.parametrize(
     ("validation", "best"), [("ab" * 30, 0.5), (scribble(60, letters="ab"), 64)]
 )
@@ -353,12 +312,6 @@ def test_the_strength_depends_on_the_validation_text(validation, best):
     data = from_texts("ab" * 50 + "ba", validation, scribble(50, 3, "ab"), device="cpu")
     assert strength(data, 3) == best
     assert ngram_loss(data, 3) == pytest.approx(ngram_oracle(data, 3, data.test, best))
-
-
-@pytest.mark.parametrize("order", [0, -1, 1.5, True])
-def test_an_order_below_one_is_refused(order):
-    with pytest.raises(ValueError, match=f"order must be a whole .* of at least 1, got {order}"):
-        ngram_loss(some(), order)
 
 
 def test_an_order_whose_contexts_exceed_int64_is_refused():
@@ -448,21 +401,6 @@ def test_a_sample_is_drawn_on_the_networks_device_whatever_that_of_the_text():
     assert sample(model, elsewhere, 9, prompt="a") == sample(model, data, 9, prompt="a")
 
 
-@pytest.mark.parametrize(
-    ("change", "kind", "message"),
-    [
-        ({"temperature": 0}, ValueError, "temperature must be positive"),
-        ({"temperature": -1.0}, ValueError, "temperature must be positive"),
-        ({"length": 0}, ValueError, "length must be a whole number of at least 1, got 0"),
-        ({"seed": 1.5}, TypeError, "seed must be a whole number, got 1.5"),
-    ],
-)
-def test_sample_refuses_invalid_arguments_by_name(change, kind, message):
-    model, data = chain()
-    with pytest.raises(kind, match=message):
-        sample(model, data, **({"length": 5, "prompt": "a"} | change))
-
-
 @pytest.mark.parametrize("mode", [True, False])
 def test_sampling_leaves_the_callers_generator_and_the_networks_mode_and_state_alone(mode):
     data = some()
@@ -483,3 +421,54 @@ def test_sampling_leaves_the_callers_generator_and_the_networks_mode_and_state_a
     with pytest.raises(ValueError, match="temperature"):
         sample(model, data, 5, 0.0, prompt="a")
     assert [module.training for module in model.modules()] == [mode] * len(modes)
+
+
+# Arguments
+
+ABAB, ROW = from_texts("abab", "abab", device="cpu"), torch.arange(4)
+READ = ABAB.train
+
+
+def unlabelled(part):
+    return replace(ABAB, **{part: READ.unlabelled()})
+
+
+def drawn(*temperature, length=5, **options):
+    return sample(*chain(), length, *temperature, prompt="a", **options)
+
+
+@pytest.mark.parametrize(
+    ("use", "kind", "message"),
+    [
+        (lambda: from_texts("ab", 3), TypeError, "validation must be a str, got int"),
+        (lambda: from_texts(["a", "b"]), TypeError, "train must be a str, got list"),
+        (lambda: from_texts("a"), ValueError, "train must have at least two tokens, got 1"),
+        (lambda: from_texts("ab", "ab", ""), ValueError, "test must have at least two .* got 0"),
+        (lambda: Text(ROW / 1, ROW, ROW), TypeError, r"must be \(N,\) int64, got torch.float32"),
+        (lambda: Text(ROW[:, None], ROW, ROW), TypeError, r"inputs .* int64, got .* \(4, 1\)"),
+        (lambda: Text(ROW, ROW, ROW, 0), ValueError, "unroll must be a whole .* of at least 1"),
+        (lambda: Text(ROW[:0], ROW[:0], ROW[:0]), ValueError, "at least one sample"),
+        (lambda: ngram_loss(ABAB, 1), TypeError, "split must be a labelled text .*, got None"),
+        (
+            lambda: ngram_loss(ABAB, 1, READ.unlabelled()),
+            TypeError,
+            "split must be a labelled text",
+        ),
+        (
+            lambda: ngram_loss(unlabelled("train"), 1, READ),
+            TypeError,
+            "data.train must be a labelled",
+        ),
+        (lambda: ngram_loss(unlabelled("validation"), 1, READ), TypeError, "data.validation must"),
+        (lambda: ngram_loss(ABAB, 0), ValueError, "order must be a whole .* of at least 1, got 0"),
+        (lambda: ngram_loss(ABAB, 1.5), ValueError, "order must be a whole .*, got 1.5"),
+        (lambda: ngram_loss(ABAB, True), ValueError, "order must be a whole .*, got True"),
+        (lambda: drawn(0), ValueError, "temperature must be positive"),
+        (lambda: drawn(-1.0), ValueError, "temperature must be positive"),
+        (lambda: drawn(length=0), ValueError, "length must be a whole .* of at least 1, got 0"),
+        (lambda: drawn(seed=1.5), TypeError, "seed must be a whole number, got 1.5"),
+    ],
+)
+def test_an_argument_about_texts_is_refused_by_name(use, kind, message):
+    with pytest.raises(kind, match=message):
+        use()

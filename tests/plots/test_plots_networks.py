@@ -43,19 +43,15 @@ def test_soft_targets_are_drawn_at_their_temperature(images, teacher_logits, tem
     expected = softmax_by_hand(logits.double().numpy(), temperature)
     for axes in figure.axes[1:3]:
         np.testing.assert_allclose(heights(axes), expected, atol=1e-6)
-    (x,), (y,) = figure.axes[3].lines[1].get_data()
+    curve, mark, _ = figure.axes[3].lines
+    (x,), (y,) = mark.get_data()
     positive = expected[expected > 0]
     assert x == pytest.approx(temperature)
     assert y == pytest.approx(-(positive * np.log(positive)).sum(), abs=1e-5)
+    if 0.25 <= temperature <= 50:
+        on_the_curve = np.interp(np.log(x), np.log(curve.get_xdata()), curve.get_ydata())
+        assert on_the_curve == pytest.approx(y, abs=2e-3)
     assert f"{temperature:.3g}" in figure.axes[1].get_title()
-
-
-def test_the_entropy_curve_goes_through_its_mark(images, teacher_logits):
-    figure = plots.temperature_figure(teacher_logits[0], images[0], 3, CLASSES, 4.0)
-    curve, mark, _ = figure.axes[3].lines
-    (x,), (y,) = mark.get_data()
-    on_the_curve = np.interp(np.log(x), np.log(curve.get_xdata()), curve.get_ydata())
-    assert on_the_curve == pytest.approx(y, abs=2e-3)
 
 
 def test_the_label_of_the_image_is_marked(images, teacher_logits):
