@@ -179,7 +179,6 @@ def test_classes_must_be_some_class_numbers_and_not_all(bias, classes, message):
     ("z", "error", "message"),
     [
         (torch.zeros(100, 10).long(), TypeError, "logits must be a floating-point tensor.*int64"),
-        (np.zeros((100, 10)), TypeError, "logits must be a floating-point tensor.*got ndarray"),
         (torch.zeros(10), ValueError, r"logits must be \(N, C\), got shape \(10,\)"),
         (torch.zeros(5, 3, 10), ValueError, r"logits must be \(N, C\), got shape \(5, 3, 10\)"),
         (torch.zeros(0, 10), ValueError, r"logits must be .* got shape \(0, 10\)"),
@@ -195,19 +194,17 @@ def test_logits_must_be_finite_floats_in_rows(bias, z, error, message):
 
 
 @pytest.mark.parametrize(
-    ("labels", "error", "message"),
+    ("labels", "message"),
     [
-        (torch.zeros(4), TypeError, "labels must be an int64 tensor of class numbers.*float32"),
-        ([0, 1, 0, 1], TypeError, "labels must be an int64 tensor of class numbers, got list"),
-        (torch.zeros(3).long(), ValueError, r"labels must have .*\(4,\).* got shape \(3,\)"),
-        (torch.tensor([0, 7, 1, 1]), ValueError, "labels must be class numbers from 0 to 2, got 7"),
-        (torch.tensor([1, 1, 1, 1]), ValueError, "of classes and of others, got none of 0, 2"),
-        (torch.tensor([0, 0, 2, 0]), ValueError, "of classes and of others, got only of 0, 2"),
+        ([0, 0, 0], r"labels must have .*\(4,\).* got shape \(3,\)"),
+        ([0, 7, 1, 1], "labels must be class numbers from 0 to 2, got 7"),
+        ([1, 1, 1, 1], "of classes and of others, got none of 0, 2"),
+        ([0, 0, 2, 0], "of classes and of others, got only of 0, 2"),
     ],
 )
-def test_labels_must_be_class_numbers_inside_and_outside_the_classes(labels, error, message):
-    with pytest.raises(error, match=message):
-        bias_by_errors(torch.zeros(4, 3), labels, [2, 0])
+def test_labels_must_be_class_numbers_inside_and_outside_the_classes(labels, message):
+    with pytest.raises(ValueError, match=message):
+        bias_by_errors(torch.zeros(4, 3), torch.tensor(labels), [2, 0])
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 10, math.nan, "10 %"])

@@ -361,7 +361,6 @@ def test_rows_are_the_scores_of_the_networks_that_were_trained(
     [
         ("fsp", "together", "fsp, one first stage"),
         ("fsp", "elsewhere", "hint then labels"),
-        ("fitnets", "depth", "8 layers; hint then labels"),
     ],
 )
 def test_a_setting_trains_and_gives_the_same_rows_again(name, experiment, setting):
