@@ -449,16 +449,8 @@ def drawn(*temperature, length=5, **options):
         (lambda: Text(ROW, ROW, ROW, 0), ValueError, "unroll must be a whole .* of at least 1"),
         (lambda: Text(ROW[:0], ROW[:0], ROW[:0]), ValueError, "at least one sample"),
         (lambda: ngram_loss(ABAB, 1), TypeError, "split must be a labelled text .*, got None"),
-        (
-            lambda: ngram_loss(ABAB, 1, READ.unlabelled()),
-            TypeError,
-            "split must be a labelled text",
-        ),
-        (
-            lambda: ngram_loss(unlabelled("train"), 1, READ),
-            TypeError,
-            "data.train must be a labelled",
-        ),
+        (lambda: ngram_loss(ABAB, 1, READ.unlabelled()), TypeError, "split must be a labelled"),
+        (lambda: ngram_loss(unlabelled("train"), 1, READ), TypeError, "data.train must be a"),
         (lambda: ngram_loss(unlabelled("validation"), 1, READ), TypeError, "data.validation must"),
         (lambda: ngram_loss(ABAB, 0), ValueError, "order must be a whole .* of at least 1, got 0"),
         (lambda: ngram_loss(ABAB, 1.5), ValueError, "order must be a whole .*, got 1.5"),

@@ -66,51 +66,33 @@ def test_no_theme_of_the_museum_is_left_out():
     assert {*told} == {*MISTAKES}
 
 
-@catches("kl_averaged_over_classes")
-def the_classes_are_summed(loss):
-    for classes in (3, 100):
-        student, teacher = logits(classes), logits(classes, seed=1)
-        q, p = softmax(student, 4), softmax(teacher, 4)
-        expected = 16 * (p * np.log(p / q)).sum(-1).mean()
-        assert float(loss(student, teacher, 4.0)) == pytest.approx(expected)
-    twice = loss(torch.cat([student, student], -1), torch.cat([teacher, teacher], -1), 4.0)
-    assert float(twice) == pytest.approx(float(loss(student, teacher, 4.0)))
-
-
-@catches("t_squared_forgotten")
-def temperature_leaves_the_size_of_the_gradient(loss):
-    student, teacher = 0.1 * logits(), 0.1 * logits(seed=1)
-    sizes = [float(gradient(loss, student, teacher, T).norm()) for T in (4.0, 8.0, 16.0)]
-    assert max(sizes) < 1.2 * min(sizes)
-
-
-@catches("t_squared_on_one_path")
-def the_loss_is_continuous_in_alpha(loss):
-    arguments = logits(), logits(seed=1), torch.arange(6), 4.0
-    for end, beside in ((0, 1e-9), (1, 1 - 1e-9)):
-        assert float(loss(*arguments, end)) == pytest.approx(float(loss(*arguments, beside)))
-
-
-@catches("mse_of_probabilities")
-def the_gradient_is_t_times_the_difference_of_the_soft_targets(loss):
+@catches("kl_averaged_over_classes", "t_squared_forgotten", "mse_of_probabilities")
+@catches("temperature_on_one_side", "probabilities_as_kl_input", "log_probabilities_as_kl_target")
+def it_is_t_squared_times_the_divergence_summed_over_classes(loss):
     student, teacher = logits(), logits(seed=1)
     for T in (1.0, 4.0, 20.0):
-        expected = T * (softmax(student, T) - softmax(teacher, T)) / len(student)
-        np.testing.assert_allclose(gradient(loss, student, teacher, T), expected, atol=1e-9)
+        q, p = softmax(student, T), softmax(teacher, T)
+        expected = T**2 * (p * np.log(p / q)).sum(-1).mean()
+        assert float(loss(student, teacher, T)) == pytest.approx(expected)
+        slope = gradient(loss, student, teacher, T)
+        np.testing.assert_allclose(slope, T * (q - p) / len(student), atol=1e-9)
+
+
+@catches("t_squared_on_one_path", "both_sides_are_the_teacher", "alpha_reversed")
+def alpha_weighs_the_divergence_and_the_rest_the_cross_entropy(loss):
+    student, teacher, labels = logits(), logits(seed=1), torch.arange(6)
+    q, p = softmax(student, 4), softmax(teacher, 4)
+    soft = 16 * (p * np.log(p / q)).sum(-1).mean()
+    hard = -np.log(softmax(student, 1))[range(6), range(6)].mean()
+    for alpha in (0.0, 0.3, 1.0):
+        expected = alpha * soft + (1 - alpha) * hard
+        assert float(loss(student, teacher, labels, 4.0, alpha)) == pytest.approx(expected)
 
 
 @catches("thresholded_targets")
 def the_targets_are_the_teachers_probabilities(targets):
     for T in (1.0, 20.0):
         np.testing.assert_allclose(targets(logits(), T), softmax(logits(), T), atol=1e-6)
-
-
-@catches("temperature_on_one_side", "probabilities_as_kl_input", "log_probabilities_as_kl_target")
-def it_is_zero_where_the_logits_agree_and_only_there(loss):
-    for T in (2.0, 4.0, 20.0):
-        assert abs(float(loss(logits(), logits(), T))) < 1e-9
-        assert float(gradient(loss, logits(), logits(), T).abs().max()) < 1e-9
-        assert float(loss(logits(), logits(seed=1), T)) > 0.01
 
 
 @catches("teacher_trained_at_temperature")
@@ -128,20 +110,6 @@ def it_is_the_cross_entropy_of_the_logits(loss):
     expected = -np.log(softmax(student, 1))[range(6), range(6)].mean()
     assert float(loss(student, labels)) == pytest.approx(expected)
     assert float(loss(torch.eye(10)[:6] * 50, labels)) < 1e-6
-
-
-@catches("both_sides_are_the_teacher")
-def the_soft_term_moves_the_student(loss):
-    rest = logits(seed=1), torch.arange(6), 4.0
-    assert float(gradient(loss, logits(), *rest, 1.0).norm()) > 0.1
-
-
-@catches("alpha_reversed")
-def alpha_weighs_the_teacher_and_the_rest_the_labels(loss):
-    student, labels, others = logits(), torch.arange(6), torch.arange(6) + 1
-    teachers = [logits(seed=1), logits(seed=2)]
-    assert len({float(loss(student, teachers[0], y, 4.0, 1.0)) for y in (labels, others)}) == 1
-    assert len({float(loss(student, v, labels, 4.0, 0.0)) for v in teachers}) == 1
 
 
 @catches("teacher_in_train_mode")
@@ -377,21 +345,14 @@ def the_gradient_is_that_of_the_value(loss):
     assert torch.autograd.gradcheck(lambda z: 3 * loss(z, teacher, labels), z)
 
 
-@catches("samples_permuted", "largest_added_to_all")
-def each_row_keeps_its_entries_and_its_largest_in_place(permute):
+@catches("samples_permuted", "largest_added_to_all", "permuted_in_place")
+def each_row_of_a_copy_keeps_its_entries_and_its_largest_in_place(permute):
     teacher = logits()
     found = permute(teacher, torch.Generator().manual_seed(0))
+    assert torch.equal(teacher, logits())
     assert torch.equal(found.sort(-1).values, teacher.sort(-1).values)
     assert torch.equal(found.argmax(-1), teacher.argmax(-1))
     assert (found != teacher).any(-1).all()
-
-
-@catches("permuted_in_place")
-def the_teachers_own_logits_stay(permute):
-    teacher = logits()
-    found = permute(teacher, torch.Generator().manual_seed(0))
-    assert not torch.equal(found, teacher)
-    assert torch.equal(teacher, logits())
 
 
 @catches("label_kept_in_place")
