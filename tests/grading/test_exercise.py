@@ -1,7 +1,5 @@
 """Exercises: what a check reports on an answer, what that is worth, what an answer cannot do to it."""
 
-import functools
-import random
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWa
 EXERCISES = [exercise for exercises in HOMEWORKS.values() for exercise in exercises]
 each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.name)
 check = hw1.soft_target_loss.check
-
-
-def names(report):
-    return [mistake.name for mistake in report.mistakes]
 
 
 def right(student, teacher, temperature):
@@ -128,19 +122,8 @@ def test_the_text_says_by_what_factor_a_number_is_wrong_and_which_shape():
     assert "of shape (10,) instead of (1, 10)" in repr(report)
 
 
-def test_the_input_the_value_and_what_was_expected_are_shown():
-    text = repr(
-        hw1.soften.check(lambda logits, temperature: torch.softmax(logits, -1) / temperature)
-    )
-    block = text[text.index("✗ Each row sums to 1") :].splitlines()[1:4]
-    assert [line.split()[0] for line in block] == ["with", "got", "expected"]
-    assert "logits = a 4×10 tensor beginning" in block[0] and "temperature = 4" in block[0]
-    assert "4 rows that sum to 1" in block[2]
-
-
 def test_text_shows_the_first_hint_and_as_many_more_as_are_asked_for():
     first, second, third = hw1.soft_target_loss.mistakes[0].hints
-    assert names(check(mean_over_classes)) == ["kl_averaged_over_classes"]
     one, two, three, many = (repr(check(mean_over_classes, hints=k)) for k in (1, 2, 3, 9))
     assert f"Hint 1: {first}" in one and second not in one and "(one more with hints=2)" in one
     assert f"Hint 2: {second}" in two and third not in two and "(one more with hints=3)" in two
@@ -148,39 +131,16 @@ def test_text_shows_the_first_hint_and_as_many_more_as_are_asked_for():
     assert many == three
 
 
-def page_of(report):
-    text = report._repr_html_()
-    ElementTree.fromstring(f"<div>{text}</div>")  # or a tag is not closed
-    return BeautifulSoup(text, "html.parser")
-
-
 def test_a_page_has_each_hint_folded_inside_the_one_before():
-    page = page_of(check(mean_over_classes))
-    for text, depth in (
+    text = check(mean_over_classes)._repr_html_()
+    ElementTree.fromstring(f"<div>{text}</div>")  # or a tag is not closed
+    page = BeautifulSoup(text, "html.parser")
+    for shown, depth in (
         *zip(hw1.soft_target_loss.mistakes[0].hints, (1, 2, 3), strict=True),
         *(("Hint 1 of 3", 1), ("Hint 3 of 3", 3)),
         (" It is the sum over the classes, however many there are", 0),
     ):
-        assert len(page.find(string=text).find_parents("details")) == depth
-
-
-SCRIPT = "<script>alert('&')</script><details>"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda s, t, T: SCRIPT,
-        lambda s, t, T: {SCRIPT: [SCRIPT]},
-        raised(ValueError(SCRIPT)),
-        raised(type(SCRIPT, (Exception,), {})()),
-        type(SCRIPT, (), {}),
-    ],
-)
-def test_a_page_escapes_all_that_an_answer_says(answer):
-    page = page_of(check(answer))
-    assert {tag.name for tag in page(True)} <= {"p", "ul", "li", "div", "span"}
-    assert "alert" not in str(page) or SCRIPT in page.get_text()
+        assert len(page.find(string=shown).find_parents("details")) == depth
 
 
 @pytest.mark.parametrize(
@@ -192,7 +152,6 @@ def test_a_page_escapes_all_that_an_answer_says(answer):
         torch.zeros(1, requires_grad=True) * 2,
         np.array([object()]),
         {"a": {1, 2}},
-        float("inf"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -241,11 +200,8 @@ def by_an_objective(student, teacher, temperature):
 
 
 BORROWERS = {
-    "a partial": functools.partial(kd.soft_target_loss),
     "a lambda": lambda s, t, T: kd.losses.soft_target_loss(s, t, T),
     "imported inside": in_a_function,
-    "wrapped": functools.wraps(kd.soft_target_loss)(lambda *given: kd.soft_target_loss(*given)),
-    "in a vmap": lambda s, t, T: torch.vmap(lambda a, b: kd.soft_target_loss(a, b, T))(s, t).mean(),
     "in a thread": in_a_thread,
     "lazily": lambda s, t, T: Lazily(),
     "caught": caught,
@@ -328,34 +284,6 @@ def test_a_debuggers_profile_function_comes_back():
         sys.setprofile(None)
 
 
-# What an answer cannot do
-
-
-def test_an_answer_that_changes_its_arguments_loses_the_point_for_that_alone():
-    report = hw1.soften.check(lambda logits, T: logits.div_(T).softmax(-1))
-    assert names(report) == ["logits_overwritten"] and report.points == report.out_of - 1
-
-
-def draws_and_seeds(student, teacher, temperature):
-    noise = torch.rand(1).item() + np.random.rand() + random.random()
-    torch.manual_seed(int(1000 * noise)), np.random.seed(3), random.seed(3)
-    return right(student, teacher, temperature) * noise
-
-
-def spoils_its_arguments(student, teacher, temperature):
-    loss = right(student, teacher, temperature).item()
-    student.detach().zero_(), teacher.zero_()
-    return loss
-
-
-def test_the_same_answer_gets_the_same_report_in_any_order():
-    answers = [right, mean_over_classes, draws_and_seeds, stub, kd.soft_target_loss]
-    answers.append(spoils_its_arguments)
-    first = [repr(check(answer)) for answer in answers]
-    again = [repr(check(answer)) for answer in reversed(answers)]
-    assert first == again[::-1]
-
-
 # Exercises
 
 
@@ -387,8 +315,6 @@ def test_a_right_answer_may_compute_in_single_precision(exercise):
         for seed in range(5):
             assert exercise.report(source, seed).passed, right_one.__name__
 
-
-# What costs nothing earns nothing
 
 TRIVIAL = {
     "None": lambda *given: None,
@@ -453,17 +379,13 @@ def test_the_cases_of_a_property_do_not_depend_on_other_properties():
 @pytest.mark.parametrize("exercise", [hw1.soften, hw1.choose_temperature], ids=lambda e: e.name)
 def test_answers_made_for_the_visible_cases_fail_the_hidden_ones(exercise):
     """A table of the values that the visible checks expect passes them and earns nothing."""
-    learned = {}
-
-    def remembers(*given):
-        return learned.setdefault(repr(given), exercise.right(*given))
-
-    def recalls(*given):
-        return learned[repr(given)]
-
-    assert exercise.report(exercise.source(remembers, may_borrow=True), 0).passed
-    assert exercise.report(exercise.source(recalls), 0).passed
-    assert exercise.report(exercise.source(recalls), 77).points == 0
+    table = {}
+    learns = exercise.source(
+        lambda *given: table.setdefault(repr(given), exercise.right(*given)), may_borrow=True
+    )
+    recalls = exercise.source(lambda *given: table[repr(given)])
+    assert exercise.report(learns, 0).passed and exercise.report(recalls, 0).passed
+    assert exercise.report(recalls, 77).points == 0
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Reports of any check, without an exercise."""
 
-import pytest
-
 from kdlib.course.grading.report import CROSS, TICK, Failed, Known, Report, Result
 
 
@@ -9,17 +7,11 @@ def forgets_t_squared():
     """A wrong answer that is never called."""
 
 
-FAILED = Failed("T = 4", "0.2", "3.2")
-HINTS = ("Compare two temperatures.", "The factor is 16 at T = 4.")
-
-
-@pytest.fixture
-def report():
-    results = (Result("It is 0 where both agree", 1.0, None), Result("It grows by T²", 2.0, FAILED))
-    return Report("my loss", results, (Known(forgets_t_squared, HINTS),))
-
-
-def test_a_report_shows_the_input_the_value_and_what_was_expected(report):
+def test_a_report_shows_the_input_the_value_and_what_was_expected():
+    grows = Result("It grows by T²", 2.0, Failed("T = 4", "0.2", "3.2"))
+    hints = ("Compare two temperatures.", "The factor is 16 at T = 4.")
+    results = (Result("It is 0 where both agree", 1.0, None), grows)
+    report = Report("my loss", results, (Known(forgets_t_squared, hints),))
     assert (report.points, report.out_of, report.passed) == (1, 3, False)
     assert repr(report).splitlines() == [
         "my loss: 1 of 2 properties fail, 1 of 3 points so far.",

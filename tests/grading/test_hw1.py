@@ -37,9 +37,6 @@ def test_large_logits_are_drawn_so_that_a_right_loss_is_never_zero(seed):
     assert loss.report(loss.source(loss.right, may_borrow=True), seed).passed
 
 
-# A student's own teacher
-
-
 def test_without_a_name_a_personal_check_asks_for_one():
     for nobody in ("", "  ", None):
         report = hw1.my_temperature.check(lambda: 3.0, nobody)

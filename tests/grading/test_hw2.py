@@ -13,8 +13,6 @@ from kdlib.course.exercises.hw2.two_stages import _stages
 from kdlib.course.grading.exercise import Ask, Draw
 from kdlib.course.grading.observe import observe
 
-# What is expected
-
 
 @pytest.mark.parametrize("size", [(2, 3), (4, 9)])
 def test_an_expected_flow_is_that_of_kdlib(size):
@@ -53,15 +51,9 @@ def test_an_expected_descent_is_that_of_torch(stage):
 
 def test_old_gradients_arrive_with_the_network():
     network = layers.NetworkWithOldGradients(layers.linear(Draw(7, "test"), 2, 3))
-
-    def gradients(network):
-        return [weight.grad for weight in network.parameters()]
-
-    first, second = observe(gradients, {"network": network}).value
+    gradients = observe(lambda net: [w.grad for w in net.parameters()], {"net": network})
+    first, second = gradients.value
     assert first.eq(1).all() and second.eq(1).all()
-
-
-# A student's own teacher
 
 
 def test_a_students_own_distance_is_the_fsp_loss_and_no_report_gives_it_away():
@@ -76,9 +68,6 @@ def test_a_students_own_distance_is_the_fsp_loss_and_no_report_gives_it_away():
     assert not any(
         float(x) == pytest.approx(distance, rel=0.1) for x in re.findall(r"[\d.]*\d", text)
     )
-
-
-# Odd answers
 
 
 def test_the_same_pair_in_float32_is_not_another_pair_and_a_network_that_grows_is_wrong():

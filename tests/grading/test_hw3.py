@@ -1,7 +1,5 @@
 """Homework 3: what its properties expect, networks that keep a diary, a student's own runs."""
 
-import itertools
-
 import pytest
 import torch
 from scipy.stats import t, ttest_rel
@@ -13,8 +11,6 @@ from kdlib.course.exercises.hw3.interval import STUDENTS_T
 from kdlib.course.exercises.hw3.verdict import _five_pairs
 from kdlib.course.exercises.material import seed_of
 from kdlib.course.grading.exercise import Draw
-
-# What is expected
 
 
 def test_students_t_is_that_of_scipy():
@@ -33,9 +29,6 @@ def test_an_infinite_loss_earns_nothing():
     assert hw3.cwtm_loss.check(lambda student, *_: student.sum() + torch.inf).points == 0
 
 
-# Networks that keep a diary
-
-
 def test_every_seed_begins_with_another_number():
     seeds = [*range(1000), 2**31, 2**31 + 1]
     assert len({generations.build(seed).initial.item() for seed in seeds}) == len(seeds)
@@ -51,22 +44,6 @@ def test_a_diary_records_its_teacher_and_the_teacher_stays_unchanged():
     told = [float(x) for x in student.state_dict().values()]
     assert told == [student.initial.item(), 1, teacher.initial.item(), 1]
     assert float(teacher.taught_by) == 0
-
-
-def first_never_trained(build, train, count):
-    networks = [build(seed) for seed in range(count)]
-    for teacher, student in itertools.pairwise(networks):
-        train(student, teacher)
-    return networks
-
-
-def test_a_first_network_that_was_never_trained_cannot_teach():
-    report = hw3.generations.check(first_never_trained)
-    lost = [result.says for result in report.results if result.failed]
-    assert any("when that has been trained" in says for says in lost)
-
-
-# A student's own runs
 
 
 def test_a_pair_is_one_start_taught_by_the_teacher_and_by_the_labels():

@@ -8,6 +8,7 @@ import pickle
 import random
 import types
 from decimal import Decimal
+from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,6 @@ OF_ANOTHER_FORM = {
     "not an object": b"[1, 2]",
     "a field too few": json.dumps({"value": 1}).encode(),
     "an error that is a number": message(error=3),
-    "gradients that are a list": message(gradients=[]),
     "a size that is a string": message(largest="9"),
     "a long error": message(error="x" * 10_000),
     "a number beyond 64 bits": message(value=10**400),
@@ -176,20 +176,10 @@ itself.append(itself)
 deep = json.loads("[" * 100 + "]" * 100)
 
 
-class Whole(int):
-    pass
-
-
-class Speechless:
-    def __repr__(self):
-        raise RuntimeError("no words")
-
-
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (Whole(3), 3),
-        (Speechless(), "a Speechless"),
+        (HTTPStatus.OK, 200),
         (np.float32(0.5), 0.5),
         (np.bool_(True), True),
         (np.longdouble(0.5), 0.5),
@@ -396,7 +386,6 @@ def test_lists_and_dictionaries_agree_part_by_part():
 SHOWN = [
     (None, "nothing (None)"),
     (True, "True"),
-    (3, "3"),
     (1 / 3, "0.333333"),
     (torch.tensor(2.5), "2.5"),
     (torch.tensor([[1.0, 2.0]]), "[[1., 2.]]"),

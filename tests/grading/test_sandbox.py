@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from textwrap import indent
 
+import psutil
 import pytest
 import torch
 from answers import Touches
@@ -43,23 +45,16 @@ def softens(of):
     return torch.allclose(seen.value, torch.tensor([[0.2689414, 0.7310586]]))
 
 
-def is_alive(pid):
-    """Whether a process runs; one that has ended but was not waited for does not."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except FileNotFoundError:
-        return sys.platform != "linux"
-
-
 def is_dead_soon(pid):
-    for _ in range(200):
-        if not is_alive(pid):
-            return True
-        time.sleep(0.05)
-    return False
+    """Whether a process ends; one that has ended but was not waited for is dead, too."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for _ in range(200):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            time.sleep(0.05)
+        return False
+    return True
 
 
 # An ordinary notebook
@@ -139,15 +134,12 @@ def test_memory_is_limited_in_cells_and_calls(ordinary):
     assert "memory" in ask(ordinary, "too_much").error
 
 
-def test_errors_of_cells_are_kept_and_the_next_cells_run(ordinary):
+def test_errors_and_pictures_of_cells_are_kept_and_the_next_cells_run(ordinary):
     assert "Error" in output(ordinary, "asks")["error"]
     assert output(ordinary, "fails")["error"] == "ValueError: one\ntwo"
     assert output(ordinary, "mumbles")["error"] == "Odd: "
     assert output(ordinary, "leaves")["error"] == "SystemExit: 3"
     assert output(ordinary, "no code")["error"].startswith("SyntaxError: invalid syntax")
-
-
-def test_pictures_are_kept_if_they_are_pictures(ordinary):
     (picture,) = output(ordinary, "picture")["pictures"]
     assert picture.startswith("iVBOR")
     assert output(ordinary, "no picture")["pictures"] == []
@@ -198,7 +190,7 @@ def test_closing_a_notebook_ends_the_processes_that_it_started(ordinary):
     assert ordinary.own_name()  # it runs again if this is not its first test
     grandchild, process = int(output(ordinary, "grandchild")["text"]), ordinary._process
     folder = Path(process._folder.name)
-    assert is_alive(grandchild) and is_alive(process._process.pid) and folder.exists()
+    assert psutil.pid_exists(grandchild) and process._process.poll() is None and folder.exists()
     ordinary.close()
     assert is_dead_soon(grandchild) and is_dead_soon(process._process.pid)
     assert not folder.exists() and not process._listener.is_alive()
@@ -212,11 +204,6 @@ ENDS = "import os\nos._exit(0)"
 CRASHES = "import ctypes\nctypes.string_at(0)"
 
 
-def in_a_function(name, source):
-    body = "\n".join(f"    {line}" for line in source.splitlines())
-    return f"def {name}(*given):\n{body}"
-
-
 NAMELESS = """
 class Nameless:
     def __str__(self):
@@ -227,7 +214,10 @@ student_id = Nameless()
 
 
 def test_cells_and_calls_that_end_or_never_end_cost_only_themselves():
-    functions = [in_a_function(*f) for f in (("crashes", CRASHES), ("loops", LOOPS))]
+    functions = [
+        f"def {name}(*given):\n{indent(source, '    ')}"
+        for name, source in (("crashes", CRASHES), ("loops", LOOPS))
+    ]
     with closing(runner(SOFTEN, LOOPS, "\n" + ENDS, *functions, NAMELESS)) as own:
         assert softens(own)
         assert own.notes == [
