@@ -57,17 +57,18 @@ def test_a_badge_opens_its_notebook_or_says_why_there_is_no_link():
     assert "Last run: 2026-01-02" in badges.badge("05_x", None, "2026-01-02")
 
 
-def test_the_install_cell_names_the_address_or_says_what_to_do():
-    assert f'%pip install --quiet --constraint {{keep}} "git+{GITHUB}"' in badges.install(GITHUB)
-    assert "ModuleNotFoundError" in badges.install(None)
-    for where in (GITHUB, None):
-        assert len(badges.install(where).splitlines()) <= 15
-
-
 def installed_by(cell, pip):
     """Run the install cell with a function in place of pip."""
     lines = [re.sub(r"^( *)%pip.*", r"\1pip(keep.read_text())", line) for line in cell.splitlines()]
     exec("\n".join(lines), {"pip": pip})  # noqa: S102
+
+
+def test_the_install_cell_names_the_address_and_does_nothing_where_kdlib_is_installed():
+    assert f'%pip install --quiet --constraint {{keep}} "git+{GITHUB}"' in badges.install(GITHUB)
+    assert "ModuleNotFoundError" in badges.install(None)
+    for where in (GITHUB, None):
+        assert len(badges.install(where).splitlines()) <= 15
+        installed_by(badges.install(where), lambda text: pytest.fail("it called pip"))
 
 
 def test_the_install_cell_keeps_the_torch_that_would_be_imported(tmp_path, monkeypatch):
@@ -96,11 +97,6 @@ def test_a_folder_called_kdlib_does_not_count_and_a_failed_installation_raises(
     with pytest.raises(ModuleNotFoundError, match="could not be installed"):
         installed_by(badges.install(GITHUB), calls.append)
     assert len(calls) == 1
-
-
-def test_the_install_cell_does_nothing_where_kdlib_is_installed():
-    for where in (GITHUB, None):
-        installed_by(badges.install(where), lambda text: pytest.fail("it called pip"))
 
 
 def test_a_head_is_written_once_and_everything_else_stays():

@@ -35,9 +35,6 @@ def flipbook():
     return kd.widgets.Flipbook(np.random.default_rng(0).random((4, 20, 30)), NASTY)
 
 
-each = pytest.mark.parametrize("make", [temperature, distillation, flipbook])
-
-
 def notebook_of(*forms):
     outputs = [nbformat.v4.new_output("display_data", {"text/html": form}) for form in forms]
     cells = [nbformat.v4.new_markdown_cell("# Why?"), nbformat.v4.new_code_cell(outputs=outputs)]
@@ -56,7 +53,7 @@ def test_every_saved_explorer_holds_the_current_code(path):
     assert not changed, "an explorer was saved with other code: run make explorers"
 
 
-@each
+@pytest.mark.parametrize("make", [temperature, distillation, flipbook])
 def test_an_outdated_explorer_becomes_the_current_one_and_that_stays_byte_for_byte(make):
     form = make().to_html()
     assert explorers.redrawn(form) == form
