@@ -25,7 +25,6 @@ from kdlib.identity import weights_hash
 from kdlib.reproduce import hinton as protocol
 from kdlib.reproduce.hinton import ALPHA, SEEDS, TEACHER_SEEDS, TEACHERS
 
-TWICE = ", twice as long"
 LEFT_OUT = {"no 3s": [3], "only 7s and 8s": [0, 1, 2, 3, 4, 5, 6, 9]}
 OTHERS = {"images": "all", "left_out": (), "keep": "last", "held_out": False, "together": False}
 
@@ -77,7 +76,7 @@ def lines(course):
 def promised(experiment, name):
     """What a line's name and the protocol's docstring say about it."""
     first, _, second = name.partition("; ")
-    found = {"way": first.removesuffix(TWICE), "teacher": "teacher", "width": 800}
+    found = {"way": first.removesuffix(", twice as long"), "teacher": "teacher", "width": 800}
     if experiment == "temperature":
         found |= {"width": int(second.removeprefix("2 x ")), "together": True}
     elif experiment == "left out":
@@ -163,7 +162,7 @@ def test_rates_are_tried_for_a_quarter_of_the_steps_and_five_students_trained(co
         assert len(set(tried)) == len(tried) != 1
         assert not tried or rate == tried[0]  # all score alike, and the first is taken
         several += len(tried) > 1
-        steps /= 2 if name.endswith(TWICE) else 1
+        steps /= 2 if name.endswith("twice as long") else 1
         network = None if experiment == "temperature" else want.width
         budgets.setdefault(experiment, set()).add((steps, network))
     assert several > 5

@@ -352,9 +352,6 @@ def test_results_reads_a_shipped_table(toy, tmp_path, shipped):
     assert found["value"].tolist()[:4] == [30, 31, 32, 0.1 + 0.2]
     for name in ("student_seed", "teacher_seed"):
         assert found[name].dtype == "Int64"
-    assert found["student_seed"].isna().tolist() == [False, False, False, True, True] * 3
-    means = found[found["metric"] == "test_errors"].groupby("setting")["value"].mean()
-    assert means.to_dict() == {"one": 31, "two": 31, "three": 51}
 
 
 def test_results_names_the_tables_there_are(shipped):

@@ -136,11 +136,10 @@ def test_shuffled_students_each_have_an_order_of_their_own(trainings, name, orde
 def test_copied_students_begin_as_their_teacher(trainings):
     rows_of(fsp, "faster", "labels; copied")
     teachers = {t.seed: t for t in trainings if t.by == "keep"}
-    students = [t for t in trainings if t.by == "fit"]
-    assert [student.seed for student in students] == [100, 101]
-    for student in students:
-        assert student.start == teachers[student.seed % 2].start
-        assert student.model is not teachers[student.seed % 2].model
+    students = {t.seed: t for t in trainings if t.by == "fit"}
+    for student, teacher in ((100, 0), (101, 1)):
+        assert students[student].start == teachers[teacher].start
+        assert students[student].model is not teachers[teacher].model
 
 
 def test_the_untrained_teacher_is_one(trainings):
