@@ -146,11 +146,9 @@ def test_a_data_set_has_its_name_and_its_classes(tmp_path, name, classes):
     ("change", "message"),
     [
         ({"x_train": None}, "damaged or lacks x_train"),
-        ({"y_test": None}, "damaged or lacks"),
         ({"x_train": GOOD["x_train"] / 255}, "x_train must be uint8 images.*float64"),
         ({"x_test": GOOD["x_test"].reshape(TEST, -1)}, "x_test must be uint8 images"),
         ({"x_test": GOOD["x_test"][:, :5]}, "x_test must have images of x_train's shape"),
-        ({"x_test": arrays(3)["x_test"]}, "x_test must have images of x_train's shape"),
         ({"x_test": GOOD["x_test"][:0], "y_test": np.arange(0)}, "x_test must be uint8"),
         ({"y_train": GOOD["y_train"][1:]}, r"y_train must hold 120 integer labels.*\(119,\)"),
         ({"y_train": np.eye(10, dtype=int)[GOOD["y_train"]]}, r"y_train.*\(120, 10\)"),

@@ -230,8 +230,7 @@ def test_bins_without_samples_are_left_out():
     probabilities = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.55, 0.45]])
     axes = plots.reliability_diagram(probabilities, torch.tensor([0, 0, 0]))
     (dots,) = [line for line in axes.lines if line.get_linestyle() == "None"]
-    np.testing.assert_allclose(dots.get_xdata(), [0.55, 1])
-    np.testing.assert_allclose(dots.get_ydata(), [1, 0.5])
+    np.testing.assert_allclose(dots.get_data(), [[0.55, 1], [1, 0.5]])
     (steps,) = axes.child_axes[0].patches
     assert {k: n for k, n in enumerate(steps.get_data().values) if n} == {8: 1, 14: 2}
 
