@@ -61,7 +61,7 @@ def test_every_room_whose_functions_are_borrowed_is_there_and_in_its_place(room)
 
 
 def test_a_borrower_cannot_hide():
-    """By a copy of the file, from inside kdlib, in a cell with a module's name, unwatched."""
+    """Try a copy of the file, a way inside, a module's name for a cell, an unwatched call."""
 
     def copies(s, t, T):
         spec = importlib.util.spec_from_file_location("mine_all_along", kd.stats.__file__)
