@@ -99,10 +99,8 @@ def test_a_network_has_the_parameters_that_its_paper_or_blog_gives(build, parame
         found = sum(parameter.numel() for parameter in build().parameters())
     assert parameters in (None, found)
     assert millions is None or f"{found / 1e6:.{len(millions.split('.')[1])}f}" == millions
-
-
-def test_the_blogs_teacher_has_the_buffers_of_its_code():
-    assert sum(buffer.numel() for buffer in m.anNet_deep().buffers()) == 772
+    if build is m.anNet_deep:  # as in the blog's code
+        assert sum(buffer.numel() for buffer in build().buffers()) == 772
 
 
 @pytest.mark.parametrize(

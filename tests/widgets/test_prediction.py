@@ -47,11 +47,10 @@ def test_no_radio_button_is_selected_until_one_is_clicked(said):
     guess = kd.predict(QUESTION, FATE)
     assert list(control(guess).options) == FATE
     assert control(guess).index is None
-    control(guess).value = "fewer"
-    assert guess.value == "fewer"
-    assert status(guess).startswith("Noted")
-    control(guess).value = "more"
-    assert guess.value == "more"
+    for clicked in ("fewer", "more"):
+        control(guess).value = clicked
+        assert guess.value == clicked
+        assert status(guess).startswith("Noted")
     said()
     guess.reveal("fewer")
     assert said() == "Your guess: more. Measured: fewer.\n"
@@ -161,7 +160,6 @@ def test_a_question_whose_answer_came_too_early_can_be_asked_again():
     ("answer", "shown"),
     [
         (41, "41"),
-        (1797, "1797"),
         (np.int64(41), "41"),
         (41.0, "41"),
         (167.6, "168"),
@@ -203,7 +201,6 @@ def test_an_empty_answer_is_refused_and_locks_nothing(answer, error):
         (QUESTION, ["more", ""], ValueError, "choices must not be empty"),
         (QUESTION, ["more", "more"], ValueError, "choices must all be different"),
         (QUESTION, ["more"], ValueError, "choices must be at least two"),
-        (QUESTION, [], ValueError, "choices must be at least two"),
         (QUESTION, range(1), ValueError, "choices must be at least two, got range"),
     ],
 )
