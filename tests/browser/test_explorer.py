@@ -415,13 +415,6 @@ def test_a_notebook_that_is_not_trusted_shows_the_picture_and_how_to_trust_it(la
     assert page.locator("iframe[srcdoc]").count() == 0
 
 
-def test_a_static_page_from_the_disk_works_without_a_network(offline):
-    page = offline()
-    heard = complaints(page)
-    works(page, frame_of(page, "temperature explorer"))
-    assert heard == []
-
-
 @every_width
 def test_the_frame_covers_the_picture_and_nothing_sticks_out_of_it(offline, width):
     page = offline(width)

@@ -47,6 +47,4 @@ def test_a_guess_made_by_mouse_and_keyboard_is_shown_beside_the_answer_and_stays
     page.get_by_text("Your guess: 5. Measured: 41.").wait_for()
     outputs_settle(page)
     assert fewer.is_checked() and fewer.is_disabled()
-    assert (
-        cells.nth(0).locator(".jp-OutputArea-output").count() == 1
-    )  # the widget alone, without its text
+    assert cells.nth(0).locator(".jp-OutputArea-output").count() == 1  # the widget, not its text

@@ -16,8 +16,14 @@ from .test_explorer import Given, works
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+EXPLORERS = {  # in all other lessons a flipbook
+    "00_start_here": ["temperature explorer"],
+    "01_teacher": [],
+    "02_temperature": ["temperature explorer"] * 2,
+    "03_student": ["distillation explorer"],
+    "09_bug_museum": [],
+}
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-each_page = pytest.mark.parametrize("name", ["index", *NAMES])
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +55,14 @@ def opened(site, browser):
     assert complaints == []
 
 
-def overflow(page):
-    """How far the page can be scrolled sideways, in pixels."""
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-
-
-@each_page
+@pytest.mark.parametrize("name", ["index", *NAMES])
 def test_a_page_opens_from_disk_and_fits_every_width(opened, name):
     page = opened(name)
     assert page.get_by_role("heading", level=1).count() == 1
     for width in (400, 900, 1600):
         page.set_viewport_size({"width": width, "height": 900})
-        assert overflow(page) <= 0, width
+        scrollable = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert scrollable <= 0, width
     widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
     assert widths and min(widths) > 0
 
@@ -100,31 +102,20 @@ def given_to(frame):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_explorers_of_a_lesson_work_on_its_page(opened, name):
+def test_a_lesson_has_its_explorers_and_they_work_on_its_page(opened, name):
     page = opened(name, width=1280)
-    for frame in page.locator("iframe[title='temperature explorer']").all():
+    frames, titles = page.locator("iframe").all(), EXPLORERS.get(name, ["flipbook"])
+    assert [frame.get_attribute("title") for frame in frames] == titles
+    for frame, title in zip(frames, titles, strict=True):
         frame.scroll_into_view_if_needed()  # out of view its page gets no frames
-        works(page, frame.content_frame, given_to(frame))
-    sliders = {"distillation explorer": "Drag the temperature T", "flipbook": "Drag"}
-    for title, slider in sliders.items():
-        for frame in page.locator(f"iframe[title='{title}']").all():
-            frame.scroll_into_view_if_needed()
-            moved = frame.content_frame.get_by_role("slider", name=slider)
-            before = moved.get_attribute("aria-valuetext")
-            moved.press("ArrowRight")
-            assert moved.get_attribute("aria-valuetext") != before
-
-
-def test_the_lessons_have_their_explorers(opened):
-    wanted = {
-        "00_start_here": ["temperature explorer"],
-        "02_temperature": ["temperature explorer"] * 2,
-        "03_student": ["distillation explorer"],
-        "04_dark_knowledge": ["flipbook"],
-    }
-    for name, titles in wanted.items():
-        frames = opened(name).locator("iframe").all()
-        assert [frame.get_attribute("title") for frame in frames] == titles
+        if title == "temperature explorer":
+            works(page, frame.content_frame, given_to(frame))
+            continue
+        slider = "Drag" if title == "flipbook" else "Drag the temperature T"
+        moved = frame.content_frame.get_by_role("slider", name=slider)
+        before = moved.get_attribute("aria-valuetext")
+        moved.press("ArrowRight")
+        assert moved.get_attribute("aria-valuetext") != before
 
 
 def test_formulas_are_drawn_as_formulas(opened):
