@@ -9,10 +9,10 @@ from torch import Tensor
 def divergence(s: Tensor, t: Tensor, T: float | Tensor) -> Tensor:
     """``KL(softmax(t / T) || softmax(s / T))``, of shape ``(..., 1)`` for logits ``(..., C)``.
 
-    With d = (s - t) / T the divergence is log E_p[exp d] - E_p[d], and centring d under p removes the
-    second term. What remains, log(1 + E_p[exp d - 1 - d]), suffers no cancellation; for large T it tends to
-    E_p[d^2] / 2, which is how logit matching appears. The difference of two log-softmaxes, as in
-    ``F.kl_div``, would be mostly rounding error there.
+    With d = (s - t) / T the divergence is log E_p[exp d] - E_p[d], and subtracting its mean under p
+    from d removes the second term. What remains, log(1 + E_p[exp d - 1 - d]), suffers no
+    cancellation; for large T it tends to E_p[d^2] / 2, which becomes logit matching. The difference
+    of two log-softmaxes, as in ``F.kl_div``, would be mostly rounding error there.
     """
     log_p = torch.log_softmax(t / T, dim=-1)  # (..., C)
     p = log_p.exp()

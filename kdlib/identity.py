@@ -62,11 +62,12 @@ def code_hash(value: Any) -> str:
 def described(value: Any) -> str:
     """A text that identifies a value; for the reader's own functions and classes, by their code.
 
-    A function is described by its instructions with their constants and names, its nested functions, defaults,
-    closure and attributes, and the globals that it reads; the reader's own functions among these are described
-    in the same way. Whatever comes with Python or was installed is described by its name, so that an upgrade
-    changes nothing. Code that behaves differently has a different text. Equal code may have one, too, if the
-    Python version differs or a statement is laid out differently.
+    A function is described by its instructions with their constants and names, its nested
+    functions, defaults, closure and attributes, and the globals that it reads; the reader's own
+    functions among these are described in the same way. Whatever comes with Python or was installed
+    is described by its name, so that an upgrade changes nothing. Code that behaves differently has
+    a different text. Equal code may also have different texts, if the Python version or the layout
+    of a statement differs.
 
     Raises:
         Undescribed: something in it has no identifying text, such as a lock or an open file.
@@ -84,7 +85,7 @@ def described(value: Any) -> str:
 
 
 def is_own(kind: type) -> bool:
-    """Whether the reader wrote a class: it is not kdlib's, installed or Python's."""
+    """Whether a class is the reader's own: not from kdlib, an installed package or Python."""
     return _is_own_module(kind.__module__)
 
 
@@ -187,7 +188,7 @@ class _Description:
             reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
         except Exception as error:  # a class may raise anything here
             kind = type(value).__name__
-            raise Undescribed(f"a {kind} has no text that tells it from another") from error
+            raise Undescribed(f"a {kind} has no text that distinguishes it from others") from error
         if isinstance(reduced, str):
             return f"{type(value).__module__}.{reduced}"
         parts = [list(part) if hasattr(part, "__next__") else part for part in reduced]
@@ -292,13 +293,13 @@ def _module_text(name: str) -> str:
 
 
 def _is_own_module(name: str) -> bool:
-    """Whether a module is a notebook or a file of the reader's."""
+    """Whether a module is one of the reader's notebooks or files."""
     file = getattr(sys.modules.get(name), "__file__", None)
     return name not in sys.builtin_module_names and (file is None or _is_own(file))
 
 
 def _is_own(file: str) -> bool:
-    """Whether the reader wrote the code: it is not kdlib's, installed or Python's."""
+    """Whether code is the reader's own: not from kdlib, an installed package or Python."""
     path = Path(file)
     if _INSTALLED & {*path.parts} or "<frozen" in file:
         return False

@@ -51,7 +51,7 @@ __all__ = [
     "soften",
 ]
 
-_NO_LABEL = torch.iinfo(torch.int32).min  # with torch's default, -100 would be skipped silently
+_NO_LABEL = torch.iinfo(torch.int32).min  # torch's default would silently skip labels of -100
 
 
 def soften(logits: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
@@ -152,7 +152,7 @@ def hinton_loss(
         teacher: logits ``(..., C)``, a constant.
         labels: class numbers ``(...)``, int64.
         temperature: T > 0, a number or a tensor that broadcasts against the leading dimensions.
-        alpha: weight of the soft targets in [0, 1], a number or a tensor likewise.
+        alpha: weight of the soft targets in [0, 1], a number or such a tensor.
         reduction: ``"mean"`` over the leading dimensions, or ``"none"`` to keep them.
 
     Returns:
@@ -179,9 +179,9 @@ def hinton_terms(
 ) -> tuple[Tensor, Tensor]:
     """The two weighted terms of :func:`hinton_loss`, before the mean.
 
-    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(y, softmax(s))``. Both :func:`hinton_loss` and
-    :class:`kdlib.SoftTargets` take their terms from here; only those protocols in ``kdlib.reproduce`` that
-    follow another author's weighting do not.
+    ``alpha * T^2 * KL(p || q)`` and ``(1 - alpha) * CE(y, softmax(s))``. Both :func:`hinton_loss`
+    and :class:`kdlib.SoftTargets` take their terms from here; the only exceptions are protocols in
+    ``kdlib.reproduce`` that follow another author's weighting.
 
     Source: Hinton, Vinyals, Dean 2015, section 2.
 

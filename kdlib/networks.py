@@ -26,7 +26,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def begin_text(models: Iterable[nn.Module], carry: bool) -> None:
-    """Make recurrent parts forget what they read; with ``carry`` they then read on from call to call."""
+    """Reset recurrent parts; with ``carry`` they then keep their state from call to call."""
     for model in models:
         for module in model.modules():
             if hasattr(module, "begin_text"):
@@ -35,7 +35,7 @@ def begin_text(models: Iterable[nn.Module], carry: bool) -> None:
 
 @contextmanager
 def carrying(models: Sequence[nn.Module], carry: bool = True) -> Iterator[None]:
-    """Inside, recurrent networks start afresh and read on from call to call, unless ``carry=False``."""
+    """Reset recurrent networks; inside, they keep state between calls unless ``carry=False``."""
     begin_text(models, carry)
     try:
         yield
@@ -59,7 +59,7 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) 
 
     Args:
         model: any network; its weights, buffers and modes stay as they were.
-        inputs: ``(N, ...)``, or a ``Split`` whose inputs are taken, a text's from left to right.
+        inputs: ``(N, ...)``, or a split, whose inputs are used; a text is read from left to right.
         batch_size: inputs per forward pass.
 
     Returns:
@@ -85,7 +85,7 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) 
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:
     """A network's outputs, on its own device and in its own precision; tokens stay integers."""
-    parameter = next(model.parameters(), inputs)  # without parameters the inputs decide
+    parameter = next(model.parameters(), inputs)  # without parameters, the inputs decide
     dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype
     return model(inputs.to(parameter.device, dtype))
 

@@ -1,4 +1,4 @@
-"""Everything that shapes a training, as one frozen value. Nothing here trains."""
+"""Everything that shapes a training run, as one frozen value. Nothing here trains."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that shapes a training, its values checked when it is built.
+    """Everything that shapes a training run, its values checked when it is built.
 
     Attributes:
         epochs: passes over the training split.
-        iterations: steps instead of epochs, as some papers count; the last epoch may be cut short.
+        iterations: steps, for papers that count those, not epochs; the last epoch may be cut short.
         batch_size: samples per step; an incomplete last batch is dropped unless it is the only one.
         optimizer: ``sgd`` (Nesterov momentum), ``adam`` or ``adamw``.
         learning_rate: the peak rate. If not given, the objective's ``default_rate`` (0.001 for hints and FSP
             matrices alone, whose losses are sums over thousands of numbers), else 0.03 for sgd and 0.001 for
             adam and adamw; :class:`kdlib.History` names the rate that was used. 0.03 under one_cycle is
             stable for T^2-weighted soft targets at T = 20.
-        momentum: that of sgd, or the first beta of adam and adamw.
+        momentum: the momentum of sgd, or the first beta of adam and adamw.
         schedule: ``one_cycle`` (up for 30 % of the steps, then down to zero, both by a cosine),
             ``step`` (a tenth after one half and again after three quarters), ``wide_resnet`` (a fifth
             after 30, 60 and 80 %, as Zagoruyko and Komodakis 2016), ``plateau`` (a quarter after every
@@ -57,9 +57,9 @@ class Recipe:
             shortened to it. None for no limit.
         augment: random views of the training images, such as ``kd.data.shift(2)``, or any function
             ``(images, generator) -> images`` that draws from that generator and keeps shape and dtype.
-        precision: that of the matrix products; ``auto`` is bfloat16 where the hardware has it natively,
-            float16 on older GPUs, else float32. The network's weights are converted to float32,
-            or to float64 for ``float64``, and stay so.
+        precision: dtype of the matrix products; ``auto`` is bfloat16 where the hardware has it
+            natively, float16 on older GPUs, else float32. The network's weights are converted to
+            float32, or to float64 for ``float64``, and stay that way.
         keep: whether to end with the weights of the ``last`` epoch, or of the ``best`` one by
             validation loss.
 
@@ -111,11 +111,11 @@ class Recipe:
 
     @property
     def peak_rate(self) -> float:
-        """The highest learning rate of the training, where the objective has none of its own."""
+        """The highest learning rate of the training run, unless the objective has its own."""
         return self.learning_rate or DEFAULT_RATES[self.optimizer]
 
     def rate(self, progress: float) -> float:
-        """The learning rate when this share of the training, in [0, 1), is done.
+        """The learning rate once this share of the training, in [0, 1), is done.
 
         For ``plateau`` this is the peak: its cuts depend on the validation losses.
         """
@@ -130,7 +130,7 @@ class Recipe:
         return self.peak_rate * (1 - _rise((progress - 0.3) / 0.7))
 
     def length(self, steps: int) -> tuple[int, int]:
-        """The number of steps and of epochs of a training whose whole epochs have ``steps``.
+        """The number of steps and of epochs of a run whose whole epochs have ``steps`` steps.
 
         >>> Recipe(iterations=250).length(100)
         (250, 3)
@@ -140,7 +140,7 @@ class Recipe:
 
 
 def non_default_fields(what: Any) -> dict[str, Any]:
-    """A dataclass's fields that differ from their defaults, so that new fields leave old texts valid."""
+    """A dataclass's non-default fields, so that adding a field leaves old texts as they are."""
     values = ((field, getattr(what, field.name)) for field in fields(what))
     return {field.name: value for field, value in values if value != field.default}
 

@@ -60,7 +60,7 @@ def key(seed: int, epoch: int, purpose: str) -> int:
 def stream(
     seed: int, epoch: int, purpose: str, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """A separate generator for each purpose and epoch, so that a resume needs no generator state."""
+    """A separate generator for each purpose and epoch; resuming needs no generator state."""
     return torch.Generator(device).manual_seed(key(seed, epoch, purpose))
 
 

@@ -1,1 +1,1 @@
-"""Networks that know only some classes: a class was never seen (``omitted``), or specialists."""
+"""Students that never saw some of the classes (``omitted``), and ``specialists`` for a few."""

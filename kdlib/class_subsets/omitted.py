@@ -22,8 +22,8 @@ def bias_by_errors(logits: Tensor, labels: Tensor, classes: int | Iterable[int])
 
     ``argmin over b of sum_n [argmax_c (z_nc + b * [c in classes]) != y_n]``, exactly: an example
     changes sides where b passes the margin between its best other class and its best class among
-    ``classes``. Of the intervals between margins that have the fewest errors, the widest counts; its
-    middle is returned.
+    ``classes``. Of the intervals between margins that have the fewest errors, the widest is chosen
+    and its middle returned.
 
     Args:
         logits: ``(N, C)``, for images that the student was not trained on.
@@ -67,7 +67,7 @@ def bias_by_mass(logits: Tensor, classes: int | Iterable[int], share: float) -> 
     This needs images but no labels, only how common the classes are in use.
 
     Args:
-        logits: ``(N, C)``, for images as they come in use.
+        logits: ``(N, C)``, for images like those met in use.
         classes: one class or several; not all.
         share: the fraction of images in use that show these classes, in (0, 1).
 

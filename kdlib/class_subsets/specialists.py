@@ -33,8 +33,9 @@ def clusters(probabilities: Tensor, count: int, seed: int = 0) -> list[list[int]
     (The paper uses on-line K-means, we use scikit-learn's.)
 
     Args:
-        probabilities: ``(N, C)``, the generalist's, best softened and for images that it was not trained
-            on: if it is sure of every image, each class varies by itself and forms its own cluster.
+        probabilities: ``(N, C)``, the generalist's, preferably softened and for images that it was
+            not trained on: if it is sure of every image, no two classes vary together, so each
+            forms its own cluster.
         count: the number of clusters.
         seed: the seed of K-means.
 

@@ -34,7 +34,8 @@ def from_arrays(
 
     Args:
         x_train, x_test: uint8 images ``(N, H, W)`` or ``(N, H, W, C)``, which are normalised by the
-            training images; or floating-point inputs ``(N, ...)``, which are only cast to float32.
+            training images' statistics; or floating-point inputs ``(N, ...)``, which are only cast
+            to float32.
         y_train, y_test: integer labels ``(N,)``, or None if there are none.
         classes: names by label; by default the numbers themselves.
         name: name of the data set.
@@ -82,7 +83,7 @@ def from_folder(
 
     Args:
         folder: the folder.
-        size: every image is resized to size x size pixels; without it all must have one size.
+        size: every image is resized to size x size pixels; without it all must have the same size.
         validation: how many training images to hold out.
         device: by default the GPU if there is one.
 
@@ -258,7 +259,7 @@ def assemble(
 
 
 def _mean_and_deviation(images: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel, the same bits for any order of the images."""
+    """Mean and deviation of each channel, bit-identical for any order of the images."""
     channels = images.reshape(-1, images.shape[3] if images.ndim == 4 else 1)  # (N * H * W, C)
     means, deviations = [], []
     for channel in channels.T:

@@ -84,7 +84,8 @@ class Samples:
     def fingerprint(self) -> str:
         """A hash of inputs, labels and index; computed again only if one of them has changed.
 
-        It sees the changes that torch counts: none made through ``.data`` or a shared numpy array.
+        It notices the changes that torch counts, but none made through ``.data`` or a numpy array
+        that shares the tensor's memory.
         """
         parts = {"inputs": self.inputs, "labels": self.labels, "index": self.index}
         state = [(id(x), _version(x)) for x in parts.values() if x is not None]

@@ -215,11 +215,11 @@ def sample(
     """Let a model continue a prompt, drawing each token from ``softmax(z / T)``.
 
     This is the formula of soft targets: a low temperature picks the most likely token, a high one
-    any token. One seed gives the same random draws at every temperature, so that only T makes texts
-    differ.
+    any token. One seed gives the same random draws at every temperature, so that texts differ only
+    because of T.
 
     Args:
-        model: from tokens ``(N, L)`` to logits ``(N, L, C)``.
+        model: maps tokens ``(N, L)`` to logits ``(N, L, C)``.
         data: the data set whose tokens the model knows.
         length: number of tokens to draw.
         temperature: T > 0.

@@ -54,7 +54,7 @@ def densenet(
 
 
 class DenseNet(nn.Module):
-    """The network that :func:`densenet` builds, from ``stem``, ``stage1`` to ``stage3``, ``norm``,
+    """The network that :func:`densenet` builds: ``stem``, ``stage1`` to ``stage3``, ``norm``,
     ``head``.
 
     Attributes:

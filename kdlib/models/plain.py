@@ -23,7 +23,7 @@ def mlp(
     Args:
         width: units per hidden layer; Hinton et al. use 1200 for the teacher and 800 for the
             student.
-        depth: number of hidden layers, there 2; 0 gives a linear classifier.
+        depth: number of hidden layers, 2 in the paper; 0 gives a linear classifier.
         dropout: probability of dropping a hidden unit in training.
         inputs: numbers per input; inputs ``(N, ...)`` are flattened.
         classes: number of classes; the logits are ``(N, classes)``.

@@ -11,7 +11,7 @@ from kdlib.seeding import seeded
 def lstm(
     vocabulary: int, width: int = 200, layers: int = 2, dropout: float = 0.0, seed: int = 0
 ) -> LanguageModel:
-    """Build a recurrent language model with tied weights: the next token's logits everywhere.
+    """Build a recurrent language model with tied weights, which predicts a token at each position.
 
     An embedding, LSTM layers of the same width, and an output layer that shares the embedding's
     weights (Press and Wolf 2017); dropout acts between them, never within the recurrence (Zaremba,
@@ -36,7 +36,7 @@ def lstm(
 
 
 class LanguageModel(nn.Module):
-    """The network that :func:`lstm` builds, from ``embedding``, ``lstm``, ``head``.
+    """The network that :func:`lstm` builds: ``embedding``, ``lstm``, ``head``.
 
     A call starts from a state of zeros. Between ``begin_text(carry=True)`` and
     ``begin_text(carry=False)`` it starts from the detached final state of the previous call;

@@ -98,7 +98,7 @@ def wide_resnet(
 
     Args:
         depth: 10, 16, 22, 28 ...
-        width: k, the number of times that the stages are as wide as a plain network's.
+        width: k; the stages are k times as wide as those of a plain residual network.
         dropout: probability of dropping an activation between a block's convolutions in training.
         channels: channels of the images, 1 or 3.
         classes: number of classes; the logits are ``(N, classes)``.
@@ -163,8 +163,8 @@ def residual_student(teacher: nn.Module, blocks: int = 1, seed: int = 0) -> Prea
     """Build a residual network with the channels of a dense teacher, ready to share its ends.
 
     Each dense block with the transition after it becomes a stage of pre-activation blocks with the
-    same number of output channels. A stage halves the image in its first block, the teacher's at
-    its end. Source: Furlanello et al. 2018, table 5.
+    same number of output channels. A stage halves the image in its first block; the teacher's
+    stages halve it at their end. Source: Furlanello et al. 2018, table 5.
 
     Args:
         teacher: a network built by :func:`kdlib.models.densenet`.
@@ -220,7 +220,7 @@ def _same_shapes(mine: nn.Module | None, theirs: nn.Module | None) -> bool:
 
 
 class ResNet(nn.Module):
-    """The network that :func:`resnet` builds, from ``stem``, ``stage1`` to ``stage3``, ``head``."""
+    """The network that :func:`resnet` builds: ``stem``, ``stage1`` to ``stage3``, ``head``."""
 
     def __init__(self, blocks: int, width: int, channels: int, classes: int) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ def _stage(blocks: int, inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PreactResNet(nn.Module):
-    """A pre-activation network, from ``stem``, ``stage1`` to ``stage3``, ``norm``, ``head``."""
+    """A pre-activation network: ``stem``, ``stage1`` to ``stage3``, ``norm``, ``head``."""
 
     def __init__(
         self,

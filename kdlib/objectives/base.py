@@ -79,12 +79,12 @@ class Outputs:
 
 
 class _Key:
-    """``objective.key``: computed on access, so that a change of the teacher shows, unless it has been set."""
+    """``objective.key``: computed on access, to reflect the present teacher, unless it was set."""
 
     def __get__(self, objective: Objective | None, kind: type) -> Any:
         if objective is None:
             return self
-        if kind is Sum:  # its parts' keys say everything
+        if kind is Sum:  # its parts' keys contain everything
             return objective.settings()
         # A reader's subclass of one of kdlib's classes may have attributes that settings() omits.
         own = [_settings_text(objective)] if is_own(kind) else []
@@ -101,9 +101,9 @@ class Objective:
         taps: names of the student's modules whose outputs the objective needs. Empty if the logits are
             enough; otherwise the forward pass ends at the last of them and there are no logits, unless
             ``""``, the whole network, is one of the names.
-        module: a module that is trained with the student, on its device and in its checkpoint; None if
-            there is nothing to train. Make it in ``prepare``, so that every training starts with a new
-            one; numbers that a resumed training needs are its buffers.
+        module: a module that is trained with the student, on its device and in its checkpoint; None
+            if there is nothing to train. Make it in ``prepare``, so that every training run starts
+            with a new one; register as its buffers any numbers that a resumed run needs.
         default_rate: the learning rate if the recipe has none; None for the optimizer's default.
         key: a string that identifies the objective for ``keep`` and checkpoints: the class's name, its
             code, and the attributes whose names do not start with an underscore. An attribute that
@@ -170,7 +170,7 @@ class Sum(Objective):
             among them is replaced by its parts.
 
     Raises:
-        TypeError, ValueError: a weight is neither, or is not finite.
+        TypeError, ValueError: a weight is neither a number nor a function, or is not finite.
     """
 
     def __init__(self, parts: tuple[tuple[Weight, Objective], ...]) -> None:
@@ -294,7 +294,7 @@ class Loss(Objective):
             raise ValueError(f"{self.name} needs labels and the training split has none")
         if self._source is not None:
             self._source.prepare(split, recipe)
-        # A copy, so that every training starts from the parameters that were given.
+        # A copy, so that every training run starts from the parameters that were given.
         self.module = copy.deepcopy(self.function) if isinstance(self.function, nn.Module) else None
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -427,7 +427,7 @@ def _at(weight: Weight, progress: float) -> float:
 def _times(outer: Weight, inner: Weight) -> Weight:
     if not callable(outer) and not callable(inner):
         return outer * inner
-    if outer == 1 or inner == 1:  # the other one itself, so that its key stays
+    if outer == 1 or inner == 1:  # the other one itself, so that its key stays the same
         return inner if outer == 1 else outer
     return lambda progress: _at(outer, progress) * _at(inner, progress)
 

@@ -54,7 +54,7 @@ class Hint(Objective):
         teacher: one network; it is not modified. With fixed views its hints are computed only once, if
             they fit into a gigabyte, and kept as long as the objective.
         hint: a layer of the teacher, or several.
-        guided: a layer of the student, or equally many.
+        guided: a layer of the student, or as many as there are hints.
         activation: the non-linearity at the end of each regressor: "relu", "leaky_relu", "elu", "gelu",
             "silu", "tanh" or "sigmoid"; None for none; or a module, such as the teacher's own Maxout.
 
@@ -256,7 +256,7 @@ def _features_of_one(student: nn.Module, split: Samples, names: Sequence[str]) -
 def _regressor(name: str, guided: Tensor, hint: Tensor, last: nn.Module | None) -> nn.Sequential:
     """A regressor from the guided layer's shape to the hint's, ending with ``last``."""
     (_, inputs, *size), (_, outputs, *target) = guided.shape, hint.shape
-    outputs *= getattr(last, "pieces", 1)  # a Maxout needs that many channels for each of its own
+    outputs *= getattr(last, "pieces", 1)  # a Maxout takes that many channels in for each one out
     if not size and not target:
         layer: nn.Module = nn.Linear(inputs, outputs)
     elif len(size) == len(target) == 2 and all(g >= h for g, h in zip(size, target, strict=True)):

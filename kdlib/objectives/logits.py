@@ -104,8 +104,8 @@ class SoftTargets(_OfTeacher):
         )
         if isinstance(teacher, Sequence) and isinstance(temperature, Tensor):
             raise TypeError(
-                "temperature must be one number where the teacher is a list: their probabilities "
-                "are averaged at that temperature"
+                "temperature must be one number where the teacher is a list: the members' "
+                "probabilities are averaged at that temperature"
             )
 
     def prepare(self, student: nn.Module, split: Samples, recipe: Recipe) -> None:
@@ -187,8 +187,9 @@ class DKPP(_OfTeacher):
     """Soft targets at T = 1, all but the largest permuted; logged as ``dkpp``.
 
     Dark knowledge with permuted predictions, see :func:`kdlib.losses.dkpp_loss`: what a teacher
-    contributes besides the similarities between classes. Every image gets a new permutation in every step
-    (the paper does not say). It needs no labels. Source: Furlanello et al. 2018, section 3.2, eq. 11.
+    contributes besides the similarities between classes. Every image gets a new permutation in
+    every step (the paper does not specify this). It needs no labels. Source: Furlanello et al.
+    2018, section 3.2, eq. 11.
 
     Args:
         teacher: a network; a list of networks, whose probabilities are averaged; or a tensor of logits

@@ -24,7 +24,7 @@ from kdlib.recipe import Recipe
 from kdlib.taps import reach, taps
 
 Teacher = nn.Module | Sequence[nn.Module] | Tensor
-Combine = Callable[[list[Tensor]], Tensor]  # several networks' logits to one's
+Combine = Callable[[list[Tensor]], Tensor]  # several networks' logits to one tensor of logits
 
 _TABLE_BYTES = 2**30  # a larger table of features is not kept: they are computed in every step
 
@@ -49,7 +49,7 @@ class LookedUp:
         self.row[split.index] = torch.arange(len(split), device=split.device)
 
     def __call__(self, batch: Asked) -> list[Tensor]:
-        rows = self.row[batch.index]  # (B,); of a cohort (members, B)
+        rows = self.row[batch.index]  # (B,); for a cohort (members, B)
         return [table[rows] for table in self.tables]  # (B, ...) each
 
 

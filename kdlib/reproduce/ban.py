@@ -9,8 +9,8 @@ theirs); ``families``, a DenseNet-BC-10-16 and residual networks of its shape. A
 experiment have the same recipe with a peak rate set beforehand: 0.1, as for Wide ResNets, or 0.05 for
 perceptrons. All temperatures are 1.
 
-Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each), whether a permutation
-is kept (here each image gets a new one in every step), and the seeds.
+Not stated in the paper: the weights of teacher and labels in BAN+L (here a half each), whether a
+permutation is kept (here each image gets a new one in every step), and the seeds.
 
 Ways: ``labels``, generation 0; ``BAN-1``, taught by it, ``BAN-2`` by ``BAN-1`` and so on; ``BAN+L``, ``CWTM``
 and ``DKPP``, also taught by generation 0. Controls: ``labels 1``, ``labels 2``, ``labels 3``, which start

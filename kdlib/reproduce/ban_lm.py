@@ -8,10 +8,10 @@ time; and ``short`` for two processor cores: 2 layers of 200 units and a dropout
 200 and a dropout of 0.1 for characters, a few epochs of Adam under one cycle. All networks for a text have
 the same number of steps.
 
-Unknown in the paper: the weights of teacher and labels in BAN+L (here a half each) and whether gradients
-are clipped (here to 5, as Zaremba et al. 2014 do for their medium network). The peak rate for words in
-``short``, 0.004, was better on validation than 0.01, for a network trained on labels; the rate for
-characters, 0.005, was not tuned.
+Not stated in the paper: the weights of teacher and labels in BAN+L (here a half each) and whether
+gradients are clipped (here to 5, as Zaremba et al. 2014 do for their medium network). The peak rate
+for words in ``short``, 0.004, was better on validation than 0.01, for a network trained on labels;
+the rate for characters, 0.005, was not tuned.
 
 Ways: ``labels``, which are also the teachers; ``BAN+L``, teacher and labels; ``BAN``, the teacher alone.
 The student with seed s starts like the ``labels`` network with seed s, and its teacher is the ``labels``

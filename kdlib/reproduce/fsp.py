@@ -1,4 +1,4 @@
-"""Yim, Joo, Bae and Kim 2017 on CIFAR-10: FSP matrices for training faster, smaller, together, elsewhere.
+"""Yim, Joo, Bae and Kim 2017 on CIFAR-10: FSP for speed, small students, ensembles and transfer.
 
 Residual networks (He et al. 2016) of one width throughout, so that the matrices of teacher and student
 have the same size. A pair of layers is a stage's input and output, so the second and third pair are
@@ -8,15 +8,15 @@ images, students of 14 or 8 layers that see 5,000, and the other 5,000 to choose
 of an experiment have the same total number of steps, in one stage or in two: students trained on labels
 alone get twice what the paper gives them, 42,000 instead of 21,000.
 
-Unknown in the paper: batch size, the weight of the FSP loss, flips, how an ensemble averages (here:
-probabilities), seeds, and which layer a section begins with. Here: 128 images a step, in ``short`` 64;
-weight 1 for each pair; Nesterov SGD, its rate divided by ten after one half and three quarters as in the
-paper, under one cycle in ``short``. If there are several rates for the first (or only) stage, a student
-with half the steps tries each, and the fewest validation errors decide. A second stage has the rate 0.3,
-in ``paper`` 0.1. ``faster`` and ``together`` use the rates chosen in ``smaller``; labels alone have the
-second stages' 0.3 there, which suits them as well (compare ``labels at 0.3`` in ``smaller``), and the copy
-has 0.1. FitNets have FSP's first stage of 21,000 steps, not the paper's 35,000. Crops are padded by
-reflection.
+Not stated in the paper: batch size, the weight of the FSP loss, flips, how an ensemble averages
+(here: probabilities), seeds, and which layer a section begins with. Here: 128 images a step, in
+``short`` 64; weight 1 for each pair; Nesterov SGD, its rate divided by ten after one half and three
+quarters as in the paper, under one cycle in ``short``. If there are several rates for the first (or
+only) stage, a student with half the steps tries each, and the fewest validation errors decide. A
+second stage has the rate 0.3, in ``paper`` 0.1. ``faster`` and ``together`` use the rates chosen in
+``smaller``; labels alone have the second stages' 0.3 there, which suits them as well (compare
+``labels at 0.3`` in ``smaller``), and the copy has 0.1. FitNets have FSP's first stage of 21,000
+steps, not the paper's 35,000. Crops are padded by reflection.
 
 Ways: ``labels``; ``soft``, soft targets at T = 4, with labels at weight 0.1; ``fsp``; ``hint``, at the
 middle stage, and ``hints``, at all three; ``lambda``, FitNets' second stage; two of them in turn with

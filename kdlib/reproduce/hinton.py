@@ -3,16 +3,16 @@
 Teachers have 2 x 1200 units, dropout, and images shifted by up to two pixels; students have 2 x 800. They
 see all 60,000 training images unless the transfer set is the question; ``left out``, ``few labels`` and
 ``specialists`` hold 5,000 out for validation. Teachers (three, or as many as ``TEACHER_SEEDS`` has) teach
-the five students in turn, so intervals over students partly cover the teachers. Soft targets have weight
-0.9 and labels 0.1; soft targets stand alone if a transfer set lacks classes or labels.
+the five students in turn, so intervals over students partly include the teachers' spread. Soft
+targets have weight 0.9 and labels 0.1; they stand alone if a transfer set lacks classes or labels.
 
-Unknown in the paper: optimizer, rates, epochs, dropout rate, limit of the weights, distribution of the
-jitter, weight of the labels, T and the student's size when digits are left out, seeds. Here: Nesterov
-SGD under one cycle, batches of 128. If there are several rates, a student with a quarter of the steps
-and a seed reserved for trials tries each on 55,000 images, and the fewest errors among the other 5,000
-decide. A single rate is the one chosen in ``students`` for that loss (it may not be the best for ``logit
-matching`` or for images other than digits). The weights have no limit: no unit's norm exceeds 3.4,
-and arXiv 1207.0580, which the paper follows, allows 3.9.
+Not stated in the paper: optimizer, rates, epochs, dropout rate, limit of the weights, distribution
+of the jitter, weight of the labels, T and the student's size when digits are left out, seeds. Here:
+Nesterov SGD under one cycle, batches of 128. If there are several rates, a student with a quarter
+of the steps and a seed reserved for trials tries each on 55,000 images, and the fewest errors among
+the other 5,000 decide. A single rate is the one chosen in ``students`` for that loss (it may not be
+the best for ``logit matching`` or for images other than digits). The weights have no limit: no
+unit's norm exceeds 3.4, and arXiv 1207.0580, which the paper follows, allows 3.9.
 
 Experiments: ``teachers``; ``students``, the headline; ``left out``, digits that the transfer set lacks;
 ``few labels``, 3 % of them; ``transfer set``, unlabelled, with a teacher trained on one half of the

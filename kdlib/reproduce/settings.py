@@ -100,7 +100,7 @@ def tried(rates: Iterable[float], errors_at: Callable[[float], float]) -> dict[f
     for rate in rates:
         try:
             found[rate] = errors_at(rate)
-        except FloatingPointError:  # this rate is out
+        except FloatingPointError:  # this rate is ruled out
             found[rate] = math.nan
     if all(math.isnan(errors) for errors in found.values()):
         raise FloatingPointError(f"all rates diverged, got {tuple(found)}; try smaller ones")

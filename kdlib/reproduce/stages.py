@@ -133,7 +133,7 @@ def objective_of(
 def fitnets_targets(teacher: nn.Module) -> Objective:
     """FitNets' second stage: ``H(y, q) + lambda * H(p, q)`` at tau = 3, lambda from 4 down to 1.
 
-    We divide by 9 because kdlib's soft term has the factor tau^2 and the paper's has not. Source:
+    We divide by 9 because kdlib's soft term has the factor tau^2 and the paper's does not. Source:
     Romero et al. 2015, eq. 2 and section 3.1.
     """
     soft = SoftTargets(teacher, temperature=3, alpha=1)

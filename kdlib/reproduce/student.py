@@ -6,7 +6,7 @@ This is not a paper's protocol. Students have 2 x 800 units (unless the experime
 errors among the 5,000 validation images, and trains five students with it. There is one teacher of each
 kind, so intervals cover the students' seeds only.
 
-Experiments: ``teachers``; ``controls``, beside the headline; ``teacher``, its quality; ``images``, the
+Experiments: ``teachers``; ``controls`` and the headline; ``teacher``, its quality; ``images``, the
 size of the transfer set at an equal number of steps; ``all images``, six epochs on all of them;
 ``weak teacher``; ``annet``, a blog's two networks, with its loss as printed and ``mended``; ``grid 30``
 and ``grid 800``, temperature by alpha at two widths, by ``fit_cohort`` (all other lines by ``fit``).

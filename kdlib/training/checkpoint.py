@@ -1,4 +1,4 @@
-"""A training on disk, and the texts that identify it."""
+"""A training run on disk, and the texts that identify it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdlib.recipe import Recipe, non_default_fields
 
 
 class Resumable(Protocol):
-    """The methods of a running training that a checkpoint calls."""
+    """The methods of a training run that a checkpoint calls."""
 
     def identity(self) -> dict[str, str]: ...
     def state(self) -> dict: ...
@@ -30,10 +30,10 @@ class Resumable(Protocol):
 def identity_of(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
 ) -> dict[str, str]:
-    """The texts that together identify a training."""
-    # Shapes, not weights: other starting weights only earn a warning.
+    """The texts that together identify a training run."""
+    # Shapes, not weights: other starting weights only cause a warning.
     shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
-    # Named only if there are any, so that all other trainings keep their identities.
+    # Named only if there are any, so that all other runs keep their identities.
     frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
     try:
         objective_key = objective.key
@@ -62,7 +62,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 class Checkpoint:
-    """A training on disk: its identity, a hash of its starting weights, and its present state."""
+    """A run on disk: its identity, a hash of its starting weights, and its present state."""
 
     def __init__(self, path: Path, model: nn.Module) -> None:
         self.path = path

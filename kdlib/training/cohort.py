@@ -64,7 +64,7 @@ def fit_cohort(
 
     Student (objective, seed) is what ``fit(build(seed), objective, data, recipe, seed=seed)`` gives:
     the same start, the same order of images, equal within 1e-9 in float64. In float32 rounding drives
-    the two apart after an epoch or so: do not mix both in one table.
+    the two apart after an epoch or so: do not mix the two in one table.
 
     Plain MLPs (Flatten, Linear and ReLU only) on labels, soft targets or logits are trained by
     batched products, all objectives on one teacher together, unless the recipe augments, limits

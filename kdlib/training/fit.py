@@ -1,8 +1,8 @@
 """The training core: ``fit`` and its one loop, for any objective.
 
-A training depends on its Recipe and its seed, and on nothing else: order, views, dropout and an
+A training run depends on its Recipe and its seed, and on nothing else: order, views, dropout and an
 objective's draws come from streams keyed by (seed, epoch), so that the same seeds give the same
-weights whatever ran before, and a resume needs no generator state.
+weights whatever ran before, and resuming needs no generator state.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _VALIDATION = ("validation_loss", "validation_accuracy")
 
 @dataclass
 class History:
-    """The record of a training.
+    """The record of a training run.
 
     Attributes:
         frame: one row per epoch, counted from 1: epoch, step, seconds (training only), the mean of
@@ -84,7 +84,7 @@ def fit(
         model: the student, or a teacher: any network from inputs to logits ``(N, C)``.
         objective: what it is trained on: one of kdlib's, a :class:`kdlib.Loss`, or any object with
             ``__call__(student, batch)``.
-        data: its training split is trained on, its test split never used.
+        data: the model is trained on its training split; its test split is never used.
         recipe: how it is trained.
         seed: for the order, the views, the dropout and the objective's draws.
         progress: show a bar that leaves nothing behind.
@@ -102,7 +102,7 @@ def fit(
     Raises:
         TypeError: an argument of the wrong type; the message says what to pass instead.
         ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
-            another training, or whatever the objective refuses.
+            another run, or whatever the objective refuses.
         FloatingPointError: the loss or the weights stopped being finite.
 
     >>> import kdlib as kd

@@ -31,7 +31,7 @@ def keep(
     recipe: Recipe = Recipe(),
     seed: int = 0,
 ) -> nn.Module:
-    """Return a trained network: loaded if this very training was done before, else trained and stored.
+    """Return a trained network: loaded if this very run was done before, else trained and stored.
 
     It is stored in torch's cache folder under a hash of the starting weights, the objective, the data,
     the recipe and the seed; a printed line says whether it was trained or loaded. If several processes

@@ -85,7 +85,7 @@ def run_epoch(
 
 
 def not_finite(what: str, epoch: int, rate: float, found: str = "") -> FloatingPointError:
-    """The error to raise when a training has diverged."""
+    """The error to raise when training has diverged."""
     return FloatingPointError(
         f"{what} stopped being finite in epoch {epoch}{found and f' ({found})'}; learning_rate {rate} may "
         "be too high: a tenth of it is a good next try"
