@@ -5,7 +5,7 @@ matter here), a teacher of 2 x 1200, 2 epochs. One by one means that every stude
 and so its own teacher pass, then fit and evaluate. The third way trains one by one, too, but on a table
 of the teacher's logits computed once: the cohort's gain over it comes from batched products, and from
 not scoring the validation images after every epoch. The ways take turns in one process on one thread;
-times are medians of processor time. The last line is one by one over the cohort, for 2 x 30.
+times are medians of processor time. The last line is the ratio of one by one to the cohort, for 2 x 30.
 
 ``python benchmarks/cohort.py [ROUNDS]``
 """

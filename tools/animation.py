@@ -1,7 +1,7 @@
 """Write the animation at the top of the README: lesson 02's temperature explorer in use.
 
 ``python tools/animation.py``, or ``make animation``; needs Chromium. It is not filmed in real time: the
-mouse moves a step, the page is painted, a picture is taken, so a busy machine makes the same file.
+mouse moves a step, the page is painted, a picture is taken. So a busy machine makes the same file.
 The file's comment is a hash of the explorer that it shows.
 """
 
@@ -30,7 +30,7 @@ ARGUMENTS = [
     "--disable-partial-raster",
 ]
 WIDTH = 800  # CSS pixels, about as many as in the README
-SCALE = 1.5  # pixels of the file for each
+SCALE = 1.5  # image pixels per CSS pixel
 MILLISECONDS = 80  # a step
 APART = 4  # thumbnails from the first image to the other one
 # Without the gradient and the caption, the text stays large enough to be read in the README.

@@ -219,7 +219,7 @@ def page_of(url: str) -> str:
 
 
 def mathml(formula: str, display: str) -> str:
-    """The formula as MathML; latex2mathml copies a command that it does not know, we refuse it.
+    """The formula as MathML; latex2mathml copies unknown commands; we refuse them.
 
     Raises:
         ValueError: latex2mathml cannot read the formula.

@@ -11,7 +11,7 @@ from kdlib.course.grading.exercise import Answer, Ask
 
 
 def is_like(value: object, z: Tensor) -> bool:
-    """Whether it is a tensor of the shape of ``z``."""
+    """Whether it is a tensor with the shape of ``z``."""
     return isinstance(value, Tensor) and value.shape == z.shape
 
 
@@ -38,7 +38,7 @@ def is_positive(value: object) -> bool:
 
 
 def is_moving(value: object, z: Tensor) -> bool:
-    """Whether it is a finite gradient of the shape of ``z`` that is not all zeros."""
+    """Whether it is a finite gradient with the shape of ``z`` that is not all zeros."""
     return is_like(value, z) and bool(value.isfinite().all()) and float(value.abs().max()) > 0
 
 
@@ -61,10 +61,10 @@ def left_alone(ask: Ask, **given: object) -> None:
 
 
 def tells_apart(apart: Answer, agreeing: Answer) -> None:
-    """Fail unless the loss of logits that differ is positive, and another than that of equal ones."""
+    """Fail unless the loss is positive where logits differ, and another number where they agree."""
     apart.should(is_positive(apart.value) and is_finite(apart.value), "a finite number above 0")
     other = not same_number(agreeing.value, float(apart.value))
-    agreeing.should(other, "a number other than where the two differ")
+    agreeing.should(other, "a number other than the loss where the two differ")
 
 
 def is_mean_of(whole: Answer, alone: list[Answer]) -> None:

@@ -1,4 +1,4 @@
-"""Homework 3's material: networks that keep a diary, and paired runs from a student's own name."""
+"""Homework 3's material: networks that keep a diary, and paired runs seeded by a student's name."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Diary(nn.Module):
 
     Attributes:
         initial: its only weight, a different number for every seed.
-        lessons: how often it was trained.
+        lessons: how many times it was trained.
         taught_by: the initial number of its last teacher, 0 for the labels.
-        teacher_lessons: how often that teacher had been trained by then.
+        teacher_lessons: how many times that teacher had been trained by then.
     """
 
     def __init__(self, seed: int):
@@ -59,13 +59,13 @@ def paired_runs(student: str) -> tuple[Tensor, Tensor]:
     A teacher of 32 units learns 300 images of digits, 30 % of whose labels are drawn at random. Then
     come five pairs: both networks of a pair begin with the same weights and see the images in the same
     order; one learns from the teacher alone, at T = 1, the other from the labels. All seeds follow
-    from the name; in float64, so that the runs are the same on every machine.
+    from the name; float64 makes the runs the same on every machine.
 
     Returns:
         Errors of the born-again networks and of those trained on labels, ``(5,)`` each, of 360 images.
     """
     born_again, labels = _errors(seed_of(student, "paired runs"))
-    return born_again.clone(), labels.clone()  # so that nobody can write into the kept ones
+    return born_again.clone(), labels.clone()  # so that nobody can overwrite the cached ones
 
 
 @lru_cache(maxsize=256)

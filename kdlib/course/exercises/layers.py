@@ -37,7 +37,7 @@ class NetworkWithOldGradients(nn.Sequential):
 
 
 def linear(draw: Draw, inputs: int, outputs: int) -> nn.Linear:
-    """A layer with drawn weights, in float64."""
+    """A layer with random weights, in float64."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=torch.float64)
     with torch.no_grad():
         layer.weight.copy_(draw.normal(outputs, inputs))
@@ -188,10 +188,10 @@ Maps = list[Tensor]
 
 
 def feature_maps(student: str) -> tuple[Maps, Maps]:
-    """Three layers' maps of the first 20 test images of digits, by your teacher and by a new network.
+    """Three layers' maps of the first 20 test images of digits, in your teacher and a new network.
 
     Both are small convolutional networks, initialised from seeds that the name gives; the teacher has
-    been trained a little. In float64, so that they are the same on every machine.
+    been trained a little. Both are in float64, so that the maps are the same on every machine.
 
     Args:
         student: the student's name.
@@ -217,7 +217,7 @@ def _feature_maps(student: str) -> tuple[Maps, Maps]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread: on several, convolutions this small wait for each other, for minutes if it is busy."""
+    """Use one thread: several wait for each other in convolutions this small, even minutes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

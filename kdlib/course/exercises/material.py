@@ -39,7 +39,7 @@ def seed_of(student: str, purpose: str = "teacher") -> int:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """torch's usual default, whatever a student has set: in another precision other weights are drawn."""
+    """Use float32, whatever default a student has set: another precision draws other weights."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -56,8 +56,8 @@ def digits() -> Data:
 def teacher_logits(student: str) -> Tensor:
     """The logits of a student's own teacher for the 360 test images of digits, (360, 10).
 
-    The teacher is a perceptron of 32 units, initialised and trained from a seed that the name gives;
-    in float64, so that it is the same on every machine.
+    The teacher is a perceptron of 32 units, initialised and trained from a seed that the name
+    gives, in float64, so that it is the same on every machine.
     """
     return _teacher_logits(seed_of(student)).clone()
 

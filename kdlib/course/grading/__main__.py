@@ -4,7 +4,7 @@
 homeworks or exercises (``matrix hw1``, ``matrix soft_target_loss``), on theirs.
 ``python -m kdlib.course.grading release``: build the students' notebooks from those with solutions.
 ``python -m kdlib.course.grading grade``: grade all submissions, write feedback and grades.
-``python -m kdlib.course.grading feedback``: write both again, after the open answers were read by hand.
+``python -m kdlib.course.grading feedback``: write both again, once the open answers are read by hand.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         from kdlib.course.grading.matrix import show, some
         from kdlib.course.grading.observe import ANSWERS
 
-        torch.set_num_threads(1)  # tensors this small wait for each other on several
+        torch.set_num_threads(1)  # on several, threads wait for each other with tensors this small
         folder = chosen.answers or (ANSWERS if ANSWERS.is_dir() else None)
         if folder and not folder.is_dir():
             parser.error(f"--answers must be a folder with answers, got {folder}")

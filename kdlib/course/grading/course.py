@@ -84,7 +84,7 @@ def _notebook(folder: Path, homework: str) -> Path:
 
 
 def _grader(course: Path, limits: Limits | None = None) -> Callable[[Submission], Marked]:
-    """Return a function that grades by the course's files of now: students' code may change them."""
+    """Return a function that grades by the files as they are: students' code may change them."""
     seed = hidden_seed(course)
     releases = {
         homework: nbformat.read(_notebook(course / "release", homework), as_version=4)

@@ -18,7 +18,7 @@ from torch import Tensor
 from kdlib.course.grading.observe import UNWRITTEN, Seen, described, observe, plain, same
 from kdlib.course.grading.report import NO_ERROR, Failed, Known, Report, Result
 
-TOLERANCE = 1e-4  # relative; a thousandth of it is allowed absolutely
+TOLERANCE = 1e-4  # relative; the absolute tolerance is a thousandth of it
 VISIBLE = 0  # the seed of the cases that a student sees
 
 
@@ -314,7 +314,7 @@ def _smallest_explanation(failing: set[int], candidates: Sequence[_Candidate]) -
     """
     left, found = set(failing), []
     while left and candidates:
-        # Among mistakes that explain equally much, the one that breaks the least besides.
+        # Of mistakes that explain equally many failures, the one with the fewest others.
         best = max(candidates, key=lambda c: (len(left & c.explains), -c.beyond))
         if not left & best.explains:
             break

@@ -29,7 +29,7 @@ ROOMS = {
     for package in (kdlib.course.exercises, kdlib.course.grading, kdlib.course.museum)
     for module in pkgutil.iter_modules(package.__path__)
 }
-# What an honest answer does not mention: those modules, the grader's files, a new check.
+# What an honest answer does not mention: those modules, the grader's files, a replaced check.
 PEEPING = (
     rf"\b(?:exercises|grading|museum)\s*(?:\.|import)\s*(?=({'|'.join(sorted(ROOMS))})\b)"
     rf"|\b({re.escape(kdlib.course.__name__)})\b"
@@ -137,7 +137,7 @@ def _whose(runner: Runner, student: str) -> list[str]:
     if not own.strip() or seed_of(own) == seed_of(student):
         return []
     said = f'The notebook says student_id = "{own[:60]}" and was handed in as "{student}"'
-    return [f"{said}; it was graded with the teacher of the latter."]
+    return [f"{said}; it was graded as the latter's."]
 
 
 def _made_harmless(notebook: NotebookNode, release: NotebookNode) -> None:

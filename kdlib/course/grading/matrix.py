@@ -1,4 +1,4 @@
-"""The grading matrix: every known wrong answer and every right one, held against every property."""
+"""The grading matrix: every known answer, wrong or right, against every property."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def show(homeworks: Homeworks, folder: Path | None = None) -> int:
 
     Args:
         homeworks: exercises by homework.
-        folder: where other right answers are; without it each exercise needs its own one only.
+        folder: where other right answers are; without it each exercise needs only its own.
     """
     misses, answers = 0, 0
     for homework, exercises in homeworks.items():
@@ -125,7 +125,7 @@ def show(homeworks: Homeworks, folder: Path | None = None) -> int:
             answers += len(exercise.mistakes) + len(right)
             for seed in (VISIBLE, HIDDEN):
                 found = list(rows(homework, exercise, seed, right))
-                # Both draws are held to the same; the reader needs to see one.
+                # Both draws must show the same; the reader needs to see one.
                 shown = found if seed == VISIBLE else [row for row in found if row.miss]
                 for row in shown:
                     print(row)

@@ -436,7 +436,7 @@ def _decoded(coded: Any, depth: int = 0) -> Any:
 
 
 def writable(text: str) -> str:
-    """Replace half a character, which JSON can hold but a file cannot, by a question mark."""
+    """Replace half a surrogate pair, which JSON can hold but a file cannot, by a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -230,7 +230,7 @@ _OTHERS = {
 HINTS = {
     "kl_averaged_over_classes": (
         "A mean over what? Work the loss out by hand for one image and two classes.",
-        "Name every class twice: the divergence of two distributions does not change.",
+        "List every class twice: the divergence of the two softmaxes does not change.",
     ),
     "t_squared_forgotten": (
         "At one temperature a factor can be anything. Compare several.",
@@ -246,15 +246,15 @@ HINTS = {
     ),
     "teacher_in_train_mode": (
         "Take a network with dropout or BatchNorm, in train mode, and call it twice on one batch.",
-        "It also leaves a trace: compare the buffers of its state dict before and after.",
+        "The call also leaves a trace: compare the buffers of the state dict before and after.",
     ),
     "evaluated_in_train_mode": (
-        "Take a network with dropout or BatchNorm, in train mode, and have it scored twice.",
+        "Take a network with dropout or BatchNorm, in train mode, and score it twice.",
         "Count the errors yourself with a copy in eval mode; look at its buffers, too.",
     ),
     "targets_by_position": (
         "Each pair is a batch and its targets. What does the teacher itself output for this batch?",
-        "Ask the teacher for the inputs of each pair and compare. A split of more than one batch!",
+        "Ask the teacher for the inputs of each pair and compare. Use more than one batch!",
     ),
     "cached_despite_augmentation": (
         "Each pair is a batch of views and its targets. Whose targets?",
@@ -270,7 +270,7 @@ HINTS = {
     ),
     "samples_permuted": (
         "Which part of a row may change, and which must not?",
-        "Every row keeps its sorted entries, and its largest one in place.",
+        "Sorted, every row has the same entries as before, and its largest is still in place.",
     ),
     "chosen_by_test": (
         "Make up the errors of three epochs so that validation and test disagree.",

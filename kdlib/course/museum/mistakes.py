@@ -16,6 +16,6 @@ from kdlib.course.museum.story import Mistake, stories_in
 
 __all__ = ["MISTAKES", "Mistake"]
 
-# In this order the catalogue lists them, and lessons find them by their number.
+# The catalogue lists them in this order, and lessons find them by their number.
 _THEMES = (soft_targets, state, pairing, features, born_again, evaluation)
 MISTAKES: tuple[Mistake, ...] = tuple(story for theme in _THEMES for story in stories_in(theme))

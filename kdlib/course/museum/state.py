@@ -75,7 +75,7 @@ def roles_swapped(student: nn.Module, teacher: nn.Module, inputs: Tensor, labels
 
 
 def modes_in_training(model: nn.Module, inputs: Tensor, labels: Tensor, epochs: int) -> list[bool]:
-    """Train one step an epoch, each evaluated; return whether each epoch began in train mode."""
+    """Train one step per epoch, then evaluate; return whether each epoch began in train mode."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     modes = []
     for _ in range(epochs):

@@ -358,7 +358,7 @@ def _calibration(probabilities: Tensor, labels: Tensor, bins: int) -> pd.DataFra
 
 
 def _reliability_strip(ax: Axes) -> Axes:
-    """The strip of counts above these axes; at first use, drawn with all else that is drawn once."""
+    """The strip of counts above these axes; the first call draws it and all else that is fixed."""
     for child in ax.child_axes:
         if child.get_label() == "samples":
             return child

@@ -32,7 +32,7 @@ def fewest_mean_validation_errors_win(ask: Ask, draw: Draw) -> None:
         chosen = found.value if is_number(found.value) else found.value[0]
         means = given["validation_errors"].mean(1)
         rows = [k for k, T in enumerate(given["temperatures"]) if same_number(chosen, T)]
-        found.should(bool(rows), "one of the temperatures first")
+        found.should(bool(rows), "one of the given temperatures first")
         best, own = int(means.argmin()), rows[0]
         found.should(
             own == best,
@@ -48,7 +48,7 @@ def mean_test_errors_are_reported(ask: Ask, draw: Draw) -> None:
         found = ask(**given)
         found.should(_is_pair(found.value), TWO_THINGS)
         chosen = [k for k, T in enumerate(given["temperatures"]) if same_number(found.value[0], T)]
-        found.should(bool(chosen), "one of the temperatures first")
+        found.should(bool(chosen), "one of the given temperatures first")
         expected = float(given["test_errors"][chosen[0]].mean())
         found.should(same_number(found.value[1], expected), f"the second to be {expected:.6g}")
 
@@ -85,7 +85,7 @@ def chosen(
     best: Callable = lambda v, t: v.mean(1).argmin(),
     reported: Callable = lambda v, t: t.mean(1),
 ) -> Callable:
-    """A wrong answer: another ``best`` row of the validation and test errors, or other ones ``reported``."""
+    """A wrong answer: it chooses another ``best`` row, or other errors are ``reported``."""
 
     def answer(temperatures, validation_errors, test_errors):
         row = int(best(validation_errors, test_errors))
@@ -96,26 +96,26 @@ def chosen(
 
 
 choose_temperature.hint(
-    "You chose by the test images: what you report is then too good.",
-    "The test images stand for all that is still to come. The validation split is for choosing.",
+    "You chose by the test errors, so the errors you report are too good to be true.",
+    "The test images stand for images not seen yet. The validation split is for choosing.",
     "Take the smallest mean of validation_errors.",
 )(chosen("chosen_by_test", lambda v, t: t.mean(1).argmin()))
 
 choose_temperature.hint(
-    "One lucky seed chose for you.",
-    "Each row holds several students of the same temperature. What says most about the next one?",
+    "You chose by the luckiest seed of each temperature.",
+    "Each row holds students trained at one temperature. What says most about the next student?",
     "Take the mean over the seeds before you compare.",
 )(chosen("chosen_by_the_luckiest", lambda v, t: v.min(1).values.argmin()))
 
 choose_temperature.hint(
-    "The middle seed chose for you.",
+    "You chose by the middle seed of each temperature.",
     "A median does not see how bad the worst seed was. What should be small on average?",
     "Take the mean over the seeds before you compare.",
 )(chosen("chosen_by_the_median", lambda v, t: v.median(1).values.argmin()))
 
 choose_temperature.hint(
-    "The unluckiest seed of each temperature chose for you.",
-    "One student of three says little about the next one, be it the best or the worst.",
+    "You chose by the unluckiest seed of each temperature.",
+    "One student in three says little about the next, whether it is the best or the worst.",
     "Take the mean over the seeds before you compare.",
 )(chosen("chosen_by_the_unluckiest", lambda v, t: v.max(1).values.argmin()))
 
@@ -126,13 +126,13 @@ choose_temperature.hint(
 )(chosen("the_worst", lambda v, t: v.mean(1).argmax()))
 
 choose_temperature.hint(
-    "You report the validation errors. They did the choosing, and are too good for that reason.",
-    "Which images has nothing been chosen on?",
+    "You report the validation errors. They decided the choice, so they are too good.",
+    "Which images played no part in the choice?",
     "Report the mean of test_errors in the chosen row.",
 )(chosen("validation_reported", reported=lambda v, t: v.mean(1)))
 
 choose_temperature.hint(
-    "The chosen temperature is right, and its best seed is reported.",
+    "The chosen temperature is right, but you report its best seed.",
     "A reader will not have your luck.",
     "Report the mean over the seeds.",
 )(chosen("best_seed_reported", reported=lambda v, t: t.min(1).values))

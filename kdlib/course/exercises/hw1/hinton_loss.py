@@ -14,8 +14,8 @@ from kdlib.course.museum import mistakes
 
 hinton_loss = Exercise(
     "hinton_loss",
-    "hinton_loss(student, teacher, labels, temperature, alpha) mixes the soft-target loss, by alpha, "
-    "with the cross entropy of the labels.",
+    "hinton_loss(student, teacher, labels, temperature, alpha) adds alpha times the soft-target "
+    "loss and 1 - alpha times the cross entropy of the labels.",
     minutes=15,
 )
 
@@ -64,7 +64,7 @@ def gradient_is_whole_and_the_students(ask: Ask, draw: Draw) -> None:
         pull.should(
             math.isclose(change, promised, rel_tol=0.02),
             f"the whole gradient: a step along it changes the loss by {change / promised:.3g} times "
-            "what it says",
+            "what it predicts",
         )
         ask.gradient("teacher", student=s, **given).should_be(None)
     left_alone(ask, student=s, **given)
@@ -78,20 +78,20 @@ hinton_loss.hint(
 
 hinton_loss.hint(
     "With alpha = 1 the loss is 0 whatever the student predicts.",
-    "Whom do you compare with whom?",
-    "The soft-target loss is of the student's logits and the teacher's: not of the teacher's twice.",
+    "Whose logits do you compare with whose?",
+    "Compare the student's logits with the teacher's, not the teacher's with themselves.",
 )(mistakes.both_sides_are_the_teacher)
 
 hinton_loss.hint(
-    "alpha = 1 and alpha = 0.999999 are a factor of T² apart.",
-    "Your function has two paths. Do they scale the soft term alike?",
+    "At alpha = 1 and at alpha = 0.999999 your losses differ by a factor of T².",
+    "Your function has two branches. Do they scale the soft term alike?",
     "One formula serves every alpha: alpha · T² · KL + (1 - alpha) · CE.",
 )(mistakes.t_squared_on_one_path)
 
 
 @hinton_loss.hint(
     "At alpha = 1 only the soft targets should count. In yours the labels still do.",
-    "What weighs your second term?",
+    "What weight does your second term have?",
     "The labels' weight is 1 - alpha.",
 )
 def labels_at_full_weight(student, teacher, labels, temperature, alpha):
@@ -115,7 +115,7 @@ def labels_at_temperature(student, teacher, labels, temperature, alpha):
 
 @hinton_loss.hint(
     "alpha = 0 should be plain cross entropy. Yours is flatter: it never falls below 1.46.",
-    "F.cross_entropy takes a softmax by itself. How many are taken in all?",
+    "F.cross_entropy takes a softmax itself. How many do you take in all?",
     "Give the cross entropy logits, not probabilities.",
 )
 def softmax_twice(student, teacher, labels, temperature, alpha):
@@ -138,7 +138,7 @@ def soft_term_without_t_squared(student, teacher, labels, temperature, alpha):
 
 
 @hinton_loss.hint(
-    "Both ends are right, and in between the loss is too small.",
+    "Both ends are right, but in between the loss is too small.",
     "At alpha = 0.5 each term should count half. What do yours count?",
     "Each weight is used once: alpha, and 1 - alpha.",
 )
@@ -153,7 +153,7 @@ def weights_used_twice(student, teacher, labels, temperature, alpha):
 @hinton_loss.hint(
     "A gradient reaches the teacher, through the soft term.",
     "Labels cannot be trained, and neither should soft targets be.",
-    "teacher.detach(), or your soft_target_loss, which has it.",
+    "Use teacher.detach(), or your soft_target_loss, which has it.",
 )
 def teacher_pulled_too(student, teacher, labels, temperature, alpha):
     p = F.softmax(teacher / temperature, dim=-1)
@@ -163,8 +163,8 @@ def teacher_pulled_too(student, teacher, labels, temperature, alpha):
 
 
 @hinton_loss.hint(
-    "The number is right, and only the labels pull at the student.",
-    "Whose logits are constants in the soft term?",
+    "The value is right, but only the labels pull at the student.",
+    "Whose logits should be constants in the soft term?",
     "Detach the teacher, not the student.",
 )
 def student_detached(student, teacher, labels, temperature, alpha):
@@ -175,8 +175,8 @@ def student_detached(student, teacher, labels, temperature, alpha):
 
 
 @hinton_loss.hint(
-    "The number is right, and no gradient reaches the student.",
-    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "The value is right, but no gradient reaches the student.",
+    "item(), detach(), numpy() and no_grad() each cut the path back to the student.",
     "Return the tensor itself; only the teacher is detached.",
 )
 def objective_as_a_number(student, teacher, labels, temperature, alpha):

@@ -67,7 +67,7 @@ def of_the_gap(name: str, loss: Callable) -> Callable:
 
 
 @logit_matching_loss.hint(
-    "A constant added to a row's logits changes your loss, though it changes no probability.",
+    "Adding a constant to a row's logits changes your loss, though it changes no probability.",
     "Only differences between logits mean something to a softmax.",
     "Subtract each row's mean, on both sides, before comparing.",
 )
@@ -78,7 +78,7 @@ def not_centred(student, teacher):
 logit_matching_loss.hint(
     "The loss is twice as large as it should be.",
     "In the limit T² · KL becomes the sum over classes of (s - t)² / (2 C).",
-    "Half of the mean square.",
+    "Take half of the mean square.",
 )(of_the_gap("half_forgotten", lambda gap: gap.square().mean()))
 
 logit_matching_loss.hint(
@@ -88,7 +88,7 @@ logit_matching_loss.hint(
 )(of_the_gap("summed_over_classes", lambda gap: gap.square().sum(-1).mean() / 2))
 
 logit_matching_loss.hint(
-    "For ten classes it is right. For five it is not.",
+    "It is right for ten classes, but not for five.",
     "Is there a number in your function that stands for ten classes?",
     "mean(-1) knows how many there are.",
 )(of_the_gap("divided_by_twenty", lambda gap: gap.square().sum(-1).mean() / 20))
@@ -101,9 +101,9 @@ logit_matching_loss.hint(
 
 
 @logit_matching_loss.hint(
-    "For one example the loss is 0 whatever the logits: it was subtracted from itself.",
-    "Over which axis is your mean 0?",
-    "Each row for itself: mean(-1, keepdim=True).",
+    "For one example the loss is 0 whatever the logits: you subtract the example from itself.",
+    "Over which axis do you take the mean?",
+    "Subtract each row's own mean: mean(-1, keepdim=True).",
 )
 def centred_over_the_batch(student, teacher):
     s, t = (z - z.mean(0, keepdim=True) for z in (student, teacher))
@@ -111,8 +111,8 @@ def centred_over_the_batch(student, teacher):
 
 
 @logit_matching_loss.hint(
-    "It is the limit of something else: probabilities, not logits, are compared.",
-    "Where T is large nothing needs a softmax.",
+    "This is not the limit: you compare probabilities, not logits.",
+    "In the limit of large T no softmax is left.",
     "Compare the logits themselves, each row with mean 0.",
 )
 def probabilities_compared(student, teacher):
@@ -121,8 +121,8 @@ def probabilities_compared(student, teacher):
 
 
 logit_matching_loss.hint(
-    "The number is right, and no gradient reaches the student.",
-    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "The value is right, but no gradient reaches the student.",
+    "item(), detach(), numpy() and no_grad() each cut the path back to the student.",
     "Return the tensor itself.",
 )(of_the_gap("distance_as_a_number", lambda gap: (gap.square().mean() / 2).item()))
 

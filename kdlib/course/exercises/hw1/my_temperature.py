@@ -25,7 +25,7 @@ def entropy_is_one_bit(ask: Ask, draw: Draw) -> None:
     found.should(is_number(found.value) and found.value > 0, "a positive number")
     bits = mean_bits(teacher_logits(draw.student), float(found.value))
     if abs(bits - 1) > 0.01:
-        found.should(False, f"a temperature of 1 bit; at yours your teacher has {bits:.3f}")
+        found.should(False, f"the temperature of 1 bit; at yours the targets have {bits:.3f}")
 
 
 def mean_bits(z: Tensor, temperature: float) -> float:
@@ -43,7 +43,7 @@ def _where(entropy, wanted: float) -> float:
 
 
 @my_temperature.hint(
-    "There the entropy is 1 nat. The question is about bits.",
+    "At your temperature the entropy is 1 nat. The question is about bits.",
     "One bit is log 2 = 0.693 nats: which logarithm did you take?",
     "Use log2, or divide by log 2.",
 )
@@ -53,7 +53,7 @@ def one_nat(student):
 
 
 @my_temperature.hint(
-    "There the mean target has 1 bit, or comes nearest to it: you averaged first.",
+    "At your temperature the mean target has 1 bit, or comes nearest to it: you averaged first.",
     "The targets of a 3 and of a 7 may both be sharp, and their average is not.",
     "Take each image's entropy, then the mean.",
 )
@@ -77,8 +77,8 @@ def upside_down(student):
 
 
 @my_temperature.hint(
-    "There the middle image has 1 bit, not the mean.",
-    "A few images of high entropy pull a mean up, and a median not at all.",
+    "At your temperature the median image has 1 bit; the mean does not.",
+    "A few images of high entropy pull a mean up, but not a median.",
     "Take the mean over the images.",
 )
 def of_the_median_image(student):

@@ -80,7 +80,7 @@ soft_target_gradient.hint(
 )(of_both("without_the_factor", lambda q, p, T: (q - p) / len(q)))
 
 soft_target_gradient.hint(
-    "Your derivative is that of KL. What stands before it in the loss?",
+    "Your gradient is that of KL alone. What stands before KL in the loss?",
     "The derivative of z / T makes your gradient shrink as 1 / T. The factor T² of the loss is missing.",
     "T² / T = T stands before the difference.",
 )(of_both("derivative_of_kl_alone", lambda q, p, T: (q - p) / (T * len(q))))
@@ -92,7 +92,7 @@ soft_target_gradient.hint(
 )(of_both("with_both_factors", lambda q, p, T: T**2 * (q - p) / len(q)))
 
 soft_target_gradient.hint(
-    "A batch twice as large leaves your rows as they are.",
+    "Doubling the batch leaves your rows as they are.",
     "The loss is a mean over N examples. How much does one of them move a mean?",
     "Divide by N, the number of rows.",
 )(of_both("of_a_sum", lambda q, p, T: T * (q - p)))
@@ -106,7 +106,7 @@ soft_target_gradient.hint(
 
 @soft_target_gradient.hint(
     "Raising T changes nothing in your gradient.",
-    "Where does the temperature enter? In three places.",
+    "The temperature enters in three places. Which?",
     "q and p are both softened with T, and T stands before them.",
 )
 def temperature_left_out(student, teacher, temperature):
@@ -115,7 +115,7 @@ def temperature_left_out(student, teacher, temperature):
 
 
 @soft_target_gradient.hint(
-    "At T = 1 it is right. Which softmaxes are taken at which temperature?",
+    "At T = 1 it is right. At which temperature do you take each softmax?",
     "Both q and p are those of the loss, softened with T.",
 )
 def at_temperature_one(student, teacher, temperature):

@@ -76,7 +76,7 @@ def is_a_sum_over_the_classes(ask: Ask, draw: Draw) -> None:
     s, t = draw.logits(1), draw.logits(1)
     once = ask.gradient("student", student=s, teacher=t, temperature=1.0)
     once.should(is_moving(once.value, s), "something other than zeros")
-    # Each class is split in two halves, which together get the gradient of the whole.
+    # Each class is split into two halves, which together get the gradient of the whole.
     halves = [torch.cat([z, z], 1) for z in (s, t)]
     twice = ask.gradient("student", student=halves[0], teacher=halves[1], temperature=1.0)
     twice.should_be(torch.cat([once.value, once.value], 1) / 2)
@@ -136,8 +136,7 @@ soft_target_loss.hint(
 
 soft_target_loss.hint(
     "The gradient is not along q - p. Which distance do you measure?",
-    "A squared difference of probabilities is not a divergence: where a softmax is flat its gradient "
-    "vanishes.",
+    "Where a softmax is flat, the gradient of a squared difference of probabilities vanishes.",
     "Use the Kullback-Leibler divergence, the sum over classes of p · log(p / q).",
 )(mistakes.mse_of_probabilities)
 
@@ -154,9 +153,9 @@ soft_target_loss.hint(
 )(mistakes.probabilities_as_kl_input)
 
 soft_target_loss.hint(
-    "The loss is not a number: the logarithm of something negative is taken.",
-    "F.kl_div takes the logarithm of its second argument by itself.",
-    "Give it F.softmax of the teacher, or say log_target=True.",
+    "The loss is nan: the logarithm of something negative is taken.",
+    "F.kl_div takes the logarithm of its second argument itself.",
+    "Give it F.softmax of the teacher, or pass log_target=True.",
 )(mistakes.log_probabilities_as_kl_target)
 
 
@@ -173,7 +172,7 @@ def temperature_ignored(student, teacher, temperature):
 soft_target_loss.hint(
     "Everything is right but for a factor of 1.44 at every temperature.",
     "1 / log 2 = 1.44: which logarithm do you take?",
-    "The natural one. Bits are for looking at, nats for differentiating.",
+    "The natural one: the loss is in nats, not in bits.",
 )(
     of_both(
         "in_bits",
@@ -206,23 +205,22 @@ soft_target_loss.hint(
 )(of_both("cross_entropy_not_divergence", lambda p, log_q, T: -(T**2) * (p * log_q).sum(-1).mean()))
 
 soft_target_loss.hint(
-    "A batch twice as large has a loss twice as large.",
-    "A rate that is good for one size of batch should be good for another: sum over the classes, and "
-    "then?",
+    "Doubling the batch doubles your loss.",
+    "A learning rate good for one batch size should suit another: sum over the classes, and then?",
     'Take the mean over the examples; in F.kl_div it is reduction="batchmean".',
 )(of_both("summed_over_the_batch", lambda p, log_q, T: T**2 * F.kl_div(log_q, p, reduction="sum")))
 
 soft_target_loss.hint(
-    "For ten classes it is right. For three it is not.",
+    "It is right for ten classes, but not for three.",
     "Is there a 10 in your function that stands for the number of classes?",
     "Sum over the last axis instead of undoing a mean.",
 )(of_both("ten_classes_for_ever", lambda p, log_q, T: 10 * T**2 * F.kl_div(log_q, p)))
 
 
 @soft_target_loss.hint(
-    "Large logits give a loss that is not a number. What is the logarithm of 0?",
-    "A probability of 1e-500 is 0 for a computer, its logarithm is still a plain number: -1151.",
-    "Use F.log_softmax for the student; where p is 0, its term is 0, as torch.xlogy knows.",
+    "Large logits give a loss of nan. What is the logarithm of 0?",
+    "To a computer a probability of 1e-500 is 0, yet its logarithm is a plain number: -1151.",
+    "Use F.log_softmax for the student; where p is 0, the term is 0, as in torch.xlogy.",
 )
 def logarithm_of_a_softmax(student, teacher, temperature):
     p = F.softmax(teacher.detach() / temperature, dim=-1)
@@ -231,8 +229,8 @@ def logarithm_of_a_softmax(student, teacher, temperature):
 
 
 @soft_target_loss.hint(
-    "A gradient reaches the teacher: trained together, it would come to meet the student.",
-    "The targets are numbers, whatever network they came from.",
+    "A gradient reaches the teacher: trained along, it would move towards the student.",
+    "The targets are constants, whichever network they came from.",
     "teacher.detach()",
 )
 def gradient_to_the_teacher(student, teacher, temperature):
@@ -249,8 +247,8 @@ soft_target_loss.hint(
 
 
 @soft_target_loss.hint(
-    "No gradient reaches the student: what you return is a number that has forgotten its past.",
-    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "No gradient reaches the student: what you return is cut off from the computation.",
+    "item(), detach(), numpy() and no_grad() each cut the path back to the student.",
     "Return the tensor itself; only the teacher is detached.",
 )
 def a_number_without_a_past(student, teacher, temperature):

@@ -68,9 +68,9 @@ def _proportional(q: object, expected: Tensor) -> bool:
 
 
 @soften.hint(
-    "Within a row nothing changes when T does.",
+    "Your rows do not change when T does.",
     "Where does the temperature enter your function?",
-    "The softmax is taken of z / T, not of z.",
+    "Take the softmax of z / T, not of z.",
 )
 def temperature_forgotten(logits, temperature):
     return F.softmax(logits, dim=-1)
@@ -106,7 +106,7 @@ def normalised_over_everything(logits, temperature):
 
 
 @soften.hint(
-    "The probabilities are divided by T, not the logits: their sum is 1 / T.",
+    "You divide the probabilities by T, not the logits: their sum is 1 / T.",
     "In the formula T stands inside the exponential.",
 )
 def probabilities_divided(logits, temperature):
@@ -124,9 +124,9 @@ def exponentials_by_hand(logits, temperature):
 
 
 @soften.hint(
-    "With a row of much larger logits beside it, a row becomes 0 / 0, which is not a number.",
+    "Beside a row of much larger logits, a row becomes 0 / 0, which is not a number.",
     "Which largest logit do you subtract: that of the row, or that of the whole tensor?",
-    "Each row for itself: amax(-1, keepdim=True).",
+    "Subtract each row's own: amax(-1, keepdim=True).",
 )
 def shifted_by_the_largest_of_all(logits, temperature):
     e = torch.exp((logits - logits.max()) / temperature)
@@ -135,7 +135,7 @@ def shifted_by_the_largest_of_all(logits, temperature):
 
 @soften.hint(
     "Logits above a bound have become equal.",
-    "A softmax changes when a logit is cut off. Which change of a row leaves it the same?",
+    "Cutting off a logit changes the softmax. Which change of a row does not?",
     "Subtract the row's largest logit; cut nothing off.",
 )
 def logits_cut_off(logits, temperature):
@@ -154,7 +154,7 @@ def logits_overwritten(logits, temperature):
 
 
 soften.hint(
-    "Your targets know only which logits are positive.",
+    "Your targets depend only on which logits are positive.",
     "Something compares the logits with 0 before the softmax. The teacher's second thoughts are "
     "in the values.",
 )(mistakes.thresholded_targets)

@@ -12,8 +12,8 @@ from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 fsp_loss = Exercise(
     "fsp_loss",
-    "fsp_loss(student_matrices, teacher_matrices) adds the squared distances of all pairs, from two lists of "
-    "(N, C1, C2) matrices; it is the mean over the examples.",
+    "fsp_loss(student_matrices, teacher_matrices) adds the squared distances of all pairs in two "
+    "lists of (N, C1, C2) matrices and takes the mean over the examples.",
     minutes=15,
 )
 
@@ -80,13 +80,13 @@ fsp_loss.hint(
 
 fsp_loss.hint(
     "Twice the error gives twice your loss, where it should give four times as much.",
-    "Each image has its own norm, as it should. What stands at the norm in the formula?",
+    "Each image has its own norm, as it should. What does the formula do with the norm?",
     "Square the norm of each image's difference, then take the mean over the images.",
 )(summed("matrix_norms_not_squared", lambda s, t: (s - t).norm(dim=(1, 2)).mean()))
 
 fsp_loss.hint(
     "One root is taken over the whole batch: the loss is neither squared nor a mean.",
-    "A norm is a square root. What happens to it in the formula, and for each image or once for all?",
+    "A norm is a square root. What does the formula do with it, and is it one for each image?",
     "For each example the sum of the squared entries; then the mean over the examples.",
 )(summed("distance_of_the_whole_batch", lambda s, t: (s - t).norm()))
 
@@ -115,7 +115,7 @@ def stacked_matrices(student_matrices, teacher_matrices):
 
 
 @fsp_loss.hint(
-    "Two pairs of layers have no more loss than one.",
+    "Two pairs of layers give no larger a loss than one.",
     "The formula has a sum over the pairs, each with the weight 1.",
     "Add up; do not divide by the number of pairs.",
 )
@@ -137,7 +137,7 @@ def only_the_last_pair(student_matrices, teacher_matrices):
 
 
 fsp_loss.hint(
-    "The loss of a batch is too small by the number of its examples: it is divided by twice.",
+    "The loss of a batch is too small by the number of its examples: you divide by it twice.",
     "What is divided by N before it is squared is divided by N².",
     "Square and sum first, then take one mean over the examples.",
 )(summed("batch_divided_twice", lambda s, t: ((s - t) / len(s)).square().sum()))
@@ -156,7 +156,7 @@ fsp_loss.hint(
 
 
 @fsp_loss.hint(
-    "A gradient reaches the teacher's matrices: trained together, it would come to meet the student.",
+    "A gradient reaches the teacher's matrices: trained along, it would move towards the student.",
     "What comes from the teacher is a constant.",
     "Detach the teacher's matrix in each pair.",
 )
@@ -166,8 +166,8 @@ def gradient_to_the_teacher(student_matrices, teacher_matrices):
 
 
 @fsp_loss.hint(
-    "The value is right, and no gradient reaches the student's matrices.",
-    "Where is the way back to the student cut: by item(), detach(), numpy() or no_grad()?",
+    "The value is right, but no gradient reaches the student's matrices.",
+    "What cuts the path back to the student: item(), detach(), numpy() or no_grad()?",
     "Detach the teacher's matrices alone, and return the tensor itself.",
 )
 def a_flow_without_a_past(student_matrices, teacher_matrices):

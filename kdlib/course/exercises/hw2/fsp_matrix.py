@@ -14,8 +14,8 @@ from kdlib.course.grading.exercise import Answer, Ask, Draw, Exercise
 
 fsp_matrix = Exercise(
     "fsp_matrix",
-    "fsp_matrix(first, second) gives (N, C1, C2): the mean over all places of the products of channels, "
-    "the larger maps first max-pooled to the size of the smaller.",
+    "fsp_matrix(first, second) gives (N, C1, C2): the mean over all places of the products of "
+    "channels; the larger maps are first max-pooled to the size of the smaller.",
     minutes=20,
 )
 
@@ -104,7 +104,7 @@ fsp_matrix.hint(
 )(of_pooled("not_divided", lambda f1, f2: torch.bmm(f1, f2.mT)))
 
 fsp_matrix.hint(
-    "For one channel it is right, for more it is too small.",
+    "It is right for one channel, but too small for more.",
     "Gram matrices of style transfer are divided by channels, too. What is this one divided by?",
     "Divide by h · w alone.",
 )(
@@ -139,7 +139,7 @@ def average_pool(first, second):
 
 
 @fsp_matrix.hint(
-    "Where one map is larger, yours are not the paper's numbers: how do you shrink it?",
+    "Where one map is larger, your numbers are not the paper's: how do you shrink it?",
     "Interpolation reads a few places and ignores the rest.",
     "Max-pool the larger map to the size of the smaller: F.adaptive_max_pool2d.",
 )
@@ -162,7 +162,7 @@ def only_the_first_is_pooled(first, second):
 
 
 @fsp_matrix.hint(
-    "A map of twice the height is pooled well, one of three times the height is not.",
+    "A map of twice the height is pooled correctly, one of three times the height is not.",
     "Is there a 2 in your function that stands for how much larger a map is?",
     "F.adaptive_max_pool2d takes the size of its output.",
 )
@@ -176,7 +176,7 @@ def halved_once(first, second):
 
 
 fsp_matrix.hint(
-    "Every example gets one and the same matrix.",
+    "Every example gets the same matrix.",
     "The paper compares teacher and student image by image: two images may have very different flows.",
     "Keep the first axis: the matrix is (N, C1, C2).",
 )(
@@ -187,19 +187,19 @@ fsp_matrix.hint(
 )
 
 fsp_matrix.hint(
-    "An example's matrix depends on how many stand beside it.",
+    "An example's matrix depends on how many others are in the batch.",
     "The loss divides by the batch size. Your matrix has divided by it already.",
     "The number of examples has no place in this function.",
 )(of_pooled("batch_divided_inside", lambda f1, f2: torch.bmm(f1, f2.mT) / (f1.shape[2] * len(f1))))
 
 fsp_matrix.hint(
-    "The values are right. For 64 images of a real network it takes half a gigabyte.",
-    "All products are made, one for each place, before they are added up.",
+    "The values are right, but 64 images of a real network would take half a gigabyte.",
+    "You make all products, one for each place, before you add them up.",
     "A matrix product adds while it multiplies: torch.bmm, @, or einsum.",
 )(of_pooled("broadcast_product", lambda f1, f2: (f1[:, :, None] * f2[:, None]).mean(3)))
 
 fsp_matrix.hint(
-    "The values are right, and no gradient comes through.",
+    "The values are right, but no gradient comes through.",
     "The teacher's matrix needs none. This function serves the student, too.",
     "Leave no_grad and detach to the loss.",
 )(of_pooled("without_gradients", lambda f1, f2: torch.bmm(f1, f2.mT).detach() / f1.shape[2]))
@@ -207,7 +207,7 @@ fsp_matrix.hint(
 
 @fsp_matrix.hint(
     "Only one of the two layers is in your matrix.",
-    "A Gram matrix says what goes together within a layer. This one is about the way between two.",
+    "A Gram matrix relates the channels of one layer. This one relates two layers.",
     "Rows are channels of the first, columns of the second.",
 )
 def gram_matrix(first, second):

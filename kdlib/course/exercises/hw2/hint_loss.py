@@ -11,7 +11,7 @@ from kdlib.course.museum import mistakes
 hint_loss = Exercise(
     "hint_loss",
     "hint_loss(guided, hint) gives half the squared distance of an example's features from its hint, "
-    "the mean over the examples; features are (N, ...).",
+    "averaged over the examples; features are (N, ...).",
     minutes=10,
 )
 
@@ -67,7 +67,7 @@ def mean_over_everything(guided, hint):
 
 
 @hint_loss.hint(
-    "F.mse_loss alone is a mean over all numbers there are. How many features has an example?",
+    "F.mse_loss alone is a mean over all numbers. How many features does an example have?",
     "The formula has a sum over the features, and a half.",
     "Sum over everything but the first axis, take the mean over the examples, halve it.",
 )
@@ -85,8 +85,8 @@ def half_forgotten(guided, hint):
 
 
 @hint_loss.hint(
-    "Features that are nearly right are pulled at as hard as others.",
-    "The norm stands squared in the formula: the pull should shrink with the distance.",
+    "Features that are nearly right are pulled as hard as others.",
+    "The formula squares the norm: the pull should shrink with the distance.",
     "Leave out the square root.",
 )
 def norm_not_squared(guided, hint):
@@ -94,8 +94,8 @@ def norm_not_squared(guided, hint):
 
 
 @hint_loss.hint(
-    "A batch twice as large has a loss twice as large.",
-    "A rate that is good for one size of batch should be good for another.",
+    "Doubling the batch doubles your loss.",
+    "A learning rate that suits one batch size should suit another.",
     "Sum over an example's features, then take the mean over the examples.",
 )
 def summed_over_the_batch(guided, hint):
@@ -103,7 +103,7 @@ def summed_over_the_batch(guided, hint):
 
 
 @hint_loss.hint(
-    "For features in a row it is right, for maps it is too small: by the number of their places?",
+    "It is right for features in a row, too small for maps: by the number of their places?",
     "sum(1) adds up channels. What becomes of height and width afterwards?",
     "flatten(1) puts channels and places in one row.",
 )
@@ -112,14 +112,14 @@ def places_averaged(guided, hint):
 
 
 hint_loss.hint(
-    "A gradient reaches the hint: trained together, the teacher would come to meet the student.",
-    "A hint is a number, whatever network it came from.",
+    "A gradient reaches the hint: trained along, the teacher would move towards the student.",
+    "A hint is a constant, whichever network it came from.",
     "hint.detach()",
 )(mistakes.hint_trains_the_teacher)
 
 
 @hint_loss.hint(
-    "The guided features are not pulled at all, and the hint is.",
+    "The guided features are not pulled at all, but the hint is.",
     "Which of the two is the constant?",
     "Detach the hint, not the guided features.",
 )
@@ -128,8 +128,8 @@ def wrong_side_detached(guided, hint):
 
 
 @hint_loss.hint(
-    "No gradient reaches the guided features: what you return is a number that has forgotten its past.",
-    "item(), detach(), numpy() and no_grad() each cut the thread that leads back to the student.",
+    "No gradient reaches the guided features: what you return is cut off from the computation.",
+    "item(), detach(), numpy() and no_grad() each cut the path back to the student.",
     "Return the tensor itself; only the hint is detached.",
 )
 def a_number_without_a_past(guided, hint):
@@ -138,7 +138,7 @@ def a_number_without_a_past(guided, hint):
 
 @hint_loss.hint(
     "The pull is right, and yet the loss is not 0 where both agree. What is missing?",
-    "(r - u)² has three terms. One of them no weight of the student moves, and it counts.",
+    "(r - u)² has three terms. One of them does not depend on the student, but it counts.",
     "Square the difference, or add the hint's own square.",
 )
 def without_the_hints_square(guided, hint):

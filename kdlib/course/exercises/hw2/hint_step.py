@@ -19,8 +19,8 @@ from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 hint_step = Exercise(
     "hint_step",
-    "hint_step(guided, regressor, inputs, hint) takes one step of SGD, of rate 0.01, on the hint loss "
-    "of the student's lower part and of the regressor, and gives the loss before it.",
+    "hint_step(guided, regressor, inputs, hint) takes one step of SGD on the hint loss, with "
+    "learning rate 0.01, of the student's lower part and the regressor; it gives the loss before.",
     minutes=15,
 )
 
@@ -72,7 +72,7 @@ def old_gradients_do_not_count(ask: Ask, draw: Draw) -> None:
     given["regressor"] = NetworkWithOldGradients(given["regressor"])
     for before, of in zip(fresh, ("guided", "regressor"), strict=True):
         change(ask, of, **given).should_be(before.value)
-    fresh[0].should(moves(fresh[0]) or moves(fresh[1]), "that something moves")
+    fresh[0].should(moves(fresh[0]) or moves(fresh[1]), "a change in guided or regressor")
 
 
 @hint_step.hint(
@@ -121,7 +121,7 @@ def no_regressor(guided, regressor, inputs, hint):
 
 
 @hint_step.hint(
-    "A network may bring gradients along. Yours are added to them.",
+    "A network may come with gradients of an earlier step. Yours are added to them.",
     "backward() adds to what is there. When do you clear it?",
     "zero_grad() comes before backward().",
 )
@@ -149,7 +149,7 @@ def nothing_moves(guided, regressor, inputs, hint):
 
 @hint_step.hint(
     "What you return is smaller than it should be: it is the loss after the step.",
-    "The loss that was differentiated is there already.",
+    "You already have the loss that you differentiated.",
     "Return loss.item(), without computing it anew.",
 )
 def loss_after_the_step(guided, regressor, inputs, hint):
@@ -161,8 +161,8 @@ def loss_after_the_step(guided, regressor, inputs, hint):
 
 
 @hint_step.hint(
-    "The step is taken, and nothing is returned.",
-    "Whoever calls it wants to draw a curve.",
+    "The step is taken, but nothing is returned.",
+    "The caller wants to plot the loss.",
     "Return loss.item().",
 )
 def nothing_returned(guided, regressor, inputs, hint):
@@ -174,7 +174,7 @@ def nothing_returned(guided, regressor, inputs, hint):
 
 
 @hint_step.hint(
-    "The loss and both steps are off by one and the same factor.",
+    "The loss and both steps are off by the same factor.",
     "Is it your hint loss that you minimise, or F.mse_loss, a mean over everything?",
     "Sum over an example's features, halve it, take the mean over the examples.",
 )

@@ -30,7 +30,7 @@ def is_the_fsp_loss_of_both_pairs(ask: Ask, draw: Draw) -> None:
     close = math.isclose(float(found.value), wanted, rel_tol=0.01)
     found.should(
         close,
-        "the squared distances of both pairs of FSP matrices added up, the mean over the images",
+        "the sum of both pairs' squared distances between FSP matrices, averaged over the images",
     )
 
 
@@ -47,7 +47,7 @@ def _gaps(student: str, matrix: Callable = flow) -> list[np.ndarray]:
 
 
 @my_flow_distance.hint(
-    "Your maps are pooled, and not by their largest numbers.",
+    "Your maps are pooled, but not by their largest numbers.",
     "The first layer's maps are twice as large as the second's. How does the paper shrink them?",
     "Max-pool them: does your fsp_matrix pass its check?",
 )
@@ -70,7 +70,7 @@ def places_not_divided_by(student):
 
 @my_flow_distance.hint(
     "Your distances are not squared.",
-    "A norm is a square root, an absolute value one of a square.",
+    "A norm is a square root; an absolute value is the root of one square.",
     "Add up squared differences.",
 )
 def distances_not_squared(student):
@@ -81,7 +81,7 @@ def distances_not_squared(student):
 @my_flow_distance.hint(
     "Your number is half as large as it should be.",
     "How many pairs of layers are there? And is there a half in the FSP loss?",
-    "Add up both pairs; divide by the images alone.",
+    "Add up both pairs; divide only by the number of images.",
 )
 def mean_of_both_pairs(student):
     return flow_distance(student) / 2
@@ -107,7 +107,7 @@ def first_pair_alone(student):
 
 @my_flow_distance.hint(
     "Only the second pair of layers is in your number.",
-    "What happened to the way from the first layer to the second?",
+    "What happened to the flow from the first layer to the second?",
     "Add the distance of the first pair.",
 )
 def second_pair_alone(student):
@@ -125,7 +125,7 @@ def mean_of_the_entries(student):
 
 @my_flow_distance.hint(
     "You averaged the matrices over the images before you compared them.",
-    "Image by image the flows are farther apart: errors of two images may cancel.",
+    "In a mean of matrices, errors of two images may cancel: image by image the gap is larger.",
     "Take the distance for each image, then the mean.",
 )
 def distance_of_mean_flows(student):
@@ -133,7 +133,7 @@ def distance_of_mean_flows(student):
 
 
 @my_flow_distance.hint(
-    "That is how far the features are apart, not the flows.",
+    "That is the distance between the features, not between the flows.",
     "A hint compares what two layers output, a flow how one gets from one layer to the next.",
     "Make FSP matrices of neighbouring layers first.",
 )

@@ -79,13 +79,13 @@ def _as_strong(found: Answer, first: Tensor, second: Tensor) -> None:
     share = float(after / before)
     found.should(
         math.isclose(share, 1, rel_tol=1e-4),
-        f"FSP matrices of the same norm; of yours it is {share:.3g} times as large",
+        f"FSP matrices of the same norm; that of yours is {share:.3g} times as large",
     )
 
 
 @same_flow.hint(
     "That is the pair you were given.",
-    "The matrix is a sum over places. What may be done to the places of both maps that no sum notices?",
+    "The matrix is a sum over places. How can both maps' places change and leave it the same?",
     "Put both maps' places in another order, the same one in both: a mirror will do.",
 )
 def nothing_changed(first, second):
@@ -94,7 +94,7 @@ def nothing_changed(first, second):
 
 @same_flow.hint(
     "The flow has changed: its rows and columns are in another order.",
-    "Each channel has a row or a column of its own. Each place only adds something to a sum.",
+    "Each channel has a row or a column of its own. Each place only adds a term to a sum.",
     "Reorder places, not channels.",
 )
 def channels_reordered(first, second):
@@ -111,7 +111,7 @@ def places_of_one_map(first, second):
 
 
 @same_flow.hint(
-    "Both maps have their places reordered, each in its own way.",
+    "You reordered the places of both maps, each in its own way.",
     "Two numbers that met at one place before should meet at one place again.",
     "Draw one order, and use it for both.",
 )
@@ -121,7 +121,7 @@ def places_in_two_orders(first, second):
 
 @same_flow.hint(
     "The flow is four times as large.",
-    "Each product has one factor from either map. By what must the other be divided?",
+    "Each product has one factor from each map. If one grows, what must the other do?",
     "If one map is doubled, halve the other.",
 )
 def both_doubled(first, second):
@@ -129,8 +129,8 @@ def both_doubled(first, second):
 
 
 @same_flow.hint(
-    "The flow is the same, and the first map is, too.",
-    "What the first map cannot see may be added to the second. Is there something that changes both?",
+    "The flow is the same, but so is the first map.",
+    "What is orthogonal to the first map may be added to the second. But what changes both?",
     "Change the places of both alike, or scale one up and the other down.",
 )
 def only_the_second_changed(first, second):
@@ -151,7 +151,7 @@ def signs_flipped(first, second):
 
 @same_flow.hint(
     "For maps of one size it is right. A larger first map has other places than the second.",
-    "Blocks of places are max-pooled. An order of the blocks goes with an order of the second's places.",
+    "Blocks of places are max-pooled. Reorder those as you reorder the second's places.",
     "Mirror both maps: blocks stay blocks.",
 )
 def one_order_for_both(first, second):

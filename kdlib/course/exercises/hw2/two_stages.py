@@ -23,8 +23,9 @@ from kdlib.course.grading.exercise import Ask, Draw, Exercise
 
 two_stages = Exercise(
     "two_stages",
-    "two_stages(lower, upper, first_loss, second_loss, steps) trains the lower part on first_loss(lower), "
-    "then both parts on second_loss(lower, upper); steps are two numbers, one a stage.",
+    "two_stages(lower, upper, first_loss, second_loss, steps) trains the lower part on "
+    "first_loss(lower), then both parts on second_loss(lower, upper); steps are two "
+    "numbers, one for each stage.",
     minutes=15,
 )
 
@@ -54,7 +55,7 @@ def first_stage_descends_the_first_loss(ask: Ask, draw: Draw) -> None:
 def first_stage_leaves_the_upper_part(ask: Ask, draw: Draw) -> None:
     given = _stages(draw, (draw.integer(3, 5), 0))
     lower, upper = (change(ask, of, **given) for of in ("lower", "upper"))
-    lower.should(moves(lower), "that the lower part moves")
+    lower.should(moves(lower), "a change in the lower part")
     still = isinstance(upper.value, Tensor) and not upper.value.any()
     upper.should(still, "all zeros")
 
@@ -80,11 +81,11 @@ def second_stage_starts_from_rest(ask: Ask, draw: Draw) -> None:
     middle = {of: change(ask, of, **first) for of in parts}
     for found in (*both.values(), *middle.values()):
         found.should(isinstance(found.value, Tensor), "weights of the same shapes as before")
-    middle["lower"].should(moves(middle["lower"]), "that the lower part moves")
+    middle["lower"].should(moves(middle["lower"]), "a change in the lower part")
     second = given | {of: changed(given[of], middle[of].value) for of in parts}
     second["steps"] = (0, given["steps"][1])
     rest = {of: change(ask, of, **second) for of in parts}
-    rest["upper"].should(any(moves(found) for found in rest.values()), "that something moves")
+    rest["upper"].should(any(moves(found) for found in rest.values()), "a change in lower or upper")
     for of in parts:
         both[of].should_be(middle[of].value + rest[of].value)
 
@@ -111,7 +112,7 @@ def with_settings(name: str, *settings: dict[str, float]) -> Callable:
 
 @two_stages.hint(
     "The second stage begins with steps in the direction of the first.",
-    "Momentum remembers gradients. Whose, when the loss has changed?",
+    "Momentum remembers gradients. Of which loss, once the loss has changed?",
     "Make a new optimizer for the second stage.",
 )
 def momentum_kept(lower, upper, first_loss, second_loss, steps):
@@ -129,7 +130,7 @@ def momentum_kept(lower, upper, first_loss, second_loss, steps):
 
 @two_stages.hint(
     "The upper part shrinks in the first stage, though its gradient is 0 in every step.",
-    "Weight decay needs no gradient to be at work: a gradient of 0 is a gradient.",
+    "Weight decay acts on every weight that has a gradient, even a gradient of 0.",
     "Give the first optimizer the lower part's parameters only, and leave the second loss out.",
 )
 def classifier_decays(lower, upper, first_loss, second_loss, steps):
@@ -177,7 +178,7 @@ def upper_part_alone(lower, upper, first_loss, second_loss, steps):
 
 @two_stages.hint(
     "In the second stage the upper part stands still.",
-    "Was it frozen for the first stage? Who thaws it?",
+    "Was it frozen for the first stage? Where do you unfreeze it?",
     "requires_grad_(True) before the second stage; or do not freeze at all, the optimizer is enough.",
 )
 def frozen_for_ever(lower, upper, first_loss, second_loss, steps):
@@ -193,7 +194,7 @@ def frozen_for_ever(lower, upper, first_loss, second_loss, steps):
 
 @two_stages.hint(
     "The stages come in the wrong order.",
-    "What should prepare what?",
+    "Which stage should prepare the other?",
     "first_loss first, for steps[0] steps.",
 )
 def stages_swapped(lower, upper, first_loss, second_loss, steps):
@@ -223,13 +224,13 @@ two_stages.hint(
 )
 
 two_stages.hint(
-    "Both stages are a little off. Which of the three numbers is missing?",
+    "Both stages are a little off. Which of rate, momentum and weight decay is missing?",
     "One of them pulls every weight towards 0, a little in each step.",
     "weight_decay=0.01 in both optimizers.",
 )(with_settings("without_weight_decay", *2 * [{"lr": 0.1, "momentum": 0.9}]))
 
 two_stages.hint(
-    "Every step is too short from the second on.",
+    "From the second on, every step is too short.",
     "Rate, momentum, weight decay: which of the three is missing?",
     "momentum=0.9 in both optimizers.",
 )(with_settings("without_momentum", *2 * [{"lr": 0.1, "weight_decay": 0.01}]))

@@ -59,7 +59,7 @@ def gradient_fits_the_loss(ask: Ask, draw: Draw) -> None:
     told = float((pull.value.double() * step).sum())
     pull.should(
         math.isclose(slope, told, rel_tol=1e-3, abs_tol=1e-3),
-        f"one that fits the loss: along a random line that rises by {slope:.5g} a step, by your "
+        f"one that fits the loss: a random step changes the loss by {slope:.5g}, by your "
         f"gradient it would be {told:.5g}",
     )
 
@@ -124,14 +124,14 @@ cwtm_loss.hint(
 )(weighted("confidence_averaged", lambda w, ce: (w * ce).mean()))
 
 cwtm_loss.hint(
-    "For a single example all is well. Three equal ones have another loss than one.",
+    "A single example is right, but three equal ones have another loss than one.",
     "What do your weights sum to? You divide by the largest of them.",
-    "Divide by their sum, and sum.",
+    "Divide them by their sum, then add up weight times cross entropy.",
 )(weighted("over_the_largest_of_the_batch", lambda w, ce: (w / w.max() * ce).mean()))
 
 
 @cwtm_loss.hint(
-    "The weights are not the teacher's largest probabilities. Which of them did you take?",
+    "The weights are not the teacher's largest probabilities. Which probability did you take?",
     "The probability of the label is the paper's first idea; CWTM needs no label for its weights.",
     "amax(-1) of the teacher's softmax, right or wrong.",
 )
@@ -151,8 +151,8 @@ def largest_logit(student, teacher, labels):
 
 
 cwtm_loss.hint(
-    "Your weights sum to 1, and are not in the ratio of the teacher's largest probabilities.",
-    "You take a softmax over the batch. A share is a number over the sum of all.",
+    "Your weights sum to 1, but are not in the ratio of the teacher's largest probabilities.",
+    "You take a softmax over the batch. A share is a number divided by the sum of all.",
     "Divide the largest probabilities by their sum; the only softmax is over the classes.",
 )(weighted("softmax_of_the_weights", lambda w, ce: (F.softmax(w, dim=0) * ce).sum()))
 
@@ -168,7 +168,7 @@ def softmax_down_the_columns(student, teacher, labels):
 
 
 @cwtm_loss.hint(
-    "How sure the teacher is changes nothing.",
+    "How sure the teacher is makes no difference.",
     "Whose confidence are your weights?",
     "Take the softmax of the teacher's logits, not of the student's.",
 )
@@ -220,7 +220,7 @@ def the_teachers_class_as_label(student, teacher, labels):
 
 
 @cwtm_loss.hint(
-    "The value is right, and the gradient belongs to another function.",
+    "The value is right, but the gradient belongs to another function.",
     "A backward written by hand must be the derivative of the forward, weights and all. Does "
     "autograd need help here?",
     "Return the sum of weight times cross entropy, and let autograd do the rest.",
@@ -245,7 +245,7 @@ def gradient_of_another_function(student, teacher, labels):
 
 @cwtm_loss.hint(
     "A gradient reaches the teacher: it would learn to be unsure of what is hard.",
-    "The weights are numbers, whatever network they came from.",
+    "The weights are constants, whichever network they came from.",
     "Take them from teacher.detach().",
 )
 def gradient_to_the_teacher(student, teacher, labels):
@@ -255,14 +255,14 @@ def gradient_to_the_teacher(student, teacher, labels):
 
 cwtm_loss.hint(
     "No gradient reaches the student: you return a plain number.",
-    "Which call cuts the thread back to the student: item(), detach(), numpy(), no_grad()?",
+    "Which call cuts the path back to the student: item(), detach(), numpy(), no_grad()?",
     "Return the tensor; only the teacher's part needs no gradient.",
 )(weighted("a_number_without_a_past", lambda w, ce: (w / w.sum() * ce).sum().item()))
 
 
 @cwtm_loss.hint(
     "Large logits give a loss that is infinite. What is the logarithm of 0?",
-    "A probability of 1e-500 is 0 for a computer; its logarithm is a plain number, -1151.",
+    "To a computer a probability of 1e-500 is 0, yet its logarithm is a plain number: -1151.",
     "F.log_softmax, or F.cross_entropy of the logits.",
 )
 def logarithm_of_a_softmax(student, teacher, labels):

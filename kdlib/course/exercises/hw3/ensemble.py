@@ -30,7 +30,7 @@ def each_network_counts_the_same(ask: Ask, draw: Draw) -> None:
     networks = [draw.logits(2, 5, scale) for scale in (1.0, 3.0, 9.0)]
     alone = [ask(logits=[z]) for z in networks]
     for z, found in zip(networks, alone, strict=True):
-        found.should(_is_telling(found.value, z), "a row for every image, of numbers above 0")
+        found.should(_is_telling(found.value, z), "a row of numbers above 0 for every image")
     together = sum(found.value.double() for found in alone) / 3
     for order in (networks, networks[::-1]):
         ask(logits=order).should_be(together)
@@ -40,7 +40,7 @@ def each_network_counts_the_same(ask: Ask, draw: Draw) -> None:
 def common_shifts_change_nothing(ask: Ask, draw: Draw) -> None:
     networks = [draw.logits(2, 4), draw.logits(2, 4)]
     found = ask(logits=networks)
-    found.should(_is_telling(found.value, networks[0]), "a row for every image, of numbers above 0")
+    found.should(_is_telling(found.value, networks[0]), "a row of numbers above 0 for every image")
     ask(logits=[z + 1000 for z in networks]).should_be(found.value)
 
 
@@ -67,8 +67,8 @@ def probabilities_summed(logits):
 
 
 @ensemble.hint(
-    "Your rows do not sum to 1, and the columns of each network do.",
-    "Over which axis does your softmax run? In a stack (networks, N, C) the axis 1 is that of images.",
+    "Your rows do not sum to 1, but the columns of each network do.",
+    "Over which axis does your softmax run? In a stack (networks, N, C) axis 1 is the images'.",
     "A softmax is taken over the classes, the last axis.",
 )
 def softmax_over_the_batch(logits):
@@ -76,9 +76,9 @@ def softmax_over_the_batch(logits):
 
 
 @ensemble.hint(
-    "Every class of every image gets the same.",
+    "Every class of every image gets the same probability.",
     "In a stack (networks, N, C) your softmax runs over the networks.",
-    "Say dim=-1 for the softmax, and dim=0 for the mean.",
+    "Use dim=-1 for the softmax, and dim=0 for the mean.",
 )
 def softmax_over_the_networks(logits):
     return F.softmax(torch.stack(logits), dim=0).mean(0)
@@ -94,7 +94,7 @@ def averaged_over_the_images(logits):
 
 
 @ensemble.hint(
-    "You count votes: a network that is nearly undecided counts as one that is sure.",
+    "You count votes: a network that is nearly undecided counts as much as one that is sure.",
     "The mean is of probabilities, not of first choices.",
     "Leave the argmax out.",
 )
@@ -106,7 +106,7 @@ def majority_vote(logits):
 @ensemble.hint(
     "Copies of one network should not be surer than it is.",
     "A product of probabilities grows sharper with every network.",
-    "The mean is a sum of probabilities, divided by their number.",
+    "The mean is the sum of the probabilities, divided by the number of networks.",
 )
 def product_normalised(logits):
     product = torch.ones_like(logits[0])
@@ -129,7 +129,7 @@ def halved_again_and_again(logits):
 
 @ensemble.hint(
     "Only one network answers, the last.",
-    "Is something overwritten in your loop, or a return inside it?",
+    "Is something overwritten in your loop, or is there a return inside it?",
     "Add up the probabilities of all networks.",
 )
 def only_the_last_network(logits):
@@ -140,8 +140,8 @@ def only_the_last_network(logits):
 
 @ensemble.hint(
     "You return the classes that the ensemble predicts, not its probabilities.",
-    "An ensemble can be a teacher, too, and then its doubts are wanted.",
-    "Leave the argmax to whoever asks.",
+    "An ensemble can be a teacher, too, and then its probabilities are needed.",
+    "Leave the argmax to the caller.",
 )
 def classes_not_probabilities(logits):
     return torch.stack([F.softmax(z, dim=-1) for z in logits]).mean(0).argmax(-1)
@@ -158,8 +158,8 @@ def no_softmax_at_all(logits):
 
 @ensemble.hint(
     "exp(1000) is inf for a computer, and inf / inf is nan.",
-    "Taking a row's largest logit away from all of its logits changes no probability.",
-    "F.softmax does so by itself.",
+    "Subtracting a row's largest logit from all of its logits changes no probability.",
+    "F.softmax does so itself.",
 )
 def exponentials_by_hand(logits):
     e = torch.stack(logits).exp()

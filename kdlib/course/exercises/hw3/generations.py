@@ -105,9 +105,9 @@ generations.hint(
 
 generations.hint(
     "All networks begin with the same weights.",
-    "What do you give to build? Generations from one start hardly differ, and together they are "
-    "hardly better than one.",
-    "Another seed for every network: its number will do.",
+    "What do you give to build? Generations that start alike hardly differ, and together "
+    "they are hardly better than one.",
+    "Give every network its own seed: its number will do.",
 )(grown("every_generation_begins_alike", lambda count: [0] * (count - 1)))
 
 
@@ -142,8 +142,8 @@ def only_the_born_again(build, train, count):
 
 generations.hint(
     "From the third network on the teacher is the wrong one.",
-    "Whom do you give to train as a teacher, the first network or the last one before?",
-    "networks[-1], before the new one joins the list; or let teacher be the student when it is done.",
+    "Which network do you pass to train as the teacher: the first, or the one just before?",
+    "networks[-1], before the new one joins the list; or set teacher = student once it is trained.",
 )(grown("all_taught_by_the_first", teacher=lambda networks, student: networks[0]))
 
 
@@ -162,7 +162,7 @@ def all_taught_by_labels(build, train, count):
 
 generations.hint(
     "Your later networks are their own teachers: each is taught by its own initial number.",
-    "Who is the last of your list at the moment when you call train? A loss against oneself is 0.",
+    "Which network is last in your list when you call train? Its loss against itself is 0.",
     "Choose the teacher before the new network joins the list.",
 )(grown("taught_by_itself", teacher=lambda networks, student: student))
 
@@ -250,7 +250,7 @@ def labels_first_then_the_teacher(build, train, count):
 
 
 @generations.hint(
-    "Your teachers are the right ones, and none of them had learned anything when it taught.",
+    "Your teachers are the right ones, but none of them had learned anything when it taught.",
     "build gives a new network, even for a seed that it was given before. And in which order do you "
     "train?",
     "Teach with the trained network itself, the last in the list, oldest first.",
@@ -266,7 +266,7 @@ def untrained_teachers(build, train, count):
 
 
 @generations.hint(
-    "Your first network was never trained, and taught all the same.",
+    "Your first network was never trained, but taught all the same.",
     "What does a list of one network look like? Who learns from labels?",
     "train(networks[0], None), before the others come.",
 )

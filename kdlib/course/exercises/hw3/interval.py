@@ -126,7 +126,7 @@ def b_minus_a(a, b):
 normal_instead_of_t = interval.hint(
     "The interval is too narrow, the more so the fewer pairs there are.",
     "1.96 belongs to the normal distribution, and to a standard deviation that is known. Yours is "
-    "guessed from a few differences.",
+    "estimated from a few differences.",
     "Take t from scipy.stats.t.ppf(0.975, n - 1).",
 )(reaching("normal_instead_of_t", lambda d, quantile: 1.96 * d.std() / len(d) ** 0.5))
 
@@ -148,7 +148,7 @@ interval.hint(
 )
 
 interval.hint(
-    "The interval is a little too narrow: t is that of one pair more.",
+    "The interval is a little too narrow: your t belongs to one pair more.",
     "The mean was taken from the same n differences, and uses one of them up.",
     "n - 1 degrees of freedom.",
 )(
@@ -160,7 +160,7 @@ interval.hint(
 
 interval.hint(
     "The interval is too narrow: it holds 90 %.",
-    "5 % are left out in all. How much of that at each end?",
+    "5 % is left out in all. How much of that at each end?",
     "ppf(0.975, n - 1) leaves 2.5 % out above, and as much below.",
 )(
     reaching(
@@ -170,7 +170,7 @@ interval.hint(
 )
 
 interval.hint(
-    "For five pairs it is right, for others it is not.",
+    "It is right for five pairs, but not for other numbers of pairs.",
     "Is there a 2.776 in your function?",
     "t depends on n: scipy.stats.t.ppf(0.975, n - 1).",
 )(reaching("five_pairs_for_ever", lambda d, quantile: 2.77645 * d.std() / len(d) ** 0.5))
@@ -220,7 +220,7 @@ def high_end_first(a, b):
 
 @interval.hint(
     "Your ends lie around 0, not around the mean.",
-    "How far an end is from the mean is not yet where it is.",
+    "You return how far the ends are from the mean, not where they are.",
     "low is the mean minus that, high the mean plus that.",
 )
 def around_zero(a, b):

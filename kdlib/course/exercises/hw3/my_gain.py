@@ -48,7 +48,7 @@ def _own(student: str, function: Callable) -> list[float]:
 
 
 @my_gain.hint(
-    "The sign is reversed: saved errors are below 0 here.",
+    "The sign is reversed: here fewer errors give a number below 0.",
     "Which of the two comes first, in the pair of tensors and in your difference?",
     "interval(born_again, labels)",
 )
@@ -57,7 +57,7 @@ def labels_minus_born_again(student):
 
 
 @my_gain.hint(
-    "The mean is right, and the interval is too narrow.",
+    "The mean is right, but the interval is too narrow.",
     "Is it 1.96 or Student's t? With five pairs it is 2.776.",
     "Use your own interval(a, b).",
 )
@@ -66,7 +66,7 @@ def with_a_normal_interval(student):
 
 
 @my_gain.hint(
-    "The mean is right, and the ends are not.",
+    "The mean is right, but the ends are not.",
     "Do you look at the differences, or at each group by itself?",
     "Both networks of a pair began alike: use your own interval(a, b).",
 )

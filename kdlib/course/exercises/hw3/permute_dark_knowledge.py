@@ -74,11 +74,11 @@ def order_comes_from_the_generator(ask: Ask, draw: Draw) -> None:
     first.should(_of_its_entries(first.value, teacher), "the teacher's entries, in some order")
     ask(teacher=teacher, generator=generator(seed)).should_be(first.value)
     for other, what in (
-        (generator(seed + 1), "of another seed"),
-        (generator(seed, 1000), "of which a thousand numbers have been drawn"),
+        (generator(seed + 1), "with another seed"),
+        (generator(seed, 1000), "from which a thousand numbers have been drawn"),
     ):
         found = ask(teacher=teacher, generator=other)
-        found.should(not same(found.value, first.value), f"another order, by a generator {what}")
+        found.should(not same(found.value, first.value), f"another order from a generator {what}")
 
 
 @permute_dark_knowledge.holds("The teacher's own tensor stays as it is")
@@ -91,7 +91,7 @@ def teacher_is_left_alone(ask: Ask, draw: Draw) -> None:
 
 
 def _permuted(ask: Ask, draw: Draw) -> list[tuple[Tensor, Answer]]:
-    """Several batches, since a permutation may change nothing, and small ones, which a report shows whole."""
+    """Several batches, as one permutation may change nothing, each small enough for a report."""
     batches = [draw.logits(2, 6) for _ in range(3)]
     found = [ask(teacher=teacher, generator=draw.generator()) for teacher in batches]
     for teacher, answer in zip(batches, found, strict=True):
@@ -167,7 +167,7 @@ def largest_written_over(teacher, generator):
 
 @permute_dark_knowledge.hint(
     "Your rows do not have their own entries any more: something is added to all of them.",
-    "What broadcasts when a (N, 1) tensor of the largest is added to (N, C)?",
+    "What happens when an (N, 1) tensor of the largest entries is added to an (N, C) one?",
     "Put the largest back in its one place, with scatter or a mask.",
 )
 def largest_added_to_all(teacher, generator):
@@ -202,14 +202,14 @@ def one_order_for_all(teacher, generator):
 
 
 permute_dark_knowledge.hint(
-    "Some orders never come: the others keep their order, as on a ring.",
-    "Rolled along by a random number, neighbours stay neighbours.",
+    "Some orders never occur: the others keep their order, as on a ring.",
+    "However far a row is rolled, neighbours stay neighbours.",
     "torch.randperm gives every order the same chance.",
 )(reordered("rolled_along", lambda x, g: x.roll(int(torch.randint(len(x), (1,), generator=g)))))
 
 
 @permute_dark_knowledge.hint(
-    "Some orders never come: nearly all entries stay where they are.",
+    "Some orders never occur: nearly all entries stay where they are.",
     "You exchange two entries of each row, and leave the others.",
     "Give every order the same chance, with torch.randperm.",
 )
@@ -224,7 +224,7 @@ def two_exchanged(teacher, generator):
 
 permute_dark_knowledge.hint(
     "Every call gives the same order: nothing is random.",
-    "Backwards, or sorted, is one order of many.",
+    "Reversed, or sorted, is just one order of many.",
     "Draw a permutation for each row, from the generator.",
 )(reordered("turned_round", lambda x, g: x.flip(0)))
 
@@ -237,8 +237,8 @@ permute_dark_knowledge.hint(
 
 @permute_dark_knowledge.hint(
     "The order is the same for generators of one seed, whatever was drawn from them before.",
-    "In training you would get the same permutation in every step. What sets the generator back?",
-    "Draw from the generator as it stands; do not seed it, and make no new one.",
+    "In training you would get the same permutation in every step. What resets the generator?",
+    "Draw from the generator as it stands; do not seed it or make a new one.",
 )
 def begun_anew_each_time(teacher, generator):
     generator = torch.Generator().manual_seed(generator.initial_seed())
@@ -251,7 +251,7 @@ def begun_anew_each_time(teacher, generator):
 
 @permute_dark_knowledge.hint(
     "Afterwards the teacher's own logits are permuted.",
-    "Whoever reads them next finds no trace of what resembles what.",
+    "Whoever reads them next gets the permuted ones.",
     "Write into teacher.clone().",
 )
 def permuted_in_place(teacher, generator):
@@ -262,8 +262,8 @@ def permuted_in_place(teacher, generator):
 
 
 @permute_dark_knowledge.hint(
-    "The others of a row are all the same.",
-    "Their mean keeps the sum, and loses the rest: that is label smoothing of the row's own strength.",
+    "All entries of a row but the largest are the same.",
+    "Their mean keeps only the sum: that is label smoothing of the row's own strength.",
     "Permute them instead: the entries stay, the places change.",
 )
 def spread_evenly(teacher, generator):

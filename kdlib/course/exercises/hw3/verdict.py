@@ -104,7 +104,7 @@ def by_the_mean_alone(a, b):
 
 @verdict.hint(
     "You count how many pairs are won.",
-    "Three of five is what a coin does; and how much was won or lost does not count at all.",
+    "A coin wins three of five, too; and by how much a pair is won does not count at all.",
     "Take the interval of the differences instead of counting.",
 )
 def by_the_number_of_wins(a, b):
@@ -133,8 +133,8 @@ verdict.hint(
 
 @verdict.hint(
     "Where seeds differ much, you miss what is the same in every pair.",
-    "Do you compare a's interval with b's? That two intervals overlap does not mean that their "
-    "difference may be 0.",
+    "Do you compare a's interval with b's? Two intervals may overlap although the difference is "
+    "clearly not 0.",
     "One interval, of the differences a - b.",
 )
 def by_overlapping_intervals(a, b):
