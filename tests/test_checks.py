@@ -1,16 +1,14 @@
 """kdlib/_checks.py: what a bad argument is told, asked of the functions that check theirs with it."""
 
-import functools
 import math
 import re
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import kdlib as kd
-from kdlib._checks import required_arguments, sizes, some_classes
+from kdlib._checks import sizes, some_classes
 from kdlib.losses import cross_entropy
 
 Z, Y = torch.zeros(2, 3), torch.tensor([0, 2])
@@ -198,20 +196,3 @@ def test_some_classes_may_be_one_number_any_numbers_or_repeated_where_that_is_al
     assert some_classes(np.array([3, 5]), 10, once=True) == [3, 5]
     assert some_classes((3, 3), 10, once=False) == [3, 3]
     sizes(width=1, depth=np.int64(2))
-
-
-@pytest.mark.parametrize(
-    ("function", "count"),
-    [
-        (lambda s, t: s, 2),
-        (lambda s, t, y, T=4, *, a=1: s, 3),
-        (functools.partial(lambda T, s, t: s, 4), 2),
-        (nn.CrossEntropyLoss(), 2),
-        (lambda *logits: logits, 0),
-        (lambda s=0, t=0: s, 0),
-        (lambda s, t, *, T: s, None),
-        (max, None),
-    ],
-)
-def test_required_arguments_are_those_without_a_default(function, count):
-    assert required_arguments(function) == count

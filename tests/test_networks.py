@@ -58,17 +58,6 @@ def test_logits_are_those_of_one_pass_in_eval_mode_whatever_the_batch_size(net):
     unchanged(net, before, state)
 
 
-def test_logits_of_a_split_are_those_of_its_inputs(digits):
-    net = kd.models.mlp(8)
-    assert torch.equal(kd.logits(net, digits.test), kd.logits(net, digits.test.inputs))
-
-
-def test_whole_numbers_such_as_tokens_reach_the_network_as_they_are():
-    net = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 2))
-    tokens = torch.tensor([[1, 2, 3], [4, 5, 9]])
-    torch.testing.assert_close(kd.logits(net, tokens), net(tokens).detach())
-
-
 def test_a_network_without_parameters_can_be_asked_for_its_logits():
     inputs = torch.randn(5, 4)
     assert torch.equal(kd.logits(nn.Identity(), inputs, 2), inputs)

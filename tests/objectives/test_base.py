@@ -310,13 +310,6 @@ def test_any_objective_may_be_given_a_key(few, kept):
     assert kept() == 1
 
 
-def test_schedules_that_agree_at_five_points_have_different_keys():
-    def steps(progress):
-        return 1.0 if progress * 4 == int(progress * 4) else 5.0
-
-    assert (steps * kd.CrossEntropy()).key != ((lambda progress: 1.0) * kd.CrossEntropy()).key
-
-
 def test_what_cannot_be_described_is_trained_and_not_kept(few, kept, capsys, tmp_path):
     lock = threading.Lock()
 

@@ -207,22 +207,6 @@ def test_a_sum_asks_for_logits_where_a_part_needs_them():
     assert (kd.CrossEntropy() + kd.LogitMatching(teacher)).taps == ()
 
 
-@on_features
-def test_checkpoints_hold_the_regressor_and_resume_to_the_same_weights(few, tmp_path, make):
-    recipe, path = replace(SLOW, epochs=3), tmp_path / "c.pt"
-
-    def stop(row):
-        if row["epoch"] == 2:
-            raise KeyboardInterrupt
-
-    whole, resumed = maps(), maps()
-    trained(make(), few, recipe, whole, seed=5)
-    trained(make(), few, recipe, resumed, seed=5, checkpoint=path, on_epoch=stop)
-    with pytest.warns(UserWarning, match="are replaced"):
-        trained(make(), few, recipe, resumed, seed=5, checkpoint=path)
-    assert_equal(whole, resumed)
-
-
 def test_validation_is_nan_without_logits(few):
     frame = trained(fsp(), few, SLOW, maps())[1].frame
     assert frame[["validation_loss", "validation_accuracy"]].isna().all(axis=None)

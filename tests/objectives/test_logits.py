@@ -96,20 +96,6 @@ def test_temperature_and_alpha_may_be_one_per_example(few, batch, student, taugh
     close(sum(terms.values()), sum(expected) / 7)
 
 
-def test_gradients_reach_the_student(few, batch):
-    for objective in (
-        kd.CrossEntropy(),
-        kd.SoftTargets(TEACHER, 4, 1),
-        kd.LogitMatching(TEACHER),
-        kd.CWTM(TEACHER),
-        kd.DKPP(TEACHER),
-    ):
-        student = student_of(batch)
-        student.logits.requires_grad_()
-        sum(prepared(objective, few)(student, batch).values()).backward()
-        assert student.logits.grad.abs().sum() > 0.01
-
-
 def test_fitnets_weighting_is_its_formula(few, batch, taught):
     """CE(y, q) + lambda * H(p, q) at tau = 3 has the gradient of CE + lambda / 9 * T^2 KL."""
     s = student_of(batch).logits.double().requires_grad_()
@@ -206,6 +192,7 @@ def test_keys_differ_by_every_number_and_teacher():
         (lambda progress: 4 - 3 * progress) * kd.CrossEntropy(),
         (lambda progress: 4 - 2 * progress) * kd.CrossEntropy(),
         (lambda progress: 4 if progress < 1 else 1) * kd.CrossEntropy(),
+        (lambda progress: 5 if progress * 4 % 1 else 4 - 3 * progress) * kd.CrossEntropy(),
     ]
     keys = [objective.key for objective in objectives]
     assert len(set(keys)) == len(keys)

@@ -54,7 +54,7 @@ on_features = pytest.mark.parametrize("build", ON_FEATURES.values(), ids=ON_FEAT
 def test_soft_targets_follow_the_sample_not_its_position(few):
     teacher, split = small(), few.train
     spy = Spy(kd.SoftTargets(teacher, 4, 0.9))
-    assert not torch.equal(split.index, torch.arange(len(split)))  # after limit, rows are not an index
+    assert not torch.equal(split.index, torch.arange(len(split)))  # rows are not an index
     trained(spy, few, replace(ONCE, epochs=2), small(1), seed=1)
     assert_taught_by(teacher, spy)
     orders = [batch.index.tolist() for _, batch, *_ in spy.seen]
@@ -159,20 +159,6 @@ def test_a_live_teacher_answers_once_per_batch_and_anew_for_the_next(few):
     for batch, so_far in ((one, 1), (one, 1), (other, 2), (one, 3)):
         close(source(batch), fresh(fussy(), batch.inputs))
         assert len(passes) == so_far
-
-
-def test_a_teacher_of_a_text_reads_on_within_an_epoch_and_starts_again_in_the_next():
-    text = kd.text.from_texts("to be or not to be " * 40, device="cpu", unroll=5)
-    teacher = kd.models.lstm(len(text.classes), width=8)
-    spy, reader = Spy(kd.SoftTargets(teacher, 4, 0.9)), copy.deepcopy(teacher).eval()
-    recipe = kd.Recipe(epochs=2, batch_size=4, precision="float32")
-    trained(spy, text, recipe, kd.models.lstm(len(text.classes), width=8, seed=1))
-    assert sum(batch.first for _, batch, *_ in spy.seen) == 2 < len(spy.seen)
-    for _, batch, _, targets in spy.seen:
-        if batch.first:
-            text.train.begin(reader)
-        with torch.no_grad():
-            close(targets, reader(batch.inputs))
 
 
 @every_view

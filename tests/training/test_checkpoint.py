@@ -120,16 +120,9 @@ def test_on_epoch_is_called_after_the_checkpoint_is_written(small, tmp_path):
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused_and_left_alone(small, tmp_path, change, named):
-    def run(
-        model=lambda: net(dropout=0.2),
-        data=lambda data: data,
-        recipe=TINY,
-        objective=None,
-        seed=0,
-        **options,
-    ):
-        objective = objective or kd.LogitMatching(net(5))
-        return train(model(), data(small), recipe, objective, seed=seed, checkpoint=path, **options)
+    def run(model=lambda: net(dropout=0.2), data=lambda data: data, **options):
+        options = {"objective": kd.LogitMatching(net(5)), "checkpoint": path} | options
+        return train(model(), data(small), **options)
 
     path = tmp_path / "run.pt"
     run(on_epoch=stopping(1))

@@ -44,33 +44,21 @@ def kept(small, build=build, objective=None, data=lambda data: data, recipe=TINY
     return kd.keep(build, objective or kd.CrossEntropy(), data(small), recipe, seed=seed)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"recipe": replace(TINY, learning_rate=0.02)},
-        {"recipe": replace(TINY, keep="best")},
-        {"seed": 4, "build": lambda seed: build(3)},
-        {"data": lambda data: data.limit(199)},
-        {"data": lambda d: replace(d, train=d.train.select(torch.arange(200).roll(1)))},
-        {"data": lambda d: replace(d, validation=d.validation.select(slice(50)))},
-        {"objective": kd.CrossEntropy(0.1)},
-        {"build": lambda seed: build(8)},
-        {"build": lambda seed: net(seed, dropout=0.3)},
-        {"build": lambda seed: net(seed, dropout=0.2, width=17)},
-    ],
-    ids=[
-        "recipe",
-        "keep",
-        "seed",
-        "length",
-        "order",
-        "validation",
-        "objective",
-        "start",
-        "dropout",
-        "width",
-    ],
-)
+OTHERS = {
+    "recipe": {"recipe": replace(TINY, learning_rate=0.02)},
+    "keep": {"recipe": replace(TINY, keep="best")},
+    "seed": {"seed": 4, "build": lambda seed: build(3)},
+    "length": {"data": lambda data: data.limit(199)},
+    "order": {"data": lambda d: replace(d, train=d.train.select(torch.arange(200).roll(1)))},
+    "validation": {"data": lambda d: replace(d, validation=d.validation.select(slice(50)))},
+    "objective": {"objective": kd.CrossEntropy(0.1)},
+    "start": {"build": lambda seed: build(8)},
+    "dropout": {"build": lambda seed: net(seed, dropout=0.3)},
+    "width": {"build": lambda seed: net(seed, dropout=0.2, width=17)},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_keep_trains_anew_when_anything_is_another(small, capsys, other):
     kept(small)
     capsys.readouterr()

@@ -43,12 +43,13 @@ def trained(small):
     return models
 
 
-@pytest.mark.parametrize("members", [slice(0, 1), slice(4, 5), slice(0, 3)], ids=str)
+@pytest.mark.parametrize("members", [0, slice(4, 5), slice(0, 3)], ids=str)
 def test_scores_are_those_of_the_mean_probabilities(trained, digits, members):
-    models, split = trained[members], digits.train
+    asked, split = trained[members], digits.train
+    models = asked if isinstance(asked, list) else [asked]
     assert len(split) > 1000  # more than are read at once
     labels, p = split.labels.numpy(), mean_probabilities(models, split)
-    scores = kd.evaluate(models if len(models) > 1 else models[0], split)
+    scores = kd.evaluate(asked, split)
     assert scores.accuracy == pytest.approx(accuracy_score(labels, p.argmax(1)))
     assert scores.errors == int((p.argmax(1) != labels).sum())
     assert isinstance(scores.errors, int)
@@ -73,16 +74,6 @@ def test_calibration_error_is_0_for_a_network_that_is_right_as_often_as_it_is_co
     assert sure.ece == pytest.approx(0.5)
     assert sure.loss == pytest.approx(50)
     assert kd.evaluate(*fixed([0.0] * 7)).perplexity == pytest.approx(7)
-
-
-def test_a_list_of_copies_scores_as_the_single_network(trained, digits):
-    single = kd.evaluate(trained[0], digits.test)
-    for k in (1, 4):
-        many = kd.evaluate([copy.deepcopy(trained[0]) for _ in range(k)], digits.test)
-        assert many.errors == single.errors
-        assert many.accuracy == single.accuracy
-        assert many.loss == pytest.approx(single.loss, rel=1e-6)
-        assert many.ece == pytest.approx(single.ece, rel=1e-4)
 
 
 def test_a_list_answers_by_its_probabilities_not_its_logits():
@@ -137,13 +128,6 @@ def test_fidelity_goes_from_the_teachers_to_the_students_mean_probabilities(
     assert (type(found.agreement), type(found.divergence)) == (float, float)
     unlabelled = digits.test.unlabelled()
     assert kd.fidelity(pupils, taught, unlabelled) == kd.fidelity(pupils, taught, digits.test)
-
-
-def test_agreement_is_with_the_teacher_and_not_with_the_labels():
-    student, split = fixed([0.0, 9.0], [0.0, 9.0], [9.0, 0.0], [9.0, 0.0])
-    teacher, _ = fixed([0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0])
-    assert kd.fidelity(student, teacher, split).agreement == 0.75
-    assert kd.evaluate(student, split).accuracy == 0.5
 
 
 def test_fidelity_at_logits_of_a_thousand_is_finite():

@@ -155,17 +155,6 @@ def test_a_scaled_gradient_makes_the_step_that_an_unscaled_one_makes(limit):
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-6, atol=0)
 
 
-def test_every_term_is_minimised(small):
-    def pull(self, terms, student, batch):
-        return terms | {"size": 100 * student.logits.square().mean()}
-
-    free, held = net(), net()
-    train(free, small, replace(TINY, epochs=10))
-    train(held, small, replace(TINY, epochs=10, learning_rate=1e-3), Altered(pull))
-    size = [kd.logits(model, small.train).square().mean() for model in (free, held)]
-    assert size[1] < 0.1 * size[0]
-
-
 def test_max_norm_holds_for_every_layer_after_training(small):
     def longest(max_norm):
         model = net()
@@ -252,8 +241,6 @@ def test_precision_is_that_of_the_matrix_products(small, precision, products, we
     ("kind", "capability", "expected"),
     [
         ("cuda", (12, 0), torch.bfloat16),
-        ("cuda", (9, 0), torch.bfloat16),
-        ("cuda", (8, 6), torch.bfloat16),
         ("cuda", (8, 0), torch.bfloat16),
         ("cuda", (7, 5), torch.float16),  # a T4
         ("cuda", (7, 0), torch.float16),
