@@ -292,6 +292,7 @@ def test_a_resnets_shortcut_is_the_subsampled_input_padded_with_zeros():
     x = torch.rand(1, 2, 6, 6)
     assert torch.equal(block(x)[:, :2], x[:, :, ::2, ::2])
     assert torch.equal(block(x)[:, 2:], torch.zeros(1, 2, 3, 3))
+    assert not block(-x).any()  # a ReLU follows the sum
 
 
 @pytest.mark.parametrize("bottleneck", [False, True])

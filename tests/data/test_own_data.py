@@ -130,6 +130,17 @@ def test_from_folder_makes_three_channels_as_soon_as_one_image_is_coloured(tmp_p
     assert data.test is None
 
 
+def test_from_folder_turns_a_photograph_as_its_camera_says(tmp_path):
+    upright = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # the camera was turned by a quarter
+    for name in ("a", "b"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        upright.save(tmp_path / "train" / name / "1.png", exif=orientation)
+    (picture, _) = kd.data.from_folder(tmp_path, device="cpu").train.inputs
+    assert picture.shape == (1, 3, 2) and picture[0, 0, 0] > picture[0, 0, 1]
+
+
 def test_from_folder_needs_a_size_if_images_differ_and_resizes_to_it(tmp_path):
     picture(tmp_path / "train" / "a" / "1.png", 1)
     picture(tmp_path / "train" / "b" / "2.png", 2, size=(7, 4))

@@ -367,11 +367,12 @@ def test_a_generalist_is_the_network_trained_alone_and_errors_are_its_wrong_answ
     assert protocol._wrong({"a": p, "b": 5 * p}, digits.test) == {"a": 7, "b": 7}
 
 
+@pytest.mark.parametrize("k", [0, 1])
 def test_how_many_specialists_and_each_rate_are_those_with_the_fewest_errors_on_validation(
-    monkeypatch,
+    monkeypatch, k
 ):
     counts, rates = protocol.COUNTS, protocol.SPECIALIST_RATES
-    best, asked = (counts[1], rates[-1]), []
+    best, asked = (counts[k], rates[-1]), []
 
     def answers(model, data, split, count, rates, seed):
         asked.append((model, split, count, dict(rates), seed))

@@ -198,6 +198,7 @@ def test_elsewhere_sees_a_few_vehicles_and_is_scored_on_vehicles(trainings):
 
 
 def test_rows_of_students_trained_on_labels_name_no_teacher(trainings):
-    assert {row.teacher_seed for row in rows_of(fsp, "smaller", "labels")} == {None}
+    for protocol, experiment in ((fsp, "smaller"), (fitnets, "mnist")):
+        assert {row.teacher_seed for row in rows_of(protocol, experiment, "labels")} == {None}
     soft = rows_of(fsp, "smaller", "soft")
     assert {row.teacher_seed for row in soft if row.student_seed == 101} == {1}
