@@ -7,10 +7,6 @@ import pytest
 from kdlib._files import write_whole
 
 
-def writing(text):
-    return lambda part: part.write_text(text)
-
-
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -18,7 +14,7 @@ def names(folder):
 def test_a_file_is_written_and_nothing_else_and_folders_on_the_way_are_made(tmp_path):
     ordinary, path = tmp_path / "ordinary.csv", tmp_path / "deep" / "er" / "table.csv"
     ordinary.write_text("")
-    write_whole(path, writing("new"))
+    write_whole(path, lambda part: part.write_text("new"))
     assert path.read_text() == "new"
     assert names(path.parent) == ["table.csv"]
     assert path.stat().st_mode == ordinary.stat().st_mode  # others may read it as any other file

@@ -211,16 +211,12 @@ def test_what_a_function_imports_counts_by_its_file(tmp_path, monkeypatch, file,
     assert texts[0] != texts[1]
 
 
-def deep(depth):
-    value = []
-    for _ in range(depth):
-        value = [value]
-    return value
+DEEP = functools.reduce(lambda inside, _: [inside], range(2000), [])
 
 
 @pytest.mark.parametrize(
     "value",
-    [deep(2000), torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta"), nn.LazyLinear(3)],
+    [DEEP, torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta"), nn.LazyLinear(3)],
 )
 def test_a_value_that_cannot_be_inspected_is_undescribed(value):
     with pytest.raises(Undescribed, match="cannot be described|has no text"):

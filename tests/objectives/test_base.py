@@ -98,14 +98,6 @@ def test_a_cohort_takes_it(few, make):
     assert weights_hash(cohort.models[1]) == weights_hash(alone)
 
 
-def test_a_changed_line_of_code_is_another_training(few, kept, capsys):
-    for value in ("4", "8", "4"):
-        loss = eval(f"lambda s, t, y: kd.soft_target_loss(s, t, {value})", {"kd": kd})
-        kd.keep(small, kd.Loss(loss, TEACHER, name="mine"), few, ONCE)
-    assert kept() == 2
-    assert capsys.readouterr().out.count("loaded") == 1
-
-
 def test_what_a_bare_class_records_is_there_afterwards_and_not_in_its_key(few):
     class Recording(Bare):
         def __init__(self):
