@@ -16,7 +16,6 @@ import kdlib as kd
 from kdlib.identity import weights_hash
 from kdlib.losses import cross_entropy, soft_target_loss
 from kdlib.objectives.base import as_objective
-from kdlib.objectives.logits import _OfTeacher
 
 TEACHER = small(9)
 
@@ -397,6 +396,10 @@ def test_sums_scale_and_add_terms_of_equal_name(few):
     twice = prepared(2 * (parts[2] + parts[3]), few)(student, batch)
     close(twice, {"logits": 2 * c["logits"], "hard": 2 * d["hard"]})
     assert prepared(0 * parts[3], few)(student, batch)["hard"] == 0
+    falling = prepared((lambda progress: 4 - 3 * progress) * parts[3], few)
+    for progress in (0.0, 0.5, 0.9):
+        later = batch_of(few.train, torch.arange(7), progress)
+        close(falling(student, later)["hard"], (4 - 3 * progress) * d["hard"])
     for total in (Bare() + parts[3], parts[3] + Bare()):
         assert {*total(student, batch)} == {"bare", "hard"}
 
@@ -422,15 +425,6 @@ def test_a_sum_prepares_and_trains_all_its_parts(few):
     assert (one.calls, other.calls) == (1, 1)
     assert [*total.module] == [one.module, other.module]
     assert (kd.CrossEntropy() + kd.CrossEntropy()).module is None
-
-
-def test_a_weight_may_be_a_function_of_progress(few):
-    objective = prepared((lambda progress: 4 - 3 * progress) * kd.CrossEntropy(), few)
-    for progress in (0.0, 0.5, 0.9):
-        batch = batch_of(few.train, torch.arange(7), progress)
-        student = student_of(batch)
-        hard = cross_entropy(student.logits, batch.labels)
-        close(objective(student, batch)["hard"], (4 - 3 * progress) * hard)
 
 
 def test_fit_calls_a_weight_with_the_progress_of_each_step_and_never_with_1(few):
@@ -482,21 +476,6 @@ def test_a_cohort_uses_the_rate_of_an_objective(few):
 
 def test_a_recipe_is_not_needed(few):
     assert len(kd.fit(small(), kd.CrossEntropy(), few, progress=False).frame) == 10
-
-
-class Softened(_OfTeacher):
-    def __init__(self, teacher, temperature):
-        super().__init__(teacher)
-        self.temperature = temperature
-
-
-def test_a_list_is_averaged_at_the_attribute_temperature_which_is_in_the_key(few):
-    teachers = [small(5), small(6)]
-    assert Softened(teachers, 1.0).key != Softened(teachers, 20.0).key
-    for T in (1.0, 20.0):
-        ours, kdlibs = Softened(teachers, T), kd.SoftTargets(teachers, T, 1)
-        found, expected = (prepared(x, few)._source.answers.tables for x in (ours, kdlibs))
-        close(found, expected)
 
 
 # Bad input

@@ -26,12 +26,6 @@ def test_a_bar_shows_the_terms_that_are_numbers_and_is_wiped_out(capsys, error):
     assert shown.endswith(" \r")  # the line is blank
 
 
-def test_a_hidden_bar_prints_nothing(capsys):
-    with bar(3, 0, False) as advance:
-        advance(ROW)
-    assert capsys.readouterr() == ("", "")
-
-
 def test_in_a_notebook_the_bars_output_is_blanked(monkeypatch):
     shown, blanked = [], []
 

@@ -146,18 +146,19 @@ def every_kind():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("depth", "change"),
     [
-        {"optimizer": "adam", "schedule": "step", "epochs": 3},
-        {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "wide_resnet", "epochs": 5},
-        {"weight_decay": 0.1, "momentum": 0.5, "batch_size": 120},
-        {"momentum": 0, "schedule": "constant", "iterations": 5, "epochs": 99},
-        {"batch_size": 128, "epochs": 3},
+        (1, {"optimizer": "adam", "schedule": "step", "epochs": 3}),
+        (1, {"optimizer": "adamw", "weight_decay": 0.1, "schedule": "wide_resnet", "epochs": 5}),
+        (0, {"weight_decay": 0.1, "momentum": 0.5, "batch_size": 120}),
+        (3, {"momentum": 0, "schedule": "constant", "iterations": 5, "epochs": 99}),
+        (3, {"batch_size": 128, "epochs": 3}),
     ],
     ids=str,
 )
-def test_students_are_those_of_fit_whatever_the_recipe(small, fits, change):
-    assert_as_fit_alone(softs, small, replace(EXACT, **change))
+def test_students_are_those_of_fit_at_any_depth_whatever_the_recipe(small, fits, depth, change):
+    build = functools.partial(net, depth=depth)
+    assert_as_fit_alone(softs, small, replace(EXACT, **change), build=build)
     assert fits == []
 
 
@@ -165,12 +166,6 @@ def test_students_are_those_of_fit_whatever_they_are_trained_on(small, fits):
     cohort = assert_as_fit_alone(every_kind, small)
     assert fits == []
     assert cohort.frame["test_errors"].nunique() > 10
-
-
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_students_are_those_of_fit_at_any_depth(small, fits, depth):
-    assert_as_fit_alone(softs, small, build=functools.partial(net, depth=depth))
-    assert fits == []
 
 
 def test_students_are_those_of_fit_without_labels(small, fits):

@@ -76,16 +76,6 @@ def test_calibration_error_is_0_for_a_network_that_is_right_as_often_as_it_is_co
     assert kd.evaluate(*fixed([0.0] * 7)).perplexity == pytest.approx(7)
 
 
-def test_a_list_answers_by_its_probabilities_not_its_logits():
-    models = [fixed([z, 0.0])[0] for z in (9.0, -1.0, -30.0)]  # the mean logit is the other class's
-    student, split = fixed([1.0, 0.0])
-    p = np.mean([1 / (1 + math.exp(-z)) for z in (9, -1, -30)])
-    q = 1 / (1 + math.exp(-1))
-    assert kd.evaluate(models, split).loss == pytest.approx(-math.log(p), rel=1e-5)
-    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-    assert kd.fidelity(student, models, split).divergence == pytest.approx(expected, rel=1e-4)
-
-
 def test_every_modules_mode_is_put_back_and_no_buffer_moves(digits):
     models = [normed(seed).train() for seed in (1, 2, 3)]
     models[0][2].eval()
