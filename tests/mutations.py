@@ -520,7 +520,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     ),
     "teachers": (
         "objectives/teachers.py",
-        "tests/objectives/test_teachers.py tests/objectives/test_logits.py",
+        "tests/objectives/test_teachers.py tests/objectives/test_logits.py tests/training/test_training_on_text.py",
         [
             ("rows = self.row[batch.index]", "rows = torch.arange(len(batch.index))"),
             ("rows = self.row[batch.index]", "rows = batch.index % len(self.tables[0])"),
