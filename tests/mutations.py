@@ -308,7 +308,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     ),
     "checks": (
         "_checks.py",
-        "tests/test_checks.py tests/test_losses.py",
+        "tests/test_checks.py tests/test_losses.py tests/objectives/test_base.py",
         [
             ("if not 0 < number < math.inf:", "if not 0 <= number < math.inf:"),
             ("if not 0 < number < math.inf:", "if not 0 < number:"),
