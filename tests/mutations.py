@@ -308,7 +308,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
     ),
     "checks": (
         "_checks.py",
-        "tests/test_checks.py tests/test_losses.py tests/objectives/test_base.py",
+        "tests/test_checks.py tests/test_losses.py",
         [
             ("if not 0 < number < math.inf:", "if not 0 <= number < math.inf:"),
             ("if not 0 < number < math.inf:", "if not 0 < number:"),
@@ -319,8 +319,14 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
             ("(h1 - h2) * (w1 - w2) < 0", "(h1 - h2) * (w1 - w2) > 0"),
             ("low if low < 0 else high}", "high}"),
             ("return value.to(logits)", "return value"),
-            ("p.default is p.empty and p.kind < p.KEYWORD_ONLY]", "p.kind < p.KEYWORD_ONLY]"),
             ("once and len(set(numbers)) < len(numbers)", "once and len(numbers) < 1"),
+        ],
+    ),
+    "required_arguments": (
+        "_checks.py",
+        "tests/objectives/test_base.py",
+        [
+            ("p.default is p.empty and p.kind < p.KEYWORD_ONLY]", "p.kind < p.KEYWORD_ONLY]"),
         ],
     ),
     # --- objectives ---
