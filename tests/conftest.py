@@ -8,6 +8,8 @@ import torch
 
 import kdlib as kd
 
+collect_ignore_glob = ["*/conftest.py"]  # they hold no doctests, and their names are all alike
+
 # Tests share the cores among themselves, and networks this small are slower on several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)
