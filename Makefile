@@ -82,8 +82,9 @@ gpu: $(if $(filter file,$(origin PYTHON)),.venv/ready)
 	@$(GPU_PYTHON) -c "import torch as t; t.cuda.is_available() or t.backends.mps.is_available() or exit('torch sees no GPU here')"
 	$(GPU_PYTHON) -m pytest -rs tests/gpu $(ARGS); tests=$$?; PYTHONPATH=. $(GPU_PYTHON) benchmarks/training.py && exit $$tests
 
+# nbgrader's setuptools would refuse to start where Python 3.10's own distutils is already imported.
 test-floors: build/floors/ready
-	build/floors/bin/python $(PYTEST) $(ARGS)
+	SETUPTOOLS_USE_DISTUTILS=stdlib build/floors/bin/python $(PYTEST) $(ARGS)
 
 build/floors/ready: pyproject.toml tools/floors.py
 	$(PYTHON) -m venv build/floors

@@ -34,7 +34,7 @@ def test_gpu_runs_on_the_python_it_is_given_or_on_the_environment_that_make_crea
 def test_the_floors_are_installed_beside_the_usual_environment():
     lines = planned("test-floors")
     assert not any(".venv" in line for line in lines)
-    assert lines[-1].startswith("build/floors/bin/python -m pytest")
+    assert "build/floors/bin/python -m pytest" in lines[-1]
 
 
 def test_the_slow_tests_run_after_all_others():
