@@ -147,7 +147,7 @@ WATCH = """() => {
         before = picture();
         window.log = {moves: [], frames: [], painted: false, last: performance.now()};
     };
-    // A number's text or an image's source; null if there is none, the old one if it lags behind.
+    // A number's text or an image's source; null if it is missing, the old one if it lags behind.
     function picture() {
         const node = area.querySelector("output, img");
         const input = area.querySelector("input[type=range]");

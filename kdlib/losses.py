@@ -478,7 +478,7 @@ def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> T
     """The cross entropy with the teacher's soft targets at T = 1, all but the largest permuted.
 
     ``-sum_i p'_i log softmax(s)_i``, averaged over the examples; p' is ``softmax(t)`` permuted by
-    :func:`permute_dark_knowledge`. There are no labels in it, and nothing about which classes resemble
+    :func:`permute_dark_knowledge`. It uses no labels and reveals nothing about which classes resemble
     each other.
 
     Source: Furlanello et al. 2018, section 3.2, eq. 11 (dark knowledge with permuted predictions).

@@ -166,7 +166,7 @@ def _from_torchvision(name: str, folder: Path) -> Arrays:
 
 
 def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
-    """Return the folder of a complete download, after downloading if there is none."""
+    """Return the folder of a complete download, downloading it first if needed."""
     import torchvision
 
     target = Path(torch.hub.get_dir()) / "kdlib" / "data" / name

@@ -262,7 +262,7 @@ def ngram_loss(data: Data, order: int, split: Text | None = None) -> float:
 
     ``p_n(c | context) = (count(context c) + K * p_(n-1)(c | shorter context)) / (count(context)
     + K)``, starting from ``p_0 = 1 / C``: smoothing by a Dirichlet prior (MacKay and Peto 1995).
-    One K serves all orders; it is chosen on the validation text, or is 4 if there is none.
+    One K serves all orders; it is chosen on the validation text, or is 4 without one.
 
     Args:
         data: the training text gives the counts.

@@ -1,4 +1,4 @@
-"""The networks of the papers. Every builder takes its sizes and a seed; there are no lazy layers.
+"""The networks of the papers. Every builder takes its sizes and a seed; no layer is lazy.
 
 The same seed gives the same weights, whatever random numbers were drawn before.
 """

@@ -99,7 +99,7 @@ class Objective:
 
     Attributes:
         taps: names of the student's modules whose outputs the objective needs. Empty if the logits are
-            enough; otherwise the forward pass ends at the last of them and there are no logits, unless
+            enough; otherwise the forward pass ends at the last of them, before any logits, unless
             ``""``, the whole network, is one of the names.
         module: a module that is trained with the student, on its device and in its checkpoint; None
             if there is nothing to train. Make it in ``prepare``, so that every training run starts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
@@ -89,40 +90,46 @@ hinton_loss.hint(
 )(mistakes.t_squared_on_one_path)
 
 
-@hinton_loss.hint(
+def of_soft_term(name: str, loss: Callable) -> Callable:
+    """A wrong answer: ``loss(soft, s, y, T, a)`` of a right soft term, logits, labels, T and alpha."""
+
+    def answer(student, teacher, labels, temperature, alpha):
+        p = F.softmax(teacher.detach() / temperature, dim=-1)
+        log_q = F.log_softmax(student / temperature, dim=-1)
+        soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
+        return loss(soft, student, labels, temperature, alpha)
+
+    answer.__name__ = name
+    return answer
+
+
+hinton_loss.hint(
     "At alpha = 1 only the soft targets should count. In yours the labels still do.",
     "What weight does your second term have?",
     "The labels' weight is 1 - alpha.",
-)
-def labels_at_full_weight(student, teacher, labels, temperature, alpha):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
-    return alpha * soft + F.cross_entropy(student, labels)
+)(of_soft_term("labels_at_full_weight", lambda soft, s, y, T, a: a * soft + F.cross_entropy(s, y)))
 
-
-@hinton_loss.hint(
+hinton_loss.hint(
     "alpha = 0 should be plain training, the same at every temperature. Yours depends on T.",
     "Labels are not soft targets: nothing needs softening to be compared with them.",
     "Give the cross entropy the student's logits as they are.",
+)(
+    of_soft_term(
+        "labels_at_temperature",
+        lambda soft, s, y, T, a: a * soft + (1 - a) * F.cross_entropy(s / T, y),
+    )
 )
-def labels_at_temperature(student, teacher, labels, temperature, alpha):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
-    return alpha * soft + (1 - alpha) * F.cross_entropy(student / temperature, labels)
 
-
-@hinton_loss.hint(
+hinton_loss.hint(
     "alpha = 0 should be plain cross entropy. Yours is flatter: it never falls below 1.46.",
     "F.cross_entropy takes a softmax itself. How many do you take in all?",
     "Give the cross entropy logits, not probabilities.",
+)(
+    of_soft_term(
+        "softmax_twice",
+        lambda soft, s, y, T, a: a * soft + (1 - a) * F.cross_entropy(F.softmax(s, dim=-1), y),
+    )
 )
-def softmax_twice(student, teacher, labels, temperature, alpha):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    soft = temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
-    return alpha * soft + (1 - alpha) * F.cross_entropy(F.softmax(student, dim=-1), labels)
 
 
 @hinton_loss.hint(
@@ -137,17 +144,16 @@ def soft_term_without_t_squared(student, teacher, labels, temperature, alpha):
     return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
 
 
-@hinton_loss.hint(
+hinton_loss.hint(
     "Both ends are right, but in between the loss is too small.",
     "At alpha = 0.5 each term should count half. What do yours count?",
     "Each weight is used once: alpha, and 1 - alpha.",
+)(
+    of_soft_term(
+        "weights_used_twice",
+        lambda soft, s, y, T, a: a**2 * soft + (1 - a) ** 2 * F.cross_entropy(s, y),
+    )
 )
-def weights_used_twice(student, teacher, labels, temperature, alpha):
-    p = F.softmax(teacher.detach() / temperature, dim=-1)
-    log_q = F.log_softmax(student / temperature, dim=-1)
-    soft = alpha * temperature**2 * F.kl_div(log_q, p, reduction="batchmean")
-    hard = (1 - alpha) * F.cross_entropy(student, labels)
-    return alpha * soft + (1 - alpha) * hard
 
 
 @hinton_loss.hint(
