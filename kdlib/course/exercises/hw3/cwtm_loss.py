@@ -36,32 +36,38 @@ def weights_sum_to_one(ask: Ask, draw: Draw) -> None:
 @cwtm_loss.holds("Each example counts in proportion to the teacher's largest probability for it")
 def weights_are_the_teachers_confidence(ask: Ask, draw: Draw) -> None:
     z, label = draw.logits(1, 5), draw.labels(1, 5)
-    teacher = torch.cat([draw.logits(1, 5, scale=0.5), draw.logits(1, 5, scale=1.5)])
-    teacher[:, label] -= 2  # it predicts another class than the label
     sure = 40 * F.one_hot(label, 5).double()  # its loss is 0, so that only the other example counts
-    first = ask(student=torch.cat([z, sure]), teacher=teacher, labels=label.repeat(2))
-    first.should(is_finite(first.value) and is_positive(first.value), "a number above 0")
-    surest = softmax(teacher, 1).max(-1).values
-    second = ask(student=torch.cat([sure, z]), teacher=teacher, labels=label.repeat(2))
-    second.should_be(float(first.value) * surest[1] / surest[0])
+    found = []
+    for _ in range(2):  # with a single teacher two kinds of weights may agree by chance
+        teacher = torch.cat([draw.logits(1, 5, scale=0.5), draw.logits(1, 5, scale=1.5)])
+        teacher[:, label] -= 2  # it predicts another class than the label
+        first = ask(student=torch.cat([z, sure]), teacher=teacher, labels=label.repeat(2))
+        first.should(is_finite(first.value) and is_positive(first.value), "a number above 0")
+        surest = softmax(teacher, 1).max(-1).values
+        second = ask(student=torch.cat([sure, z]), teacher=teacher, labels=label.repeat(2))
+        found.append((second, float(first.value) * surest[1] / surest[0]))
+    for second, expected in found:
+        second.should_be(expected)
 
 
 @cwtm_loss.holds("Its gradient is the gradient of what it returns")
 def gradient_fits_the_loss(ask: Ask, draw: Draw) -> None:
-    z, step = draw.logits(3, 4), draw.normal(3, 4)
+    z = draw.logits(3, 4)
     given = {"teacher": draw.logits(3, 4), "labels": draw.labels(3, 4)}
     _minds_its_arguments(ask, {"student": z, **given}, draw)
     pull = ask.gradient("student", student=z, **given)
     pull.should(is_moving(pull.value, z), "something other than zeros")
     size = 1e-2  # large enough for a loss in float32
-    ends = [ask(student=z + side * size * step, **given) for side in (1, -1)]
-    slope = (float(ends[0].value) - float(ends[1].value)) / (2 * size)
-    told = float((pull.value.double() * step).sum())
-    pull.should(
-        math.isclose(slope, told, rel_tol=1e-3, abs_tol=1e-3),
-        f"one that fits the loss: a random step changes the loss by {slope:.5g}, by your "
-        f"gradient it would be {told:.5g}",
-    )
+    for _ in range(3):  # along a single step a wrong gradient may be right by chance
+        step = draw.normal(3, 4)
+        ends = [ask(student=z + side * size * step, **given) for side in (1, -1)]
+        slope = (float(ends[0].value) - float(ends[1].value)) / (2 * size)
+        told = float((pull.value.double() * step).sum())
+        pull.should(
+            math.isclose(slope, told, rel_tol=1e-3, abs_tol=1e-3),
+            f"one that fits the loss: a random step changes the loss by {slope:.5g}, by your "
+            f"gradient it would be {told:.5g}",
+        )
 
 
 @cwtm_loss.holds("The teacher is a constant: only the student is pulled")
