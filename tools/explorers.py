@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from badges import save
+from heads import save
 
 from kdlib.course.widgets import DistillationExplorer, Flipbook, TemperatureExplorer
 from kdlib.course.widgets._explorer import Explorer

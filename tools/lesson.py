@@ -18,7 +18,7 @@ from datetime import date
 from pathlib import Path
 
 import nbformat
-from badges import address, headed, save, stamped
+from heads import headed, save, stamped
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def main(names: list[str]) -> int:
         started = time.perf_counter()
         with empty_cache() as cache:
             notebook = run(path, cache)
-        notebook = headed(stamped(notebook, date.today().isoformat()), path.stem, address())
+        notebook = headed(stamped(notebook, date.today().isoformat()))
         save(notebook, target / path.name)
         print(f"{path.name}: {time.perf_counter() - started:.0f} s, saved in {target.name}/")
     return 0
@@ -76,7 +76,7 @@ def check(path: Path, cache: str, seconds: int = CELL_SECONDS) -> int:
 
 
 def run(path: Path, cache: str) -> nbformat.NotebookNode:
-    notebook = headed(nbformat.read(path, as_version=4), path.stem, address())
+    notebook = headed(nbformat.read(path, as_version=4))
     client = NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
