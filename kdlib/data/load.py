@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def load(
     It is looked for in ``root``, or else in the folder that the environment variable ``KDLIB_DATA``
     names: first as ``NAME.npz`` (x_train, y_train, x_test, y_test, as Keras stores it), then in
     torchvision's own layout. If it is in neither form, torchvision downloads it into torch's cache
-    folder. ``digits`` comes with scikit-learn and is resized to 28 x 28.
+    folder, from the first of its mirrors that delivers it whole. ``digits`` comes with scikit-learn
+    and is resized to 28 x 28.
 
     Images are sorted by a hash of their pixels, so that the index and the validation split are the
     same for every file and mirror. Each channel is normalised by its mean and standard deviation
@@ -67,7 +69,8 @@ def load(
     Raises:
         ValueError: the name is unknown, the file is damaged, or validation would leave no training
             images.
-        FileNotFoundError: the data is missing and cannot be downloaded; the message has remedies.
+        FileNotFoundError: the data is missing and no mirror delivers it; the message says why, and
+            how to go on without internet.
 
     >>> load("digits", device="cpu")
     Data(digits: 1,137 training, 300 validation and 360 test samples of 10 classes on cpu)
@@ -167,31 +170,76 @@ def _from_torchvision(name: str, folder: Path) -> Arrays:
 
 def _downloaded(name: str, root: str | os.PathLike | None) -> Path:
     """Return the folder of a complete download, downloading it first if needed."""
-    import torchvision
-
     target = Path(torch.hub.get_dir()) / "kdlib" / "data" / name
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for mirror, kind in _mirrors(name):
+        # Each mirror starts with an empty folder: torchvision trusts the files that it finds.
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            part = Path(folder) / name
+            part.mkdir()
+            try:
+                _download(kind, part)
+            except (OSError, RuntimeError, HTTPException) as error:
+                failures.append(f"  {mirror}: {_reason(error)}")
+                continue
+            try:
+                part.rename(target)
+            except OSError:
+                if not target.exists():  # if it does, another process was faster
+                    raise
+        return target
+    # Not raised from the errors: their tracebacks would bury the message.
+    raise FileNotFoundError(_ways_on(name, root, failures))
+
+
+def _mirrors(name: str) -> Iterator[tuple[str, type]]:
+    """Each address of a data set, with torchvision's class made to use only that one.
+
+    torchvision itself tries its next mirror after some errors, but not after a timeout.
+    """
+    import torchvision
+
+    kind = getattr(torchvision.datasets, _TORCHVISION[name][0])
+    if not hasattr(kind, "mirrors"):
+        yield kind.url, kind
+        return
+    for mirror in kind.mirrors:
+        yield mirror, type(kind.__name__, (kind,), {"mirrors": [mirror]})
+
+
+def _download(kind: type, folder: Path) -> None:
     patience = socket.getdefaulttimeout()
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        part = Path(folder) / name
-        part.mkdir()
-        try:
-            socket.setdefaulttimeout(30)
-            getattr(torchvision.datasets, _TORCHVISION[name][0])(str(part), download=True)
-        except (OSError, RuntimeError, HTTPException) as error:
-            place = f"the folder {root}" if root else "a folder named by KDLIB_DATA"
-            raise FileNotFoundError(
-                f"{name} could not be downloaded ({error}). Without internet, put {name}.npz "
-                f"(uint8 x_train and x_test, y_train and y_test, as Keras stores them) into "
-                f'{place}, or use load("digits"), which needs no download'
-            ) from error
-        finally:
-            socket.setdefaulttimeout(patience)
-        try:
-            part.rename(target)
-        except OSError:
-            if not target.exists():  # if it does, another process was faster
-                raise
-    return target
+    try:
+        socket.setdefaulttimeout(30)
+        kind(str(folder), download=True)
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error, without what urllib puts around it."""
+    lines = str(error).split("\n")
+    text = [line for line in lines if line.strip()] or [type(error).__name__]
+    return text[-1].removeprefix("<urlopen error ").removesuffix(">")
+
+
+def _ways_on(name: str, root: str | os.PathLike | None, failures: list[str]) -> str:
+    file, raw = f"{name}.npz", _TORCHVISION[name][1]
+    first = f"{root} has neither {file} nor {raw}, and " if root else ""
+    into = f"{root}" if root else "a folder, and set KDLIB_DATA=/that/folder"
+    return "\n".join(
+        [
+            f"{first}{name} could not be downloaded:",
+            *failures,
+            "Without internet there are two ways on:",
+            f"  1. Put {file} (uint8 x_train and x_test, y_train and y_test), or torchvision's",
+            f"     {raw}, into {into}.",
+            "  2. Use scikit-learn's digits: for a lesson set KDLIB_PROFILE=smoke (it then takes",
+            '     seconds), in your own code call kd.data.load("digits").',
+            "To set a variable, run export NAME=value in the shell before Jupyter starts, or",
+            "%env NAME=value in a new first cell of the notebook; then run all cells again.",
+        ]
+    )

@@ -1,6 +1,9 @@
 """kdlib/data/load.py: each sample has the same index, whatever file or mirror it comes from."""
 
+import gzip
+import hashlib
 import http.client
+import io
 import socket
 import urllib.error
 from pathlib import Path
@@ -213,12 +216,19 @@ def idx(array):
     return header + array.astype(np.uint8).tobytes()
 
 
+def raw_files(arrays):
+    files = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        files[f"{prefix}-images-idx3-ubyte"] = idx(arrays[f"x_{part}"])
+        files[f"{prefix}-labels-idx1-ubyte"] = idx(arrays[f"y_{part}"])
+    return files
+
+
 def write_raw(folder, arrays, kind="MNIST"):
     raw = folder / kind / "raw"
     raw.mkdir(parents=True)
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(idx(arrays[f"x_{part}"]))
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(arrays[f"y_{part}"]))
+    for name, content in raw_files(arrays).items():
+        (raw / name).write_bytes(content)
     return raw
 
 
@@ -286,20 +296,104 @@ def test_a_damaged_torchvision_folder_is_refused_with_its_name(tmp_path, no_netw
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_without_network_loading_fails_with_remedies_and_leaves_nothing_behind(
+def test_without_network_the_error_names_every_mirror_and_both_ways_on_and_nothing_is_left(
     no_network, cache, tmp_path, name, error
 ):
+    import torchvision
+
     no_network.side_effect = error
     patience = socket.getdefaulttimeout()
     with pytest.raises(FileNotFoundError) as caught:
         kd.data.load(name, device="cpu")
-    for remedy in (f"put {name}.npz", "KDLIB_DATA", 'load("digits")'):
-        assert remedy in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+    message = str(caught.value)
+    for way_on in (f"Put {name}.npz", "KDLIB_DATA=", "KDLIB_PROFILE=smoke", 'load("digits")'):
+        assert way_on in message
+    kinds = {kind.lower(): kind for kind in torchvision.datasets.__all__}
+    kind = getattr(torchvision.datasets, kinds[name.replace("_", "")])
+    for mirror in getattr(kind, "mirrors", None) or [kind.url]:
+        assert f"\n  {mirror}: " in message
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has neither {name}.npz nor "):
         load(tmp_path, name)
     assert no_network.called
     assert list(cache.iterdir()) == []
     assert socket.getdefaulttimeout() == patience
+
+
+class Response(io.BytesIO):
+    url = length = None  # as torchvision asks for them
+
+
+@pytest.fixture
+def answer_with(monkeypatch, no_network):
+    """Let each mirror of MNIST answer as a function of (file, content) does."""
+    import torchvision
+
+    def answer(*functions):
+        files = {f"{name}.gz": gzip.compress(raw) for name, raw in raw_files(GOOD).items()}
+        hashes = [(name, hashlib.md5(content).hexdigest()) for name, content in files.items()]
+        mirrors = {f"http://mirror{i}.test": f for i, f in enumerate(functions, start=1)}
+
+        def urlopen(request):
+            assert socket.getdefaulttimeout() == 30
+            mirror, file = request.full_url.rsplit("/", 1)
+            return Response(mirrors[mirror](file, files[file]))
+
+        no_network.side_effect = urlopen
+        monkeypatch.setattr(torchvision.datasets.MNIST, "resources", hashes)
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{m}/" for m in mirrors])
+
+    return answer
+
+
+def deliver(file, content):
+    return content
+
+
+def refuse(file, content):
+    raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+
+
+def time_out(file, content):
+    raise TimeoutError("timed out")
+
+
+def stop_before_the_last_file(file, content):
+    if file.startswith("t10k-labels"):
+        raise http.client.RemoteDisconnected("Remote end closed connection")
+    return content
+
+
+def deliver_half(file, content):
+    return content[: len(content) // 2]
+
+
+def ask_for_a_password(file, content):
+    return b"<html>Log in to this network</html>"
+
+
+@pytest.mark.parametrize(
+    "fail", [refuse, time_out, stop_before_the_last_file, deliver_half, ask_for_a_password]
+)
+def test_the_next_mirror_is_tried_however_the_first_one_fails(tmp_path, answer_with, cache, fail):
+    answer_with(fail, deliver)
+    assert load(None).fingerprint() == load(written(tmp_path, GOOD)).fingerprint()
+    assert [path.name for path in cache.iterdir()] == ["mnist"]
+
+
+def test_if_all_mirrors_fail_the_error_has_each_ones_reason_and_no_long_traceback(
+    answer_with, cache
+):
+    answer_with(time_out, ask_for_a_password, stop_before_the_last_file)
+    with pytest.raises(FileNotFoundError) as caught:
+        load(None)
+    assert str(caught.value).splitlines()[:4] == [
+        "mnist could not be downloaded:",
+        "  http://mirror1.test/: timed out",
+        "  http://mirror2.test/: File not found or corrupted.",
+        "  http://mirror3.test/: Remote end closed connection",
+    ]
+    assert caught.value.__context__ is None  # its traceback would come first
+    assert list(cache.iterdir()) == []
 
 
 def fake_download(monkeypatch, before=lambda root: None):
