@@ -59,7 +59,7 @@ def hint_is_a_constant(ask: Ask, draw: Draw) -> None:
 
 @hint_loss.hint(
     "The loss is too small by the number of features: over what is the mean taken?",
-    "||u - r||² sums the squares over all features of an example. F.mse_loss takes their mean.",
+    "||u - r(v)||² sums the squares over all features of an example. F.mse_loss takes their mean.",
     "Sum over everything but the first axis, then take the mean over the examples.",
 )
 def mean_over_everything(guided, hint):
@@ -138,7 +138,7 @@ def a_number_without_a_past(guided, hint):
 
 @hint_loss.hint(
     "The pull is right, and yet the loss is not 0 where both agree. What is missing?",
-    "(r - u)² has three terms. One of them does not depend on the student, but it counts.",
+    "(r(v) - u)² has three terms. One of them does not depend on the student, but it counts.",
     "Square the difference, or add the hint's own square.",
 )
 def without_the_hints_square(guided, hint):
