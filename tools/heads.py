@@ -20,9 +20,7 @@ WORDS_A_MINUTE = 200
 FOLDED = {"jupyter": {"source_hidden": True}, "tags": ["setup"]}
 
 # A failure shows this line, and so the remedy; an empty folder called kdlib has no losses.
-SETUP = (
-    "import kdlib.losses  # not found? In the project's folder: pip install -r requirements.txt"
-)
+SETUP = "import kdlib.losses  # not found? In the project's folder: pip install -r requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def reading_minutes(notebook: nbformat.NotebookNode) -> int:
 def head(notebook: nbformat.NotebookNode) -> str:
     """What to know before, what one can do after, and for a lesson its minutes, data and last run."""
     about = lesson(notebook)
-    lines = [f"**Before:** {about.needs}.", f"**After,** you can {'; '.join(about.outcomes)}."]
+    lines = [f"**Before:** {about.needs}.", f"**After:** you can {'; '.join(about.outcomes)}."]
     if about.minutes:
         day = notebook.metadata.kdlib.get("last_run", "not yet")
         read = f"{reading_minutes(notebook)} min to read, {about.minutes} min to run on two cores"

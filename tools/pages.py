@@ -1,9 +1,10 @@
 """Write all notebooks as static pages that need no kernel, no network and no JavaScript of their own.
 
 ``python tools/pages.py``, or ``make site``: ``site/index.html`` lists the lessons, every notebook has a
-page. Formulas become MathML here, once, so that a browser draws them without a library; an output's own
-HTML (an explorer in its frame) stays as it is. Minutes and data come from the README's table. The
-folder is written completely or not at all.
+page, and so has the glossary. Formulas become MathML here, once, so that a browser draws them without
+a library; an output's own HTML (an explorer in its frame) stays as it is. Where the hosting side's
+variables are set (see tools/publish.py), the pages link to it and to Colab. The folder is written
+completely or not at all.
 
 (Not called ``site.py``: Python itself imports a module of that name when it starts.)
 """
@@ -11,44 +12,52 @@ folder is written completely or not at all.
 from __future__ import annotations
 
 import html
+import os
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import heads
 import jinja2
 import nbformat
-from badges import address
 from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from mistune import HTMLRenderer
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from publish import Host, host, replacing
 from thumbnails import Picture, first_picture, thumbnail
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-ROW = re.compile(
-    r"\[([^\[\]]+)\]\(notebooks/(\w+)\.ipynb\) \|([^|\n]+)\|([^|\n]+)\|([^|\n]+)\|$", re.MULTILINE
-)
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """A notebook and its row of the README's table."""
+class Page:
+    """The page of a lesson, from its notebook and from where that is hosted, if anywhere."""
 
     name: str
-    label: str
-    minutes: str
-    data: str
     notebook: nbformat.NotebookNode
+    host: Host | None = None
 
     @property
-    def question(self) -> str:
+    def about(self) -> heads.Lesson:
+        return heads.lesson(self.notebook)
+
+    @property
+    def reading_minutes(self) -> int:
+        return heads.reading_minutes(self.notebook)
+
+    @property
+    def colab(self) -> str | None:
+        return self.host and self.host.colab(f"notebooks/{self.name}.ipynb")
+
+    @property
+    def title(self) -> str:
         return self.notebook.cells[0].source.splitlines()[0].removeprefix("# ")
 
     @property
@@ -60,48 +69,35 @@ class Lesson:
         return self.notebook.metadata.get("kdlib", {}).get("last_run")
 
     @property
-    def page(self) -> str:
+    def file(self) -> str:
         return f"{self.name}.html"
 
 
-def build(root: Path = ROOT) -> Path:
+def build(root: Path = ROOT, host: Host | None = None) -> Path:
     """Write ``root/site`` from ``root/notebooks``; the old site stays until the new one is complete.
 
     Raises:
-        ValueError: the README does not list a notebook, a notebook shows no picture, or a formula
-            cannot be read.
+        ValueError: a notebook's metadata are not those of a lesson, it shows no picture, or a
+            formula cannot be read.
     """
-    with tempfile.TemporaryDirectory(dir=root, prefix=".site-") as folder:
-        fresh, old, target = Path(folder) / "fresh", Path(folder) / "old", root / "site"
-        write(lessons(root), fresh)
+    pages = [Page(name, notebook, host) for name, notebook in heads.lessons(root).items()]
+    with replacing(root / "site") as fresh:
+        write(pages, (root / "docs" / "glossary.md").read_text(), fresh)
         for homework in sorted((root / "notebooks" / "homework" / "release").glob("*/*.ipynb")):
             put(fresh, f"homework/{homework.name}", homework.read_bytes())
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)
-    return target
+    return root / "site"
 
 
-def lessons(root: Path) -> list[Lesson]:
-    """All notebooks in order."""
-    rows = {row[1]: row for row in ROW.findall((root / "README.md").read_text())}
-    found = []
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
-        if path.stem not in rows:
-            raise ValueError(
-                f"README.md must list every notebook in its table, got no row for {path.name}"
-            )
-        label, name, _, minutes, data = (part.strip() for part in rows[path.stem])
-        found.append(Lesson(name, label, minutes, data, nbformat.read(path, as_version=4)))
-    return found
-
-
-def write(lessons: Sequence[Lesson], folder: Path) -> None:
-    """Write the index, a page for each lesson, and their pictures into a new folder."""
-    folder.mkdir()
+def write(lessons: Sequence[Page], glossary: str, folder: Path) -> None:
+    """Write the index, the glossary, a page for each lesson, and their pictures."""
     for name in ("style.css", "icon.svg"):
         shutil.copy(TEMPLATES / "site" / name, folder)
-    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons, repository=address()))
+    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons))
+    for lesson in lessons:  # "lesson 07" leads there
+        number = lesson.name[:2]
+        glossary = glossary.replace(f"lesson {number}", f"[lesson {number}]({lesson.name}.ipynb)")
+    terms = MarkdownWithMath(Renderer(escape=False, attachments={})).render(glossary)
+    put(folder, "glossary.html", rendered("glossary.html.j2", terms=terms))
     neighbours = zip([None, *lessons], lessons, [*lessons[1:], None], strict=False)
     for before, lesson, after in neighbours:
         put(folder, f"thumbnails/{lesson.name}.png", thumbnail(lesson.picture))
@@ -116,7 +112,7 @@ def write(lessons: Sequence[Lesson], folder: Path) -> None:
             cells=cells,
             sections=sections(cells),
         )
-        put(folder, lesson.page, page)
+        put(folder, lesson.file, page)
 
 
 def put(folder: Path, name: str, content: str | bytes) -> None:
@@ -133,10 +129,13 @@ def rendered(template: str, **names: object) -> str:
     return environment.get_template(template).render(**names)
 
 
-def exported(lesson: Lesson) -> tuple[str, dict[str, bytes]]:
-    """The lesson's cells as HTML, and their pictures by the names that the HTML gives them."""
+def exported(lesson: Page) -> tuple[str, dict[str, bytes]]:
+    """The lesson's cells as HTML, and their pictures by the names that the HTML gives them.
+
+    The setup cell is left out: nothing runs here.
+    """
     notebook = nbformat.from_dict(lesson.notebook)
-    notebook.cells = [cell for cell in notebook.cells if not empty_badge(cell)]
+    notebook.cells = [cell for cell in notebook.cells if cell.id != "install"]
     exporter = Cells(
         template_name="site",
         template_file="cells.html.j2",
@@ -146,11 +145,6 @@ def exported(lesson: Lesson) -> tuple[str, dict[str, bytes]]:
         notebook, {"unique_key": lesson.name, "output_files_dir": f"{lesson.name}_files"}
     )
     return cells, resources["outputs"]
-
-
-def empty_badge(cell: nbformat.NotebookNode) -> bool:
-    """Whether a badge has no link; the page shows the date of the last run anyway."""
-    return cell.get("id") == "badge" and "](" not in cell.source
 
 
 def sections(cells: str) -> list[tuple[str, str]]:
@@ -178,12 +172,8 @@ class Renderer(IPythonRenderer):
     """Markdown for a page without a kernel and without a network."""
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, page_of(url), title)
-
-    def image(self, text: str, url: str, title: str | None = None) -> str:
-        if url.startswith("http"):
-            return text  # a page opened from disk loads nothing; a badge is still a link
-        return super().image(text, url, title)
+        address = page_of(url)
+        return text if address is None else super().link(text, address, title)
 
     def heading(self, text: str, level: int, **attrs: object) -> str:
         plain = html.unescape(re.sub(r"<[^>]+>", "", text))
@@ -208,14 +198,16 @@ def scrolling(tag: str, name: str, content: str) -> str:
     return f"<{tag} {attributes}>{content}</{tag}>"
 
 
-def page_of(url: str) -> str:
+def page_of(url: str) -> str | None:
     """Turn a link to a lesson into one to its page, a link to homework into one to its notebook.
 
-    Every other link stays.
+    None for any other file of the repository: it is not on the site. Every other link stays.
     """
+    url = re.sub(r"^(\.\./)+(notebooks/)?", "", url)
     if homework := re.fullmatch(r"homework/release/hw\d/(\w+\.ipynb)", url):
         return f"homework/{homework[1]}"
-    return re.sub(r"^([\w./-]+)\.ipynb(?=#|$)", r"\1.html", url)
+    page, lesson = re.subn(r"^(\w+)\.ipynb(?=#|$)", r"\1.html", url)
+    return page if lesson or re.match(r"https?:|#", url) else None
 
 
 def mathml(formula: str, display: str) -> str:
@@ -243,4 +235,4 @@ def functions_apart(formula: str) -> str:
 
 
 if __name__ == "__main__":
-    print(f"wrote {build().relative_to(ROOT)}/index.html")
+    print(f"wrote {build(host=host(os.environ)).relative_to(ROOT)}/index.html")
