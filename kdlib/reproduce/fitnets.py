@@ -140,9 +140,9 @@ def _lines() -> dict[str, dict[str, Line]]:
 # Errors among the 10,000 test images, Table 4.
 PAPER = (
     Published("teacher", 55, "teachers", "maxout"),
-    Published("student of labels", 190, "mnist", "labels"),
-    Published("student of soft targets", 65, "mnist", "lambda"),
-    Published("student of hints, then of soft targets", 51, "mnist", "hint then lambda"),
+    Published("student trained on labels", 190, "mnist", "labels"),
+    Published("student trained on soft targets", 65, "mnist", "lambda"),
+    Published("student trained on hints, then on soft targets", 51, "mnist", "hint then lambda"),
 )
 
 

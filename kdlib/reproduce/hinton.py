@@ -126,8 +126,8 @@ NO_3S, ONLY_7S_AND_8S = "no 3s; T = 20, alone", "only 7s and 8s; T = 20, alone"
 # Section 3: errors among the 10,000 test images.
 PAPER = (
     Published("teacher, 2 x 1200", 67, "teachers", "teacher"),
-    Published("student, 2 x 800, of labels", 146, "students", "labels"),
-    Published("student of soft targets, T = 20", 74, "students", "T = 20"),
+    Published("student, 2 x 800, trained on labels", 146, "students", "labels"),
+    Published("student trained on soft targets, T = 20", 74, "students", "T = 20"),
     Published("no 3s in the transfer set", 206, "left out", NO_3S),
     Published("no 3s: errors on the 3s", 133, "left out", NO_3S, "errors on them"),
     Published("no 3s, bias chosen on test", 109, "left out", NO_3S, "test_errors by test"),
