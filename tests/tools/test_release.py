@@ -1,5 +1,6 @@
 """Publishing: versions that agree, workflows whose parts exist, a wheel that is tried where it was installed."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import package_page
 import pytest
 import release
 import try_wheel
@@ -143,6 +145,18 @@ def test_the_branch_colab_is_one_commit_of_the_published_copies(tmp_path):
         assert git("rev-list", "--count", "colab", cwd=hosted) == ["1"]
 
 
+def test_the_package_page_has_no_relative_link():
+    base = "https://host.example/someone/kdlib"
+    text = '[a](docs/a.md#x), [here](#b), <img src="docs/c.gif">, [out](https://example.org/d)'
+    assert package_page.complete(text, base, "v1") == (
+        f'[a]({base}/blob/v1/docs/a.md#x), [here]({base}#b), <img src="{base}/raw/v1/docs/c.gif">, '
+        "[out](https://example.org/d)"
+    )
+    readme = package_page.complete((ROOT / "README.md").read_text(), base, "v1")
+    links = re.findall(r"""\]\(([^)]*)|(?:src|href)=["']([^"']*)""", readme)
+    assert len(links) > 20 and all("".join(link).startswith("https://") for link in links)
+
+
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
 def test_an_issue_form_has_what_the_hosting_side_asks_for(path):
     form = yaml.safe_load(path.read_text())
@@ -150,6 +164,14 @@ def test_an_issue_form_has_what_the_hosting_side_asks_for(path):
     assert len({field["id"] for field in form["body"]}) == len(form["body"])
     assert {field["type"] for field in form["body"]} <= {"textarea", "input"}
     assert all(field["attributes"]["label"] for field in form["body"])
+
+
+def test_llms_txt_asks_the_questions_of_the_lessons():
+    text = (ROOT / "llms.txt").read_text()
+    assert re.match(r"# kdlib\n\n> ", text)  # the form that llmstxt.org asks for
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        lesson = json.loads(path.read_text())["metadata"]["kdlib"]["lesson"]
+        assert f"- [{lesson['label']}](notebooks/{path.name}): {lesson['question']}\n" in text
 
 
 def test_a_kdlib_from_elsewhere_is_not_taken_for_the_wheel(tmp_path, capfd):
