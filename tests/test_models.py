@@ -4,6 +4,8 @@ import copy
 import math
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -281,6 +283,12 @@ def test_a_pretrained_resnet_has_imagenets_weights_but_a_new_classifier_for_othe
     fresh = transfer(34, classes, seed=4).state_dict()
     for name, tensor in found.items():
         assert torch.equal(tensor, (fresh if name.startswith(new) else imagenet)[name])
+
+
+def test_without_network_pretrained_weights_are_asked_for_by_file_and_folder(monkeypatch):
+    monkeypatch.setattr("torch.hub.urlopen", Mock(side_effect=URLError("no route")))
+    with pytest.raises(FileNotFoundError, match=r"no route.*resnet34.*/hub/checkpoints, or set "):
+        transfer(34, pretrained=True)
 
 
 # Residual and dense blocks

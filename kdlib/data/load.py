@@ -237,8 +237,8 @@ def _ways_on(name: str, root: str | os.PathLike | None, failures: list[str]) -> 
             "Without internet there are two ways on:",
             f"  1. Put {file} (uint8 x_train and x_test, y_train and y_test), or torchvision's",
             f"     {raw}, into {into}.",
-            "  2. Use scikit-learn's digits: for a lesson set KDLIB_PROFILE=smoke (it then takes",
-            '     seconds), in your own code call kd.data.load("digits").',
+            "  2. Use scikit-learn's digits: for a lesson set KDLIB_PROFILE=smoke (a short run, whose",
+            '     numbers mean nothing), in your own code call kd.data.load("digits").',
             "To set a variable, run export NAME=value in the shell before Jupyter starts, or",
             "%env NAME=value in a new first cell of the notebook; then run all cells again.",
         ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http.client import HTTPException
 from itertools import pairwise
 from numbers import Integral
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,6 +61,7 @@ def resnet_for_transfer(
 
     Raises:
         ValueError: depth is neither 34 nor 20, or is 20 with pretrained.
+        FileNotFoundError: the weights cannot be downloaded; the message says what to do.
     """
     from torchvision.models import ResNet34_Weights
     from torchvision.models.resnet import BasicBlock
@@ -75,7 +78,14 @@ def resnet_for_transfer(
     with seeded(seed):
         net = TorchvisionResNet(BasicBlock, blocks[depth], num_classes=classes)
     if pretrained:
-        weights = ResNet34_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+        source = ResNet34_Weights.IMAGENET1K_V1
+        try:
+            weights = source.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise FileNotFoundError(
+                f"ImageNet's weights could not be downloaded ({error}); without internet, put "
+                f"{source.url} into {torch.hub.get_dir()}/checkpoints, or set pretrained=False"
+            ) from error
         if classes != 1000:
             weights |= {f"fc.{name}": tensor for name, tensor in net.fc.state_dict().items()}
         net.load_state_dict(weights)
