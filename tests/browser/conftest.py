@@ -66,6 +66,7 @@ def lab(browser, tmp_path_factory):
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0"]
     command += ["--IdentityProvider.token="]
     own = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}
+    own["JUPYTER_CONFIG_PATH"] = str(ROOT / "tools" / "lab")  # as make lab does
     own |= {"TORCH_HOME": str(home / "torch"), "KDLIB_PROFILE": "smoke", "HOME": str(home)}
     environment = os.environ | own
     output = {"stdout": (home / "log").open("w"), "stderr": subprocess.STDOUT}

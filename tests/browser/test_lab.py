@@ -22,6 +22,14 @@ def test_run_all_finishes_in_the_first_notebook(run_all, outputs_settle):
     assert page.get_by_role("slider", name="Drag the temperature").count() == 1
 
 
+def test_the_first_screen_shows_the_lesson_and_nothing_that_asks_or_teaches_nbgrader(opened):
+    page = opened("00_start_here")
+    page.get_by_role("heading", name="knowledge distillation").first.wait_for()
+    page.wait_for_timeout(5_000)  # the question about news comes late
+    text = page.locator("body").inner_text()
+    assert not [word for word in ("Jupyter news", "Nbgrader", "Create Assignment") if word in text]
+
+
 def test_a_guess_made_by_mouse_and_keyboard_is_shown_beside_the_answer_and_stays(
     lab, opened, outputs_settle
 ):

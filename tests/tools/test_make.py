@@ -1,6 +1,7 @@
 """The Makefile: the commands that its targets run."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,8 +43,17 @@ def test_the_slow_tests_run_after_all_others():
     assert '-m "not slow" tests' in quick and "-m slow tests" in slow
 
 
+def test_a_learner_installs_what_lessons_need_and_only_the_slow_tests_need_other_libraries():
+    extras = {target: " ".join(planned(target)) for target in ("lab", "test", "test-all")}
+    assert ".[lab]" in extras["lab"] and ".[test" not in extras["lab"]
+    assert ".[test]" in extras["test"] and "others" not in extras["test"]
+    assert ".[test,others]" in extras["test-all"]
+    assert f'JUPYTER_CONFIG_PATH="{ROOT}/tools/lab:' in extras["lab"]
+
+
 def test_every_target_is_explained_at_the_top():
     text = (ROOT / "Makefile").read_text()
-    (targets,) = (line for line in text.splitlines() if line.startswith(".PHONY:"))
-    for target in targets.removeprefix(".PHONY:").split():
-        assert f"# make {target} " in text
+    targets = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)$", text, re.MULTILINE)[1].replace("\\", "")
+    assert len(targets.split()) > 15
+    for target in targets.split():
+        assert f"#   make {target} " in text
