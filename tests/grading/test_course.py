@@ -110,7 +110,7 @@ def test_the_table_at_the_top_lists_minutes_and_points(homework):
 def test_cells_are_short_and_the_title_asks(homework):
     notebook = read("source", homework)
     assert re.match(r"# Homework \d: .*\?$", notebook.cells[0].source.splitlines()[0])
-    assert [cell.id for cell in notebook.cells[1:3]] == ["badge", "install"]
+    assert [cell.id for cell in notebook.cells[1:3]] == ["head", "install"]
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.id != "install":
             lines = [line for line in cell.source.splitlines() if line.strip()]

@@ -8,8 +8,8 @@ import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
-import badges
 import nbformat
+import publish
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,14 +36,15 @@ def clone(tmp_path_factory):
     )  # fmt: skip
     if listed.returncode:
         pytest.skip("needs git and a working tree of it, to make a clone that pip can install")
-    folder = tmp_path_factory.mktemp("clone")
+    folder = tmp_path_factory.mktemp("hosted") / "someone" / "kdlib"
+    folder.mkdir(parents=True)
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     git = ("git", "-c", "user.name=kdlib", "-c", "user.email=kdlib@example.org")
-    for step in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "as it is"]):
-        run(*git, *step, cwd=folder)
+    for step in ("init -q", "add -A", "commit -q -m hosted", "tag v0"):
+        run(*git, *step.split(), cwd=folder)
     return folder
 
 
@@ -75,11 +76,13 @@ def asked(python, question, folder):
 
 @pytest.mark.slow
 def test_the_notebook_installs_kdlib_by_itself_and_leaves_torch_alone(clone, python, tmp_path):
+    hosted = {"GITHUB_SERVER_URL": f"file://{clone.parents[1]}", "GITHUB_REF_NAME": "v0"}
+    host = publish.host(hosted | {"GITHUB_REPOSITORY": "someone/kdlib"})
+    source = nbformat.read(ROOT / "notebooks" / "02_temperature.ipynb", as_version=4)
     alone = tmp_path / "alone"
     alone.mkdir()
-    source = nbformat.read(ROOT / "notebooks" / "02_temperature.ipynb", as_version=4)
     path = alone / "02_temperature.ipynb"
-    nbformat.write(badges.headed(source, path.stem, f"file://{clone}"), path)
+    nbformat.write(publish.copied(source, "notebooks/02_temperature.ipynb", host), path)
     check = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
     home = {"KDLIB_PROFILE": "smoke", "TORCH_HOME": str(tmp_path), "HOME": str(tmp_path)}
     home["IPYTHONDIR"] = home["JUPYTER_DATA_DIR"] = str(tmp_path)
@@ -103,13 +106,3 @@ def test_the_notebook_installs_kdlib_by_itself_and_leaves_torch_alone(clone, pyt
 
     run(python, *check, path, cwd=alone, PIP_LOG=str(tmp_path / "second"), **home)
     assert not (tmp_path / "second").exists()
-
-
-def test_without_an_address_the_notebook_says_what_to_do(tmp_path):
-    cell = "import importlib.util; importlib.util.find_spec = lambda name: None\n"
-    (tmp_path / "cell.py").write_text(cell + badges.install(None))
-    failed = subprocess.run(
-        [sys.executable, "cell.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert f"not installed for {sys.executable}" in failed.stderr
-    assert "requirements.txt" in failed.stderr

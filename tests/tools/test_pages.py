@@ -13,19 +13,27 @@ import nbformat
 import pages
 import pytest
 from bs4 import BeautifulSoup
+from heads import headed
 from PIL import Image, ImageColor
+from publish import Host
 
 from kdlib.course.plots import COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-each_page = pytest.mark.parametrize("name", ["index", *NAMES])
+each_page = pytest.mark.parametrize("name", ["index", "glossary", *NAMES])
 
 FRAME = (
     '<img src="data:image/png;base64,{}" alt="Bars"><iframe title="Explorer" '
     'sandbox="allow-scripts" srcdoc="&lt;p id=&quot;bar&quot;&gt;&lt;/p&gt;&lt;script&gt;'
     'document.getElementById(&quot;bar&quot;).textContent = 1 &amp;&amp; 42&lt;/script&gt;"></iframe>'
 )
+
+GLOSSARY = r"""# Glossary
+
+- **entropy** (lesson 00; `kd.x`): $-\sum_i p_i \ln p_i$. [Why?](../notebooks/00_planted.ipynb#Why)
+  [Ours](results.md), [theirs](https://example.org/x.md).
+"""
 
 
 @cache
@@ -53,13 +61,14 @@ def planted(root, *cells, name="00_planted", last_run=None):
     title = nbformat.v4.new_markdown_cell("# Does it work?")
     plot = shown({"image/png": picture()}, **{"image/png": {"alt": "A red box"}})
     figure = nbformat.v4.new_code_cell("plot()", execution_count=1, outputs=[plot])
+    about = {"label": "00 Planted", "question": "does it?", "minutes": 2, "data": "digits"}
+    about |= {"needs": "a plant", "outcomes": ["plant another"]}
     notebook = nbformat.v4.new_notebook(cells=[title, *cells, figure])
-    if last_run:
-        notebook.metadata.kdlib = {"last_run": last_run}
+    notebook.metadata.kdlib = {"lesson": about} | ({"last_run": last_run} if last_run else {})
     (root / "notebooks").mkdir(exist_ok=True)
-    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
-    with (root / "README.md").open("a") as readme:
-        readme.write(f"| [00 Planted](notebooks/{name}.ipynb) | does it work? | 2 | digits |\n")
+    nbformat.write(headed(notebook), root / "notebooks" / f"{name}.ipynb")
+    (root / "docs").mkdir(exist_ok=True)
+    (root / "docs" / "glossary.md").write_text(GLOSSARY)
     return root
 
 
@@ -71,7 +80,8 @@ def page_with(root, *cells, **kwargs):
 def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "notebooks", root / "notebooks")
-    shutil.copy(ROOT / "README.md", root)
+    (root / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "glossary.md", root / "docs")
     return pages.build(root)
 
 
@@ -82,16 +92,18 @@ def test_the_index_lists_all_notebooks_in_order_with_question_minutes_and_pictur
     for lesson, name in zip(lessons, NAMES, strict=True):
         notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         assert "# " + lesson.h2.get_text() == notebook.cells[0].source.splitlines()[0]
-        assert re.search(r" · \d+ min to run · \w+", lesson.select_one(".about").get_text())
+        about = lesson.select_one(".about").get_text()
+        assert re.search(r"^\d\d .+ · \d+ min to read, \d+ to run · \w+", about)
         assert len(lesson.img["alt"]) > 30
         with Image.open(site / lesson.img["src"]) as image:
             assert max(image.size) <= 640
 
 
-def test_pages_link_to_the_previous_and_the_next_lesson_and_to_the_index(site):
+def test_pages_link_to_their_neighbours_to_the_index_and_to_the_glossary(site):
     for before, name, after in zip([None, *NAMES], NAMES, [*NAMES[1:], None], strict=False):
         for nav in at_rest(site / f"{name}.html").select("nav.neighbours"):
-            links = [before and f"{before}.html", "index.html", after and f"{after}.html"]
+            links = [before and f"{before}.html", "index.html", "glossary.html"]
+            links += [after and f"{after}.html"]
             assert [a["href"] for a in nav("a")] == list(filter(None, links))
 
 
@@ -194,7 +206,7 @@ def test_text_tables_and_markdown_outputs_are_shown(tmp_path):
     text = soup.main.get_text()
     assert "a < b" in text and "Scores(errors=20)" in text and "not this" not in text
     assert soup.find("td").get_text() == "0.5"
-    assert soup.find("strong").get_text() == "Predict first."
+    assert soup.select_one(".output_markdown strong").get_text() == "Predict first."
     assert soup.select_one(".output_markdown math")
 
 
@@ -210,31 +222,57 @@ def test_links_between_notebooks_lead_to_their_pages():
     assert pages.page_of("01_teacher.ipynb") == "01_teacher.html"
     assert pages.page_of("01_teacher.ipynb#A-teacher") == "01_teacher.html#A-teacher"
     assert pages.page_of("homework/release/hw1/hw1_x.ipynb") == "homework/hw1_x.ipynb"
-    for other in ("https://example.org/x.ipynb", "#A-teacher", "x.ipynb.txt"):
+    assert pages.page_of("../notebooks/01_teacher.ipynb") == "01_teacher.html"
+    for other in ("https://example.org/x.ipynb", "#A-teacher"):
         assert pages.page_of(other) == other
+    for elsewhere in ("results.md", "../kdlib/losses.py", "x.ipynb.txt"):
+        assert pages.page_of(elsewhere) is None
 
 
-def test_a_badge_becomes_a_link_of_words_and_one_without_a_link_is_left_out(tmp_path):
-    badge = "[![Open in Colab](https://example.org/badge.svg)](https://example.org/x)"
-    full = nbformat.v4.new_markdown_cell(badge, id="badge")
-    soup = page_with(tmp_path, full)
-    assert soup.find("a", href="https://example.org/x").get_text() == "Open in Colab"
-    (tmp_path / "README.md").unlink()
-    empty = nbformat.v4.new_markdown_cell("*No Colab badge yet.*", id="badge")
-    assert "No Colab badge" not in page_with(tmp_path, empty).get_text()
+def test_a_page_shows_the_head_of_its_lesson_and_no_setup(tmp_path):
+    page = page_with(tmp_path, last_run="2026-01-02")
+    head = page.select_one(".head").get_text()
+    for part in ("Before: a plant.", "plant another", "2 min to run", "digits", "2026-01-02"):
+        assert part in head
+    assert "kdlib" not in page.main.get_text()
+    assert parsed(tmp_path / "site" / "index.html").footer.time.get_text() == "2026-01-02"
 
 
-def test_the_repository_and_the_day_of_the_last_run_are_shown_if_they_are_known(
-    tmp_path, monkeypatch
+def test_the_glossary_is_a_page_whose_lessons_are_links(tmp_path):
+    planted(tmp_path)
+    glossary = parsed(pages.build(tmp_path) / "glossary.html")
+    assert glossary.main.h1.get_text() == "Glossary" and glossary.find("math").find("mi")
+    links = {a.get_text(): a["href"] for a in glossary.main("a")}
+    assert links == {
+        "lesson 00": "00_planted.html",
+        "Why?": "00_planted.html#Why",
+        "theirs": "https://example.org/x.md",
+    }
+    for page in ("index.html", "00_planted.html"):
+        assert parsed(tmp_path / "site" / page).find("a", href="glossary.html")
+
+
+@pytest.mark.parametrize(
+    ("host", "repository", "colab"),
+    [
+        (None, None, None),
+        (Host("https://git.example.org", "a/b", "v1"), "https://git.example.org/a/b", None),
+        (
+            Host("https://github.com", "a/b", "v1"),
+            "https://github.com/a/b",
+            "https://colab.research.google.com/github/a/b/blob/colab/notebooks/00_planted.ipynb",
+        ),
+    ],
+)
+def test_pages_link_to_where_they_are_hosted_and_to_colab_if_that_can_open_them(
+    host, repository, colab, tmp_path
 ):
-    for where, day in ((None, None), ("https://example.org/kdlib", "2026-01-02")):
-        (tmp_path / "README.md").unlink(missing_ok=True)
-        monkeypatch.setattr(pages, "address", lambda where=where: where)
-        times = page_with(tmp_path, last_run=day)("time")
-        assert {time.get_text() for time in times} == {*filter(None, [day])}
-        index = parsed(tmp_path / "site" / "index.html")
-        assert [a["href"] for a in index.main("a")] == [*filter(None, [where]), "00_planted.html"]
-        assert day is None or day in str(index)
+    site = pages.build(planted(tmp_path), host)
+    index, page = parsed(site / "index.html"), parsed(site / "00_planted.html")
+    there = index.find("a", string="the repository")
+    assert (there and there["href"]) == repository
+    opened = page.find("a", string="Open in Colab")
+    assert (opened and opened["href"]) == colab
 
 
 def test_a_failed_build_leaves_the_old_site_and_a_new_one_nothing_of_it(tmp_path):
@@ -249,13 +287,6 @@ def test_a_failed_build_leaves_the_old_site_and_a_new_one_nothing_of_it(tmp_path
     (tmp_path / "notebooks" / "01_broken.ipynb").unlink()
     pages.build(tmp_path)
     assert (site / "00_planted.html").exists() and not (site / "99_gone.html").exists()
-
-
-def test_a_notebook_that_the_readme_does_not_list_is_named(tmp_path):
-    planted(tmp_path, name="07_forgotten")
-    (tmp_path / "README.md").write_text("| | question |\n")
-    with pytest.raises(ValueError, match="no row for 07_forgotten"):
-        pages.build(tmp_path)
 
 
 def luminance(colour):
