@@ -103,6 +103,8 @@ hinton/students: T = 20, twice as long | T = 20 | no difference seen
 hinton/students: labels, twice as long | labels | no difference seen
 hinton/few labels: T = 20 | labels, moved | no difference seen
 hinton/transfer set: other half | own half | no difference seen
+hinton/ensemble: T = 4 of ten | T = 4 of one member | better
+hinton/label smoothing: T = 4; usual teacher | T = 4; label-smoothed teacher | no difference seen
 hinton/temperature: T = 4; 2 x 30 | T = 20; 2 x 30 | better
 hinton/temperature: T = 20; 2 x 300 | T = 4; 2 x 300 | better
 fitnets/mnist: lambda | labels | better
@@ -126,6 +128,9 @@ ban/clean: DKPP | labels 1 | no difference seen
 ban/wrong: BAN-1 | labels 1 | better
 ban/wrong: DKPP | BAN-1 | better
 ban/wrong: smoothed | BAN-1 | better
+ban/families: residual: BAN | residual: labels 1 | worse
+ban/families: residual: BAN, shared ends | residual: labels 1, shared ends | worse
+ban/families: dense: BAN of wide | dense: labels 1 | no difference seen
 ban_lm/ptb: BAN+L | labels | no difference seen
 ban_lm/topics: BAN | labels | worse
 student/controls: teacher of the same images | label smoothing 0.1 | no difference seen
