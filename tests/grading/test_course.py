@@ -445,7 +445,7 @@ def test_git_keeps_the_course_and_nothing_of_the_students():
     assert done.stdout.splitlines() == paths[len(kept) :]
 
 
-def test_the_check_that_the_readme_shows_is_a_real_one():
+def test_the_check_that_the_guide_shows_is_a_real_one():
     """Each of its lines is printed; three dots stand for anything."""
 
     def averaged(student, teacher, temperature):
@@ -454,8 +454,8 @@ def test_the_check_that_the_readme_shows_is_a_real_one():
         return temperature**2 * F.kl_div(log_q, p, reduction="mean")
 
     printed = repr(kd.grading.check_soft_target_loss(averaged)).splitlines()
-    readme = (COURSE.parents[1] / "README.md").read_text()
-    (shown,) = re.findall(r"```\n(soft_target_loss: .*?)```", readme, re.DOTALL)
+    guide = (COURSE / "TEACHING.md").read_text()
+    (shown,) = re.findall(r"```\n(soft_target_loss: .*?)```", guide, re.DOTALL)
     for line in shown.splitlines():
         pattern = ".+".join(map(re.escape, line.split("...")))
         assert any(re.fullmatch(pattern, real) for real in printed), line
