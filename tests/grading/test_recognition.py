@@ -107,6 +107,13 @@ def test_of_two_mistakes_the_one_that_explains_more_comes_first():
     assert "400 times too small" in report._repr_html_()
 
 
+def test_of_two_mistakes_that_agree_within_the_tolerance_by_chance_the_closer_one_is_named():
+    """The seed draws matrices of which half the squared norm is the sum of the columns' norms, to 2e-5."""
+    halved = next(m.wrong for m in hw2.fsp_loss.mistakes if m.name == "halved_like_a_hint")
+    report = hw2.fsp_loss.report(hw2.fsp_loss.source(halved), 3085)
+    assert names(report) == ["halved_like_a_hint"]
+
+
 def test_an_unknown_mistake_gets_no_hint():
     report = hw1.soft_target_loss.check(lambda s, t, T: (T * soft(s, t.detach(), T)) ** 2)
     assert report.points < report.out_of and not report.mistakes

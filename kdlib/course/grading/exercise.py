@@ -19,6 +19,7 @@ from kdlib.course.grading.observe import UNWRITTEN, Seen, described, observe, pl
 from kdlib.course.grading.report import NO_ERROR, Failed, Known, Report, Result
 
 TOLERANCE = 1e-4  # relative; the absolute tolerance is a thousandth of it
+EXACT = 1e-6  # relative; what rounding alone leaves between two forms of one mistake
 VISIBLE = 0  # the seed of the cases that a student sees
 
 
@@ -283,8 +284,9 @@ class Exercise:
         candidates = []
         for known in self.mistakes:
             its_run = self._run_of(known, seed, student)
+            explains, exactly = (_explained(run, its_run, t) for t in (TOLERANCE, EXACT))
             beyond = len(_failing(its_run) - failing)
-            candidates.append(_Candidate(known, _explained(run, its_run), beyond))
+            candidates.append(_Candidate(known, explains, beyond, exactly))
         return _smallest_explanation(failing, candidates)
 
     def _run_of(self, known: Known, seed: int, student: str) -> list[_Run]:
@@ -300,11 +302,12 @@ _Run = tuple[Result, list[Seen]]
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A known mistake, the failures it explains, and how many more it has than the answer."""
+    """A known mistake, the failures it explains, how many more it has, which it explains exactly."""
 
     known: Known
     explains: set[int]
     beyond: int
+    exactly: set[int]
 
 
 def _smallest_explanation(failing: set[int], candidates: Sequence[_Candidate]) -> tuple[Known, ...]:
@@ -314,8 +317,11 @@ def _smallest_explanation(failing: set[int], candidates: Sequence[_Candidate]) -
     """
     left, found = set(failing), []
     while left and candidates:
-        # Of mistakes that explain equally many failures, the one with the fewest others.
-        best = max(candidates, key=lambda c: (len(left & c.explains), -c.beyond))
+        # Of mistakes that explain equally many failures the one with the fewest others; then the one
+        # with the closest values, since two mistakes may agree within the tolerance by chance.
+        best = max(
+            candidates, key=lambda c: (len(left & c.explains), -c.beyond, len(left & c.exactly))
+        )
         if not left & best.explains:
             break
         found.append(best.known)
@@ -327,21 +333,21 @@ def _failing(run: list[_Run]) -> set[int]:
     return {k for k, (result, _) in enumerate(run) if result.failed}
 
 
-def _explained(run: list[_Run], its_run: list[_Run]) -> set[int]:
+def _explained(run: list[_Run], its_run: list[_Run], tolerance: float) -> set[int]:
     """The properties that the answer and a mistake both fail, with the same values."""
     return {
         k
         for k, ((own, seen), (its, its_seen)) in enumerate(zip(run, its_run, strict=True))
-        if own.failed and its.failed and _alike(seen, its_seen)
+        if own.failed and its.failed and _alike(seen, its_seen, tolerance)
     }
 
 
-def _alike(a: list[Seen], b: list[Seen]) -> bool:
+def _alike(a: list[Seen], b: list[Seen], tolerance: float) -> bool:
     return len(a) == len(b) and all(
         x.kind == y.kind
         and x.error.partition(' (in "')[0] == y.error.partition(' (in "')[0]
-        and same(x.value, y.value)
-        and same(x.gradients, y.gradients)
-        and same(x.after, y.after)
+        and same(x.value, y.value, tolerance)
+        and same(x.gradients, y.gradients, tolerance)
+        and same(x.after, y.after, tolerance)
         for x, y in zip(a, b, strict=True)
     )
