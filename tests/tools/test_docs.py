@@ -147,3 +147,21 @@ def test_the_text_of_the_results_agrees_with_the_tables(line):
         metric = "test_perplexity"
     pair = (kd.measured(table, experiment, way, metric) for way in (first, second))
     assert kd.paired(*pair, lower_is_better=True).verdict == verdict
+
+
+def test_the_front_page_is_short():
+    page = (docs.ROOT / "README.md").read_text()
+    words = docs.BLOCK.sub(lambda block: "" if block[1] == "lessons" else block[0], page).split()
+    assert 500 < len(words) <= 900
+
+
+def test_the_diff_in_contributing_is_the_code_itself():
+    text = (docs.ROOT / "CONTRIBUTING.md").read_text()
+    diff = re.search(r"```diff\n(.*?)```", text, re.DOTALL)[1]
+    _, *parts = re.split(r"^--- (.+)\n", diff, flags=re.MULTILINE)
+    assert len(parts) == 2 * 4
+    for name, added in zip(parts[::2], parts[1::2], strict=True):
+        lines = (docs.ROOT / name).read_text().splitlines()
+        for line in added.splitlines():  # in this order; docstrings stand between
+            assert line[1:] in lines, (name, line)
+            del lines[: lines.index(line[1:]) + 1]
