@@ -82,17 +82,19 @@ def build(root: Path = ROOT, host: Host | None = None) -> Path:
     """
     pages = [Page(name, notebook, host) for name, notebook in heads.lessons(root).items()]
     with replacing(root / "site") as fresh:
-        write(pages, (root / "docs" / "glossary.md").read_text(), fresh)
-        for homework in sorted((root / "notebooks" / "homework" / "release").glob("*/*.ipynb")):
-            put(fresh, f"homework/{homework.name}", homework.read_bytes())
+        homework = sorted((root / "notebooks" / "homework" / "release").glob("*/*.ipynb"))
+        for path in homework:
+            put(fresh, f"homework/{path.name}", path.read_bytes())
+        glossary = (root / "docs" / "glossary.md").read_text()
+        write(pages, [path.name for path in homework], glossary, fresh)
     return root / "site"
 
 
-def write(lessons: Sequence[Page], glossary: str, folder: Path) -> None:
+def write(lessons: Sequence[Page], homework: Sequence[str], glossary: str, folder: Path) -> None:
     """Write the index, the glossary, a page for each lesson, and their pictures."""
     for name in ("style.css", "icon.svg"):
         shutil.copy(TEMPLATES / "site" / name, folder)
-    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons))
+    put(folder, "index.html", rendered("contents.html.j2", lessons=lessons, homework=homework))
     for lesson in lessons:  # "lesson 07" leads there
         number = lesson.name[:2]
         glossary = glossary.replace(f"lesson {number}", f"[lesson {number}]({lesson.name}.ipynb)")

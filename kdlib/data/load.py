@@ -91,7 +91,8 @@ def _read(name: str, classes: int, root: str | os.PathLike | None) -> Arrays:
     """Return uint8 images and int64 labels from wherever the data set is."""
     if name == "digits":
         return _digits()
-    root = root or os.environ.get("KDLIB_DATA")
+    if root := root or os.environ.get("KDLIB_DATA"):
+        root = Path(root).expanduser()  # a notebook's %env leaves ~ as it is
     if root and (Path(root) / f"{name}.npz").exists():
         return _from_npz(Path(root) / f"{name}.npz", classes)
     if root and (Path(root) / _TORCHVISION[name][1]).exists():
