@@ -110,6 +110,8 @@ hinton/temperature: T = 20; 2 x 300 | T = 4; 2 x 300 | better
 fitnets/mnist: lambda | labels | better
 fitnets/mnist: hint then lambda | labels then lambda | worse
 fitnets/mnist: hint then lambda | lambda | worse
+fitnets/mnist: hint then labels | labels | better
+fitnets/mnist: hint then labels | labels then labels | no difference seen
 fsp/smaller: labels at 0.3 | labels | better
 fsp/smaller: fsp then labels | labels | better
 fsp/smaller: hint then lambda | labels | better
@@ -120,11 +122,13 @@ fsp/faster: hints then lambda | labels | better
 fsp/faster: labels; copied | labels | better
 ban/wide: BAN-1 | labels 1 | no difference seen
 ban/wide: BAN-2 | labels | no difference seen
-ban/wide: BAN-3 | labels | no difference seen
+ban/wide: BAN-3 | labels 3 | worse
 ban/wide: BAN+L | labels | no difference seen
 ban/clean: smoothed | labels 1 | better
 ban/clean: BAN-1 | labels 1 | no difference seen
 ban/clean: DKPP | labels 1 | no difference seen
+ban/clean: BAN-3 | labels 3 | no difference seen
+ban/clean: BAN+L | labels 1 | no difference seen
 ban/wrong: BAN-1 | labels 1 | better
 ban/wrong: DKPP | BAN-1 | better
 ban/wrong: smoothed | BAN-1 | better
