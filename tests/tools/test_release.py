@@ -102,12 +102,24 @@ def test_a_release_gives_each_job_only_the_rights_it_needs():
         "notebooks": {"contents": "write"},
         "pages": {"contents": "read", "pages": "write", "id-token": "write"},
     }
-    assert "vars.PUBLISH_TO_PYPI" in WORKFLOWS["release.yml"]["jobs"]["pypi"]["if"]
 
 
-def test_the_pages_follow_the_release():
-    on = WORKFLOWS["pages.yml"][True]  # YAML reads the key `on` as a truth value
-    assert on["workflow_run"]["workflows"] == [WORKFLOWS["release.yml"]["name"]]
+def test_a_tag_is_checked_built_and_tried_before_anything_is_published():
+    made = WORKFLOWS["release.yml"]
+    assert made[True] == {"push": {"tags": ["v*"]}}  # YAML reads the key `on` as a truth value
+    commands = "\n".join(step.get("run", "") for step in made["jobs"]["build"]["steps"])
+    steps = ("tools/release.py", "tools/package_page.py", "-m build", "tools/try_wheel.py dist/")
+    places = [commands.find(step) for step in steps]
+    assert places == sorted(places) and min(places) > 0
+    others = {name: job for name, job in made["jobs"].items() if name != "build"}
+    assert {job["needs"] for job in others.values()} == {"build"}
+    assert others["pypi"]["if"] == "vars.PUBLISH_TO_PYPI == 'true'"
+
+
+def test_the_pages_follow_a_release_that_succeeded():
+    pages = WORKFLOWS["pages.yml"]
+    assert pages[True]["workflow_run"]["workflows"] == [WORKFLOWS["release.yml"]["name"]]
+    assert "workflow_run.conclusion == 'success' &&" in pages["jobs"]["pages"]["if"]
 
 
 def test_no_workflow_and_no_form_names_an_address():
