@@ -9,8 +9,9 @@ how ours came about; and ``fsp/smaller``, the experiment of that name.
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import html
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ import pandas as pd
 from thumbnails import first_picture
 
 import kdlib as kd
+from kdlib._files import write_whole
 from kdlib.reproduce.settings import PROTOCOLS, TRIAL_SEED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,15 +79,17 @@ GRIDS = {  # experiments with two dimensions, and what separates these in a sett
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Write the files, or with ``--check`` name those that differ; return the exit status."""
-    check = list(arguments) == ["--check"]
+    parser = argparse.ArgumentParser(prog="python tools/docs.py", description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, fail if a file differs"
+    )
+    check = parser.parse_args(arguments).check
     differing = stale()
     for name, text in differing.items():
         if check:
             print(f"{name} differs from what make docs writes", file=sys.stderr)
             continue
-        part = ROOT / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, ROOT / name)
+        write_whole(ROOT / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))
         print(f"wrote {name}")
     return int(check and bool(differing))
 
@@ -247,9 +251,15 @@ def runs(protocol: str) -> str:
         ("protocol", ", ".join(f"`{name}`" for name in unique(table["protocol"]))),
         ("hardware", "; ".join(unique(table["hardware"]))),
         ("versions", "; ".join(unique(table["versions"]))),
+        ("SHA-256 of the table", f"`{digest(table)}`"),
         *((f"seeds of {who}s", text) for who, text in seeds.items() if text),
     ]
     return markdown(["", f'`kd.results("{protocol}")`, {len(table):,} rows'], body)
+
+
+def digest(table: pd.DataFrame) -> str:
+    """A hash of every cell, so that no number of a shipped table changes without its page."""
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:16]
 
 
 def lines(protocol: str, experiment: str) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 
+from kdlib._files import write_whole
+
 ROOT = Path(__file__).resolve().parent.parent
+LESSONS = "??_*.ipynb"  # a reader's own notebooks may stand beside them
 WORDS_A_MINUTE = 200
 FOLDED = {"jupyter": {"source_hidden": True}, "tags": ["setup"]}
 
@@ -42,8 +44,13 @@ def lesson(notebook: nbformat.NotebookNode) -> Lesson:
         ValueError: the notebook does not say what one needs for it and can do after it.
     """
     about = notebook.metadata.get("kdlib", {}).get("lesson", {})
-    if missing := {"needs", "outcomes"} - about.keys():
-        raise ValueError(f"metadata.kdlib.lesson must have needs and outcomes, got no {missing}")
+    said = isinstance(about.get("needs"), str) and isinstance(about.get("outcomes"), list)
+    if not said:
+        title = notebook.cells[0].source.splitlines()[0] if notebook.cells else "an empty notebook"
+        raise ValueError(
+            "metadata.kdlib.lesson must have needs, a text, and outcomes, a list of texts; that of "
+            f"{title!r} lacks them"
+        )
     return Lesson(**about)
 
 
@@ -54,7 +61,7 @@ def lessons(root: Path = ROOT) -> dict[str, nbformat.NotebookNode]:
         ValueError: a notebook's metadata lack what a lesson has.
     """
     found = {}
-    for path in sorted((root / "notebooks").glob("*.ipynb")):
+    for path in sorted((root / "notebooks").glob(LESSONS)):
         found[path.stem] = nbformat.read(path, as_version=4)
         about = found[path.stem].metadata.get("kdlib", {}).get("lesson", {})
         if missing := {*Lesson.__dataclass_fields__} - about.keys():
@@ -109,14 +116,12 @@ def stamped(notebook: nbformat.NotebookNode, day: str) -> nbformat.NotebookNode:
 def save(notebook: nbformat.NotebookNode, path: Path) -> None:
     """Write the notebook completely or not at all."""
     nbformat.validate(notebook)
-    part = path.with_suffix(".part")
-    nbformat.write(notebook, part)
-    os.replace(part, path)
+    write_whole(path, lambda part: nbformat.write(notebook, part))
 
 
 def main(root: Path = ROOT) -> None:
     homework = (root / "notebooks" / "homework" / "source").glob("*/*.ipynb")
-    for path in [*sorted((root / "notebooks").glob("*.ipynb")), *sorted(homework)]:
+    for path in [*sorted((root / "notebooks").glob(LESSONS)), *sorted(homework)]:
         before = path.read_bytes()
         save(headed(nbformat.read(path, as_version=4)), path)
         if path.read_bytes() != before:

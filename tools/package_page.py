@@ -10,6 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from publish import host
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 LINK = r'(\]\(|src=")(?!https?://)([^)"\s]+)'
 
@@ -28,9 +30,11 @@ def complete(text: str, address: str, ref: str) -> str:
 
 
 def main() -> None:
-    address = f"{os.environ['GITHUB_SERVER_URL']}/{os.environ['GITHUB_REPOSITORY']}"
+    where = host(os.environ)
+    if where is None:
+        raise SystemExit("GITHUB_SERVER_URL, GITHUB_REPOSITORY and GITHUB_REF_NAME must be set")
     text = README.read_text(encoding="utf-8")
-    README.write_text(complete(text, address, os.environ["GITHUB_REF_NAME"]), encoding="utf-8")
+    README.write_text(complete(text, where.address, where.ref), encoding="utf-8")
 
 
 if __name__ == "__main__":

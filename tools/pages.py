@@ -237,4 +237,4 @@ def functions_apart(formula: str) -> str:
 
 
 if __name__ == "__main__":
-    print(f"wrote {build(host=host(os.environ)).relative_to(ROOT)}/index.html")
+    print(f"wrote {build(host=host(os.environ, with_ref=False)).relative_to(ROOT)}/index.html")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from heads import FOLDED, headed, save
+from heads import FOLDED, LESSONS, headed, save
 
 ROOT = Path(__file__).resolve().parent.parent
 COLAB = "https://colab.research.google.com"
@@ -37,7 +37,7 @@ if getattr(importlib.util.find_spec("kdlib"), "origin", None) is None:
     there = {d.name for d in metadata.distributions()} & {"torch", "torchvision", "torchaudio"}
     keep = Path(tempfile.mkdtemp()) / "keep.txt"
     keep.write_text("".join(f"{name}=={metadata.version(name)}\\n" for name in there))
-    %pip install --quiet --constraint {keep} "git+ADDRESS"
+    %pip install --quiet --constraint "{keep}" "git+ADDRESS"
     importlib.invalidate_caches()
     if getattr(importlib.util.find_spec("kdlib"), "origin", None) is None:
         raise ModuleNotFoundError("kdlib could not be installed; pip says above why")"""
@@ -49,7 +49,7 @@ class Host:
 
     server: str
     repository: str
-    ref: str
+    ref: str = ""
 
     @property
     def address(self) -> str:
@@ -66,20 +66,25 @@ class Host:
         return SETUP.replace("ADDRESS", f"{self.address}@{self.ref}")
 
 
-def host(variables: Mapping[str, str]) -> Host | None:
+def host(variables: Mapping[str, str], *, with_ref: bool = True) -> Host | None:
     """Read the host from the environment's variables; None if none of them is set.
+
+    ``with_ref=False`` leaves the tag or branch out, for pages that do not install anything.
 
     Raises:
         ValueError: some of the variables are missing, or not what they should be.
     """
-    values = [variables.get(name, "") for name in VARIABLES]
-    if not any(values):
+    values = {name: variables.get(name, "") for name in VARIABLES}
+    if not with_ref:
+        del values["GITHUB_REF_NAME"]
+    if not any(values.values()):
         return None
-    for value, (name, (pattern, expected)) in zip(values, VARIABLES.items(), strict=True):
+    for name, value in values.items():
+        pattern, expected = VARIABLES[name]
         if not re.fullmatch(pattern, value, re.ASCII):
             raise ValueError(f"{name} must be {expected}, got {value!r}")
-    server, repository, ref = values
-    return Host(server.rstrip("/"), repository, ref)
+    server, repository, *ref = values.values()
+    return Host(server.rstrip("/"), repository, *ref)
 
 
 def copied(notebook: nbformat.NotebookNode, path: str, host: Host) -> nbformat.NotebookNode:
@@ -97,7 +102,7 @@ def publish(host: Host, root: Path = ROOT) -> Path:
     """Write the copies of all lessons and of the homework's release, at their paths."""
     target = root / "build" / "published"
     with replacing(target) as fresh:
-        lessons = (root / "notebooks").glob("*.ipynb")
+        lessons = (root / "notebooks").glob(LESSONS)
         homework = (root / "notebooks" / "homework" / "release").glob("*/*.ipynb")
         for source in [*lessons, *homework]:
             path = source.relative_to(root)
@@ -117,7 +122,12 @@ def replacing(target: Path) -> Iterator[Path]:
         yield fresh
         if target.exists():
             target.rename(old)
-        fresh.rename(target)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
 
 
 def main() -> None:

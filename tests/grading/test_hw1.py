@@ -38,7 +38,7 @@ def test_large_logits_are_drawn_so_that_a_right_loss_is_never_zero(seed):
 
 
 def test_the_two_terms_of_the_whole_objective_are_drawn_apart():
-    """With this seed both happened to be 6.15, and a right answer lost its points."""
+    """Both happened to be 6.15 with this seed, and a right answer lost its points."""
     loss = hw1.hinton_loss
     assert loss.report(loss.source(loss.right, may_borrow=True), 96).passed
 

@@ -153,6 +153,21 @@ def test_the_text_of_the_results_agrees_with_the_tables(line):
     assert kd.paired(*pair, lower_is_better=True).verdict == verdict
 
 
+def test_a_number_that_no_table_shows_changes_the_page_too(monkeypatch):
+    table = kd.results("student")
+    hidden = table.index[table["metric"] == "test_loss"][0]
+    monkeypatch.setattr(docs.kd, "results", lambda name: table)
+    before = docs.written("student/runs")
+    table.loc[hidden, "value"] += 1e-6
+    assert docs.written("student/runs") != before
+
+
+def test_an_unknown_option_writes_nothing(monkeypatch):
+    monkeypatch.setattr(docs, "stale", lambda: pytest.fail("it went on"))
+    with pytest.raises(SystemExit):
+        docs.main(["--chek"])
+
+
 def test_the_front_page_is_short():
     page = (docs.ROOT / "README.md").read_text()
     words = docs.BLOCK.sub(lambda block: "" if block[1] == "lessons" else block[0], page).split()

@@ -78,7 +78,7 @@ def test_lessons_come_in_order_and_one_without_its_metadata_is_named(tmp_path):
         nbformat.write(planted(), tmp_path / "notebooks" / f"{name}.ipynb")
     assert list(heads.lessons(tmp_path)) == ["00_a", "01_b"]
     bare = nbformat.v4.new_notebook()
-    with pytest.raises(ValueError, match="needs and outcomes"):
+    with pytest.raises(ValueError, match="must have needs, a text, and outcomes"):
         heads.lesson(bare)
     nbformat.write(bare, tmp_path / "notebooks" / "02_c.ipynb")
     with pytest.raises(ValueError, match=r"of 02_c.ipynb must have data, label, minutes"):
@@ -126,3 +126,21 @@ def test_where_kdlib_is_missing_the_error_shows_what_to_type(empty_folder, tmp_p
     )  # fmt: skip
     assert "ModuleNotFoundError: No module named 'kdlib" in failed.stderr
     assert "pip install -r requirements.txt" in failed.stderr
+
+
+def test_the_command_writes_every_head_and_leaves_a_readers_own_notebook_alone(tmp_path, capsys):
+    (tmp_path / "notebooks" / "homework" / "source" / "hw1").mkdir(parents=True)
+    places = ["00_a.ipynb", "homework/source/hw1/hw1_b.ipynb", "Untitled.ipynb"]
+    for place in places:
+        nbformat.write(planted(), tmp_path / "notebooks" / place)
+    heads.main(tmp_path)
+    written = [nbformat.read(tmp_path / "notebooks" / place, as_version=4) for place in places]
+    assert [any(c.id == "head" for c in notebook.cells) for notebook in written] == [
+        True,
+        True,
+        False,
+    ]
+    assert capsys.readouterr().out.count("wrote the head of") == 2
+    heads.main(tmp_path)
+    assert capsys.readouterr().out == ""
+    assert len([*(tmp_path / "notebooks").iterdir()]) == 3  # nothing is left beside them

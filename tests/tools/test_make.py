@@ -1,5 +1,6 @@
 """The Makefile: the commands that its targets run."""
 
+import json
 import os
 import re
 import shutil
@@ -49,6 +50,16 @@ def test_a_learner_installs_what_lessons_need_and_only_the_slow_tests_need_other
     assert ".[test]" in extras["test"] and "others" not in extras["test"]
     assert ".[test,others]" in extras["test-all"]
     assert f'JUPYTER_CONFIG_PATH="{ROOT}/tools/lab:' in extras["lab"]
+    page = json.loads((ROOT / "tools/lab/labconfig/page_config.json").read_text())
+    for quiet in ("@jupyter/nbgrader", "@jupyterlab/apputils-extension:announcements"):
+        assert page["disabledExtensions"][quiet] is True
+
+
+def test_what_is_installed_is_installed_once_and_anew_when_the_dependencies_change():
+    rules = (ROOT / "Makefile").read_text()
+    for stamp, needs in (("lab", ""), ("ready", ""), ("others", " .venv/ready")):
+        assert f"\n.venv/{stamp}: pyproject.toml{needs}\n" in rules
+    assert "touch .venv/lab .venv/ready" in planned("test")  # tests need all that a learner does
 
 
 def test_every_target_is_explained_at_the_top():

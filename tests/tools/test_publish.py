@@ -4,10 +4,12 @@ import importlib.machinery
 import importlib.util
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import heads
 import nbformat
+import package_page
 import publish
 import pytest
 
@@ -71,6 +73,8 @@ def test_the_host_is_that_of_the_variables_or_none():
     assert publish.host(SET | {"HOME": "/"}) == GITHUB
     assert publish.host(SET | {"GITHUB_SERVER_URL": "https://github.com/"}) == GITHUB
     assert publish.host({"HOME": "/", "GITHUB_SERVER_URL": ""}) is None
+    without = SET | {"GITHUB_REF_NAME": "a branch#2"}  # pages install nothing
+    assert publish.host(without, with_ref=False) == replace(GITHUB, ref="")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,10 @@ def test_the_host_is_that_of_the_variables_or_none():
             ("GITHUB_REPOSITORY", bad)
             for bad in ("kdlib", "a/b/c", "../..", "a/b\n", "-a/b", "a/'b")
         ),
-        *(("GITHUB_REF_NAME", bad) for bad in ("-v1", "v1 --pre", 'v1"', "v1\n", "v1;ls")),
+        *(
+            ("GITHUB_REF_NAME", bad)
+            for bad in ("{x}", "$x", "vé", "-v1", "v1 --pre", 'v1"', "v1\n", "v1;ls")
+        ),
     ],
 )
 def test_a_missing_or_a_malformed_variable_is_named(name, value):
@@ -98,6 +105,33 @@ def test_without_the_variables_the_command_says_which_to_set(monkeypatch):
     monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
     with pytest.raises(SystemExit, match="GITHUB_REPOSITORY must be OWNER/NAME"):
         publish.main()
+
+
+def test_the_commands_write_the_copies_and_complete_the_links_of_the_packages_page(
+    tmp_path, monkeypatch, capsys
+):
+    for name, value in SET.items():
+        monkeypatch.setenv(name, value)
+    made = []
+    monkeypatch.setattr(publish, "publish", lambda host: made.append(host) or ROOT / "build")
+    publish.main()
+    assert made == [GITHUB] and "wrote build" in capsys.readouterr().out
+    page = tmp_path / "README.md"
+    page.write_text('[a](docs/a.md) <img src="docs/a.png"> [b](https://b)')
+    monkeypatch.setattr(package_page, "README", page)
+    package_page.main()
+    blob, raw = (
+        f"https://github.com/someone/kdlib-class/{kind}/v1.2/docs/a" for kind in ("blob", "raw")
+    )
+    assert page.read_text() == f'[a]({blob}.md) <img src="{raw}.png"> [b](https://b)'
+
+
+def test_the_setup_holds_torch_where_it_is():
+    """Quoted: the folder of temporary files may have a space in its name."""
+    (line,) = [line for line in GITHUB.setup.splitlines() if "%pip" in line]
+    assert (
+        line.strip() == f'%pip install --quiet --constraint "{{keep}}" "git+{GITHUB.address}@v1.2"'
+    )
 
 
 def installed_by(cell, pip):

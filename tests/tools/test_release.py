@@ -119,7 +119,9 @@ def test_a_tag_is_checked_built_and_tried_before_anything_is_published():
 def test_the_pages_follow_a_release_that_succeeded():
     pages = WORKFLOWS["pages.yml"]
     assert pages[True]["workflow_run"]["workflows"] == [WORKFLOWS["release.yml"]["name"]]
-    assert "workflow_run.conclusion == 'success' &&" in pages["jobs"]["pages"]["if"]
+    runs = pages["jobs"]["pages"]["if"].split(" && ")
+    assert "github.event.workflow_run.event == 'push'" in runs  # of no fork's pull request
+    assert "github.event.workflow_run.conclusion == 'success'" in runs
 
 
 def test_no_workflow_and_no_form_names_an_address():

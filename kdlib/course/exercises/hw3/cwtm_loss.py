@@ -49,7 +49,10 @@ def weights_are_the_teachers_confidence(ask: Ask, draw: Draw) -> None:
 @cwtm_loss.holds("Its gradient is the gradient of what it returns")
 def gradient_fits_the_loss(ask: Ask, draw: Draw) -> None:
     z = draw.logits(3, 4)
-    given = {"teacher": draw.logits(3, 4), "labels": draw.labels(3, 4)}
+    sure = torch.tensor(
+        [[0.2], [1.0], [3.0]]
+    )  # of equal confidence, no weights would be right, too
+    given = {"teacher": sure * draw.logits(3, 4, scale=1.0), "labels": draw.labels(3, 4)}
     _minds_its_arguments(ask, {"student": z, **given}, draw)
     pull = ask.gradient("student", student=z, **given)
     pull.should(is_moving(pull.value, z), "something other than zeros")
