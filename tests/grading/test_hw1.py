@@ -43,6 +43,13 @@ def test_the_two_terms_of_the_whole_objective_are_drawn_apart():
     assert loss.report(loss.source(loss.right, may_borrow=True), 96).passed
 
 
+def test_half_a_gradient_is_not_right_by_luck():
+    """The gradients of the two terms are at right angles in the first case of this seed."""
+    loss = hw1.hinton_loss
+    half = next(m.wrong for m in loss.mistakes if m.name == "student_detached")
+    assert not loss.report(loss.source(half, may_borrow=True), 7278, "ada").passed
+
+
 def test_without_a_name_a_personal_check_asks_for_one():
     for nobody in ("", "  ", None):
         report = hw1.my_temperature.check(lambda: 3.0, nobody)

@@ -57,8 +57,9 @@ def alpha_mixes_linearly(ask: Ask, draw: Draw) -> None:
 
 @hinton_loss.holds("Its gradient is that of the whole loss, and reaches the student only")
 def gradient_is_whole_and_the_students(ask: Ask, draw: Draw) -> None:
-    s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
     for alpha in (0.25, 0.95):
+        # Drawn twice: where the two terms' gradients are at right angles, one alone passes.
+        s, t, labels = draw.logits(4), draw.logits(4), draw.labels(4)
         given = {"teacher": t, "labels": labels, "temperature": 4.0, "alpha": alpha}
         pull = ask.gradient("student", student=s, **given)
         pull.should(is_moving(pull.value, s), "a tensor of the logits' shape, not all zeros")
