@@ -416,5 +416,5 @@ def _knobs(objective: Objective) -> dict[str, float]:
 
 
 def _numbers(objective: Objective) -> tuple[float | Tensor, float | Tensor]:
-    """Temperature and alpha, nan where there is none."""
+    """Temperature and alpha, nan where the objective has no such number."""
     return getattr(objective, "temperature", math.nan), getattr(objective, "alpha", math.nan)
