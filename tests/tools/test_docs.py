@@ -153,6 +153,15 @@ def test_the_text_of_the_results_agrees_with_the_tables(line):
     assert kd.paired(*pair, lower_is_better=True).verdict == verdict
 
 
+def test_the_sentence_below_the_readmes_example_agrees_with_the_table():
+    table = kd.results("student")
+    shifted = kd.measured(table, "controls", "labels, moved")
+    example = kd.measured(table, "teacher", "T = 20; 8 epochs")
+    better = kd.measured(table, "controls", "T = 20")
+    assert kd.paired(example, shifted).verdict == "no difference seen"
+    assert kd.paired(better, shifted, lower_is_better=True).verdict == "better"
+
+
 def test_a_number_that_no_table_shows_changes_the_page_too(monkeypatch):
     table = kd.results("student")
     hidden = table.index[table["metric"] == "test_loss"][0]
