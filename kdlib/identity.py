@@ -1,4 +1,4 @@
-"""Identities: hashes of tensors, of a network's weights and of a function's code.
+"""Identities: hashes of tensors, of a network's weights and code, and of a function's code.
 
 Equal values have equal identities in every process and on every device; memory addresses, docstrings and line
 numbers do not count.
@@ -13,9 +13,13 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import io
+import pickletools
+import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import (
     BuiltinFunctionType,
@@ -35,10 +39,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdlib.networks import evaluating, numbers_of, plain
+
 
 def weights_hash(model: nn.Module) -> str:
-    """A hash of all weights and buffers with their names."""
-    return tensors_hash(model.state_dict())
+    """A hash of what :func:`kdlib.networks.numbers_of` gives: all weights and buffers, by name."""
+    return _hash(_Description().numbers(plain(model)))
+
+
+def network_hash(model: nn.Module) -> str:
+    """A short hash of a network's weights, buffers, code and attributes: equal only for equal outputs.
+
+    Raises:
+        Undescribed: an attribute of it has no identifying text.
+    """
+    return code_hash(model)
+
+
+def structure_hash(model: nn.Module) -> str:
+    """The same without the values of weights and buffers: their names and the weights' shapes count.
+
+    Raises:
+        Undescribed: an attribute of it has no identifying text.
+    """
+    return _hash(_described(model, lambda text: text.network(model, values=False)))[:16]
 
 
 def tensors_hash(tensors: Mapping[str, Tensor | None]) -> str:
@@ -49,14 +73,25 @@ def tensors_hash(tensors: Mapping[str, Tensor | None]) -> str:
             digest.update(f"{name} none;".encode())
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        for part in _dense(tensor.detach().cpu()):
+            digest.update(part.contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _dense(tensor: Tensor) -> list[Tensor]:
+    """Tensors whose bytes hold the values of one, which may be quantised."""
+    if not tensor.is_quantized:
+        return [tensor.resolve_conj().resolve_neg()]
+    if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
+        steps = [torch.tensor([tensor.q_scale(), tensor.q_zero_point()], dtype=torch.float64)]
+    else:
+        steps = [tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()]
+    return [tensor.int_repr(), *steps]
 
 
 def code_hash(value: Any) -> str:
     """A short hash of :func:`described`."""
-    return hashlib.sha256(described(value).encode()).hexdigest()[:16]
+    return _hash(described(value))[:16]
 
 
 def described(value: Any) -> str:
@@ -75,8 +110,17 @@ def described(value: Any) -> str:
     >>> described(lambda x: 2 * x) == described(lambda x: 2 * x) != described(lambda x: 3 * x)
     True
     """
+    return _described(value, lambda text: text.of(value))
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class is the reader's own: not from kdlib, an installed package or Python."""
+    return _is_own_module(kind.__module__)
+
+
+def _described(value: Any, how: Callable[[_Description], str]) -> str:
     try:
-        return _Description().of(value)
+        return how(_Description())
     except Undescribed:
         raise
     except Exception as error:  # inspecting a value may raise anything, or recurse too deeply
@@ -84,9 +128,8 @@ def described(value: Any) -> str:
         raise Undescribed(f"a {type(value).__name__} cannot be described ({reason})") from error
 
 
-def is_own(kind: type) -> bool:
-    """Whether a class is the reader's own: not from kdlib, an installed package or Python."""
-    return _is_own_module(kind.__module__)
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Undescribed(TypeError):
@@ -105,7 +148,9 @@ _IN_C = (
     type(functools.lru_cache(abs)),
 )
 _METHODS = (FunctionType, classmethod, staticmethod, property, functools.partial, _IN_C[-1])
-_OF_EVERY_MODULE = {*vars(nn.Module())}  # its tables of parameters, modules and hooks, and its mode
+# Its tables of parameters, modules and hooks, its mode, and whether it is compiled.
+_OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_path("stdlib"))
 _KDLIB = Path(__file__).parent
@@ -154,25 +199,36 @@ class _Description:
         if isinstance(value, ModuleType):
             return _module_text(value.__name__)
         if isinstance(value, nn.Module):
-            return self._network(value)
+            return self.network(value)
         return self._in_c(value) if isinstance(value, _IN_C) else self._object(value)
 
-    def _network(self, network: nn.Module) -> str:
-        """All tensors, also those outside the state dict, and each module's class and plain attributes."""
-        tensors = {
-            **dict(network.named_parameters(remove_duplicate=False)),
-            **dict(network.named_buffers(remove_duplicate=False)),
-        }
-        parts = [tensors_hash(tensors)]
+    def network(self, network: nn.Module, values: bool = True) -> str:
+        """All numbers, or only names and shapes, and each module's class, hooks and plain attributes."""
+        network = plain(network)
+        parts = [self.numbers(network) if values else self._shapes(network)]
         for name, module in network.named_modules(remove_duplicate=False):
-            own = is_own(type(module))
-            plain = {
-                attribute: value
-                for attribute, value in vars(module).items()
-                if attribute not in _OF_EVERY_MODULE and (own or not attribute.startswith("_"))
-            }
-            parts.append(f"{name!r}: {self.of(type(module))} {self.of(plain)}")
+            parts.append(f"{name!r}: {self.of(type(module))} {self.of(_attributes(module))}")
+            parts += [self._hook(hook) for hooks in _HOOKS for hook in vars(module)[hooks].values()]
+            if isinstance(module, torch.fx.GraphModule):  # its class is written anew for each graph
+                parts.append(module.code)
+        if isinstance(network, torch.jit.ScriptModule):
+            parts.append(_script_text(network))
         return f"network({', '.join(parts)})"
+
+    def numbers(self, network: nn.Module) -> str:
+        found = numbers_of(network)
+        tensors = {name: x for name, x in found.items() if isinstance(x, Tensor)}
+        others = {name: x for name, x in found.items() if not isinstance(x, Tensor)}
+        return tensors_hash(tensors) + (self.of(others) if others else "")
+
+    def _shapes(self, network: nn.Module) -> str:
+        weights = network.named_parameters(remove_duplicate=False)
+        shapes = [(name, tuple(tensor.shape)) for name, tensor in weights]
+        return f"{shapes} {[name for name, _ in network.named_buffers(remove_duplicate=False)]}"
+
+    def _hook(self, hook: Any) -> str:
+        """A hook by its code alone: what it has noted so far does not matter."""
+        return self._code(hook.__code__) if isinstance(hook, FunctionType) else self.of(type(hook))
 
     def _in_c(self, value: Any) -> str:
         """A function written in C: its name, and what it is bound to or wraps."""
@@ -261,7 +317,9 @@ class _Description:
 
     def _class(self, kind: type) -> str:
         if not is_own(kind):
-            return f"{kind.__module__}.{kind.__qualname__}"
+            # Parametrizing a module makes such a class, with the reader's own among its bases.
+            bases = [base for base in kind.__mro__ if is_own(base)]
+            return f"{kind.__module__}.{kind.__qualname__}{self.of(bases) if bases else ''}"
         members = {
             name: _code_of(member)
             for name, member in sorted(vars(kind).items())
@@ -270,6 +328,41 @@ class _Description:
         }
         made_of = (type(kind), kind.__bases__)
         return f"class {kind.__qualname__}({self.of(made_of)}: {self.of(members)})"
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    """What distinguishes a module from others of its class, besides its numbers and modules."""
+    values = {name: x for name, x in vars(module).items() if name not in _OF_EVERY_MODULE}
+    if isinstance(module, torch.jit.ScriptModule):  # they are in the text of the whole network
+        return {}
+    if isinstance(module, torch.fx.GraphModule):  # all but constants is in its code
+        return {name: x for name, x in values.items() if isinstance(x, Tensor)}
+    if is_own(type(module)):
+        # A tensor that requires a gradient is computed from the parameters, not a setting.
+        return {n: x for n, x in values.items() if not (isinstance(x, Tensor) and x.requires_grad)}
+    return {n: x for n, x in values.items() if n[0] != "_" and not isinstance(x, Tensor)}
+
+
+def _script_text(network: torch.jit.ScriptModule) -> str:
+    """The code, constants and attributes of a scripted or traced network, as they would be saved."""
+    # Names of types are numbered by what else this process has loaded.
+    mangled = re.compile(r"\.?___torch_mangle_\d+")
+    saved = io.BytesIO()
+    with evaluating(network):  # the mode would be saved, too
+        torch.jit.save(network, saved)
+    texts = []
+    with zipfile.ZipFile(saved) as archive:
+        for path in archive.namelist():
+            if path.endswith(".py"):
+                texts.append(mangled.sub("", archive.read(path).decode()))
+            elif path.endswith(".pkl"):
+                steps = pickletools.genops(archive.read(path))
+                texts.append(
+                    mangled.sub("", repr([(step.name, value) for step, value, _ in steps]))
+                )
+            elif "/constants/" in path:
+                texts.append(hashlib.sha256(archive.read(path)).hexdigest())
+    return repr(sorted(texts))
 
 
 def _code_of(member: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -98,3 +98,61 @@ def as_float(inputs: Tensor) -> Tensor:
 def frozen_copy(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy in eval mode on the device, without gradients; the original is left alone."""
     return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The network itself, if it is one that ``torch.compile`` returned."""
+    return getattr(model, "_orig_mod", model)
+
+
+def numbers_of(model: nn.Module) -> dict[str, Any]:
+    """All parameters and buffers by name, and whatever else the state dict holds."""
+    model = plain(model)
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),  # those outside the state dict, too
+    }
+    others = {name: x for name, x in model.state_dict().items() if name not in tensors}
+    return tensors | others
+
+
+def copied(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Copies of a network's numbers, which later training does not change."""
+    return {
+        name: x.detach().clone() if isinstance(x, Tensor) else copy.deepcopy(x)
+        for name, x in numbers.items()
+    }
+
+
+@torch.no_grad()
+def restore(model: nn.Module, numbers: Mapping[str, Any]) -> None:
+    """Write such numbers into a network of the same code; buffers take the stored shapes.
+
+    Raises:
+        ValueError: parameters, or other parts of the state dict, have other names or shapes.
+    """
+    model = plain(model)
+    there = numbers_of(model)
+    buffers = _buffer_tables(model)
+    for name, value in numbers.items():
+        present, table = there.get(name), buffers.get(name)
+        if table is not None and (present is None or present.shape != value.shape):
+            table[name.rpartition(".")[2]] = value.detach().clone()
+        elif isinstance(present, Tensor) and present.shape == value.shape:
+            present.copy_(value)
+        elif isinstance(present, Tensor) or name not in there:
+            raise ValueError(f"the network has no {name!r} of shape {tuple(value.shape)}")
+    if missing := [name for name in there if name not in numbers and name not in buffers]:
+        raise ValueError(f"{missing[0]!r} of the network is not among the stored numbers")
+    others = {name: x for name, x in numbers.items() if not isinstance(there.get(name, x), Tensor)}
+    if others:
+        model.load_state_dict(others, strict=False)
+
+
+def _buffer_tables(model: nn.Module) -> dict[str, dict[str, Tensor | None]]:
+    """The table in which each buffer stands, also those that are None at present."""
+    return {
+        f"{prefix}{'.' if prefix else ''}{name}": vars(module)["_buffers"]
+        for prefix, module in model.named_modules(remove_duplicate=False)
+        for name in vars(module)["_buffers"]
+    }
