@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from numbers import Integral
+from threading import RLock
 
+import numpy as np
 import torch
+
+_alone = RLock()  # the generators and the default dtype belong to the process, not to a thread
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch draws from ``seed``; afterwards the caller's generators are as they were.
+    """Inside, torch, numpy and ``random`` draw from ``seed``; afterwards all is as the caller had it.
+
+    New tensors are float32 on the CPU inside, whatever the caller's default dtype and default device, so
+    that one seed gives one network. The generators belong to the whole process: while one thread is inside,
+    another waits to enter.
 
     >>> with seeded(1):
     ...     first = torch.nn.Linear(3, 2)
@@ -29,21 +38,35 @@ def seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def forked() -> Iterator[None]:
-    """Restore the caller's generators afterwards, whatever is drawn inside."""
+    """Restore the caller's generators and defaults afterwards, whatever is drawn or set inside."""
     # Asking an unused GPU for its state would initialise it.
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    with torch.random.fork_rng(devices=devices):
+    with _alone, torch.random.fork_rng(devices=devices), _cpu():
+        mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+        others = random.getstate(), np.random.get_state()
+        dtype = torch.get_default_dtype()
         try:
+            torch.set_default_dtype(torch.float32)
             yield
         finally:
+            torch.set_default_dtype(dtype)
+            random.setstate(others[0])
+            np.random.set_state(others[1])
             if mps is not None:
                 torch.mps.set_rng_state(mps)
+
+
+def _cpu() -> AbstractContextManager:
+    """Make the CPU the default device, at no cost where it is already."""
+    on_cpu = torch.get_default_device() == torch.device("cpu")
+    return nullcontext() if on_cpu else torch.device("cpu")
 
 
 def reseed(seed: int) -> None:
     """Seed the generators that :func:`forked` restores, and no others."""
     seed = int(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # it takes no larger one
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
