@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from kdlib._checks import sizes
+
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
@@ -50,17 +52,31 @@ class Readable(Protocol):
     @property
     def device(self) -> torch.device: ...
     def reading(self, *models: nn.Module) -> AbstractContextManager[None]: ...
+    def at_once(self, batch_size: int | None = None) -> int: ...
     def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]: ...
     def joined(self, answers: list[Tensor]) -> Tensor: ...
 
 
-def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) -> Tensor:
+def at_once(inputs: Tensor, batch_size: int | None = None) -> int:
+    """Inputs per forward pass: ``batch_size``, by default 1,000, or fewer if they are large.
+
+    >>> at_once(torch.zeros(1, 3, 32, 32)), at_once(torch.zeros(1, 3, 224, 224))
+    (1000, 26)
+    """
+    if batch_size is None:
+        return max(1, min(1000, 4_000_000 // max(1, inputs[:1].numel())))
+    sizes(batch_size=batch_size)
+    return batch_size
+
+
+def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int | None = None) -> Tensor:
     """The network's outputs for many inputs, in eval mode and without gradients.
 
     Args:
         model: any network; its weights, buffers and modes stay as they were.
         inputs: ``(N, ...)``, or a split, whose inputs are used; a text is read from left to right.
-        batch_size: inputs per forward pass.
+        batch_size: inputs per forward pass, for a text rows of ``unroll`` tokens; by default 1,000 inputs or
+            tokens, or fewer if an input holds more than 4,000 numbers.
 
     Returns:
         Logits ``(N, C)`` on the inputs' device.
@@ -69,10 +85,10 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int = 1000) 
     torch.Size([5, 2])
     """
     if isinstance(inputs, Tensor):
-        parts = iter(inputs.split(batch_size))
+        parts = iter(inputs.split(at_once(inputs, batch_size)))
         reading, joined = carrying([model], carry=False), torch.cat
     elif isinstance(inputs, Readable):
-        parts = (part for part, _ in inputs.parts(batch_size))
+        parts = (part for part, _ in inputs.parts(inputs.at_once(batch_size)))
         reading, joined = inputs.reading(model), inputs.joined
     else:
         raise TypeError(
@@ -152,7 +168,7 @@ def restore(model: nn.Module, numbers: Mapping[str, Any]) -> None:
 def _buffer_tables(model: nn.Module) -> dict[str, dict[str, Tensor | None]]:
     """The table in which each buffer stands, also those that are None at present."""
     return {
-        f"{prefix}{'.' if prefix else ''}{name}": vars(module)["_buffers"]
+        f"{prefix}{'.' if prefix else ''}{name}": module._buffers
         for prefix, module in model.named_modules(remove_duplicate=False)
-        for name in vars(module)["_buffers"]
+        for name in module._buffers.keys()  # noqa: SIM118  a scripted module's table has no iterator
     }

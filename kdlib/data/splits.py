@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.identity import tensors_hash
-from kdlib.networks import begin_text, carrying
+from kdlib.networks import at_once, begin_text, carrying
 from kdlib.recipe import Views
 from kdlib.seeding import check_seed
 
@@ -98,6 +98,10 @@ class Samples:
     def __getstate__(self) -> dict:
         """Leave the fingerprint out: its addresses are valid in this process only."""
         return {name: value for name, value in vars(self).items() if name != "_fingerprint"}
+
+    def at_once(self, batch_size: int | None = None) -> int:
+        """Samples per forward pass outside training: ``batch_size``, by default 1,000 or fewer large ones."""
+        return at_once(self.inputs, batch_size)
 
     def begin(self, *models: nn.Module) -> None:
         """Reset recurrent networks, so that they read these samples from the beginning."""

@@ -85,6 +85,10 @@ class Text(Samples):
             # Copies, like the batches of images: an objective may write into them.
             yield tuple(None if part is None else part[:, here].clone() for part in rows)
 
+    def at_once(self, batch_size: int | None = None) -> int:
+        """Tokens per forward pass outside training: those of a training step, by default 1,000."""
+        return super().at_once(batch_size) * (1 if batch_size is None else self.unroll)
+
     def parts(self, size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the text as one row, ``size`` tokens at a time: inputs and labels ``(1, size)``."""
         for first in range(0, len(self), size):

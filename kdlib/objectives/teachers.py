@@ -6,9 +6,8 @@ split's fingerprint, so that all objectives with the same teacher share them.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from kdlib._checks import wide
 from kdlib.data.splits import Samples
-from kdlib.identity import Undescribed, code_hash, tensors_hash, weights_hash
+from kdlib.identity import Undescribed, network_hash, tensors_hash, weights_hash
 from kdlib.networks import as_float, frozen_copy, logits
 from kdlib.recipe import Recipe
 from kdlib.taps import reach, taps
@@ -85,15 +84,17 @@ _ANSWERS: WeakValueDictionary[tuple, LookedUp | Live] = WeakValueDictionary()
 
 
 def _shared(
-    networks: list[nn.Module], how: object, split: Samples, live: bool, make: Callable
+    networks: list[nn.Module], how: object, split: Samples, size: int | None, make: Callable
 ) -> LookedUp | Live:
     """Answers that exist already for this teacher, question and split, or new ones from ``make``.
 
-    They live as long as some objective holds them.
+    They live as long as some objective holds them. A table is computed ``size`` samples at a time; answers
+    that are computed in every step have no size.
     """
     # Without a table the split's id is enough; its images need no hashing.
-    of_split = id(split) if live else split.fingerprint()
-    key = (*map(_who, networks), how, live, of_split, split.device)
+    of_split = id(split) if size is None else split.fingerprint()
+    # The size belongs to it: it may change the last bit, which must not depend on what ran before.
+    key = (*map(_who, networks), how, size, of_split, split.device)
     found = _ANSWERS.get(key)
     if found is None:
         found = _ANSWERS[key] = make(split)
@@ -110,7 +111,7 @@ def _who(network: nn.Module) -> object:
     # A hook may do anything and cannot be described reliably.
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
     try:
-        return (id(network), weights_hash(network)) if hooked else code_hash(network)
+        return (id(network), weights_hash(network)) if hooked else network_hash(network)
     except Undescribed:
         return id(network), weights_hash(network)
 
@@ -136,7 +137,7 @@ class TeacherLogits:
         if self.table is not None:
             return tensors_hash({"logits": self.table})[:16]
         alone = "mean of " if self.is_list and len(self.networks) == 1 else ""
-        return alone + "+".join(weights_hash(network)[:16] for network in self.networks)
+        return alone + "+".join(map(network_hash, self.networks))
 
     def prepare(self, split: Samples, recipe: Recipe, temperature: float | Tensor = 1.0) -> None:
         if self.table is not None:
@@ -154,8 +155,9 @@ class TeacherLogits:
         elif self.is_list:
             how = f"mean probability at {float(temperature)}"
             combine = partial(_mean_probability, temperature=temperature)
-        make = partial(self._live if live else self._looked_up, combine)
-        self.answers = _shared(self.networks, how, split, live, make)
+        size = None if live else min(recipe.batch_size, split.at_once())
+        make = partial(self._live, combine) if live else partial(self._looked_up, combine, size)
+        self.answers = _shared(self.networks, how, split, size, make)
 
     def __call__(self, batch: Asked) -> Tensor:
         return self.answers(batch)[0]
@@ -167,8 +169,10 @@ class TeacherLogits:
         networks = [frozen_copy(network, split.device).float() for network in self.networks]
         return Live(networks, partial(_logits_now, combine), split)
 
-    def _looked_up(self, combine: Combine, split: Samples) -> LookedUp:
-        found = [logits(frozen_copy(network, split.device), split) for network in self.networks]
+    def _looked_up(self, combine: Combine, size: int, split: Samples) -> LookedUp:
+        found = [
+            logits(frozen_copy(network, split.device), split, size) for network in self.networks
+        ]
         return LookedUp([_finite(combine(found), split)], split)
 
 
@@ -218,12 +222,11 @@ class TeacherFeatures:
             )
         self.teacher, self.names, self.targets, self.what = teacher, names, targets, what
         self.sample: list[Tensor] = []  # the targets of one image
+        self.size = 1  # images in a forward pass
         self.answers: LookedUp | Live | None = None
 
     def identity(self) -> str:
-        """A hash of the weights and of the architecture."""
-        text = f"{weights_hash(self.teacher)} {self.teacher!r}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return network_hash(self.teacher)
 
     def prepare(self, split: Samples, recipe: Recipe) -> None:
         if not split.stands_alone:
@@ -239,8 +242,10 @@ class TeacherFeatures:
         self._check(self.sample)
         size = sum(x.numel() * x.element_size() for x in self.sample) * len(split)
         live = recipe.augment is not None or size > _TABLE_BYTES
+        self.size = min(recipe.batch_size, split.at_once(), 250)  # features take more than logits
         make = partial(self._live if live else self._looked_up, network)
-        self.answers = _shared([self.teacher], self.what, split, live, make)
+        at_once = None if live else self.size
+        self.answers = _shared([self.teacher], self.what, split, at_once, make)
 
     def __call__(self, batch: Asked) -> list[Tensor]:
         return self.answers(batch)
@@ -253,13 +258,14 @@ class TeacherFeatures:
         if isinstance(self.answers, LookedUp):
             return self.answers.tables[i].amin().item()
         network, images = self.answers.networks[0], self.answers.split.inputs[:1000]
-        return self._of_many(network, images)[i].amin().item()
+        return min(targets[i].amin().item() for targets in self._in_parts(network, images))
 
     def _live(self, network: nn.Module, split: Samples) -> Live:
         return Live([network], self._now(), split)
 
     def _looked_up(self, network: nn.Module, split: Samples) -> LookedUp:
-        tables = self._of_many(network, split.inputs)
+        parts = list(self._in_parts(network, split.inputs))
+        tables = [torch.cat(rows) for rows in zip(*parts, strict=True)]
         self._check(tables)
         return LookedUp(tables, split)
 
@@ -270,10 +276,10 @@ class TeacherFeatures:
                 "it trained?"
             )
 
-    def _of_many(self, network: nn.Module, inputs: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            parts = [self._now()([network], some) for some in inputs.split(250)]
-        return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+    @torch.no_grad()
+    def _in_parts(self, network: nn.Module, inputs: Tensor) -> Iterator[list[Tensor]]:
+        for some in inputs.split(self.size):
+            yield self._now()([network], some)
 
     def _now(self) -> Callable[[list[nn.Module], Tensor], list[Tensor]]:
         return partial(_targets_now, self.targets, self.names)

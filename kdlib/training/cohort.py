@@ -158,18 +158,20 @@ def _one_by_one(
                     raise KeyboardInterrupt("stopped by hand; an incomplete cohort is not returned")
                 last = history.frame.drop(columns=["epoch", "step", "seconds"]).iloc[-1].to_dict()
                 terms = {n: v for n, v in last.items() if not n.startswith(_NOT_TERMS)}
-                trained[place, seed] = terms | _errors(model, data), model
+                trained[place, seed] = terms | _errors(model, data, recipe), model
                 advance({})
     return trained
 
 
-def _errors(model: nn.Module, data: Data) -> dict[str, float]:
-    return {
-        f"{part}_errors": evaluate(model, getattr(data, part)).errors
-        if data.labelled(part)
-        else math.nan
-        for part in ("validation", "test")
-    }
+def _errors(model: nn.Module, data: Data, recipe: Recipe) -> dict[str, float]:
+    errors = {}
+    for part in ("validation", "test"):
+        errors[f"{part}_errors"] = math.nan
+        if data.labelled(part):
+            split = getattr(data, part)
+            size = min(recipe.batch_size, split.at_once())
+            errors[f"{part}_errors"] = evaluate(model, split, batch_size=size).errors
+    return errors
 
 
 def _stacked(
@@ -240,7 +242,7 @@ def _train(stack: _Stack, objective: Objective, data: Data, recipe: Recipe) -> I
         return stepper.descend(terms, recipe.rate(batch.progress))
 
     for epoch in range(1, epochs + 1):
-        stack.note(run_epoch(batches(epoch), step), epoch, recipe)
+        stack.note(run_epoch(batches(epoch), step), epoch, recipe, data)
         yield {}
 
 
@@ -287,13 +289,13 @@ class _Stack(nn.Module):
             x = torch.baddbmm(bias, weight, x.relu())  # (members, units, N)
         return x.mT
 
-    def note(self, terms: dict[str, Tensor], epoch: int, recipe: Recipe) -> None:
+    def note(self, terms: dict[str, Tensor], epoch: int, recipe: Recipe, data: Data) -> None:
         """Keep an epoch's terms, ``(seeds, objectives)`` each, if everything is finite."""
         self.terms = {n: t.view(-1, self.objectives).cpu() for n, t in terms.items()}
         # (members,) for each parameter
         whole = [p.detach().isfinite().flatten(1).all(1) for p in self.parameters()]
         finite = torch.stack(whole).all(0) & sum(terms.values()).isfinite()
-        _check_finite(finite, "the loss or the weights", epoch, recipe)
+        _check_finite(finite, "the loss or the weights", epoch, recipe, data)
 
     @torch.no_grad()
     def errors(self, data: Data, recipe: Recipe) -> list[dict[str, float]]:
@@ -303,12 +305,15 @@ class _Stack(nn.Module):
             wrong = torch.full((len(self.members),), math.nan)
             if data.labelled(name):
                 wrong, finite = 0, True
-                for inputs, labels in getattr(data, name).parts(1000):
+                split = getattr(data, name)
+                # Every member reads them: together not more than in a step of the training.
+                size = min(recipe.batch_size, split.at_once())
+                for inputs, labels in split.parts(size):
                     z = self.logits(inputs.flatten(1)[None])  # (members, N, C)
                     finite = finite & z.isfinite().flatten(1).all(1)
                     wrong = wrong + (z.argmax(-1) != labels).sum(-1).cpu()
                 if name == "validation":  # as fit does
-                    _check_finite(finite, "the validation logits", last, recipe)
+                    _check_finite(finite, "the validation logits", last, recipe, data)
             columns[f"{name}_errors"] = wrong.tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -326,11 +331,11 @@ class _Stack(nn.Module):
         return students
 
 
-def _check_finite(finite: Tensor, what: str, epoch: int, recipe: Recipe) -> None:
+def _check_finite(finite: Tensor, what: str, epoch: int, recipe: Recipe, data: Data) -> None:
     """Raise if any member's numbers are not finite."""
     if not finite.all():
         some = f"{what} of {int((~finite).sum())} of {len(finite)} students"
-        raise not_finite(some, epoch, recipe.peak_rate)
+        raise not_finite(some, epoch, recipe, data)
 
 
 def _can_be_stacked(

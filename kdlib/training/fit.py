@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlib.data.splits import Data, Samples
+from kdlib.networks import copied, numbers_of, restore
 from kdlib.objectives.base import Batch, Objective, Outputs, as_objective, checked_terms
 from kdlib.recipe import Recipe
 from kdlib.seeding import check_seed, forked, key, reseed, stream
@@ -32,9 +33,12 @@ from kdlib.training.scores import evaluate
 from kdlib.training.steps import (
     Stepper,
     autocast,
+    check_limit,
+    held,
     limit_norms,
     not_finite,
     run_epoch,
+    trains,
     weights_dtype,
 )
 
@@ -205,6 +209,14 @@ class _Run:
         if module is not None:
             module.to(self.device, weights_dtype(recipe))
         self.trained = nn.ModuleList([model] if module is None else [model, module])
+        if not trains(self.trained):
+            raise ValueError(
+                "model has no parameter that requires a gradient, so there is nothing to train; "
+                "model.requires_grad_(True) unfreezes it"
+            )
+        if recipe.max_norm is not None:
+            check_limit(model)
+        self.held = held(self.trained)
         self.stepper = Stepper(self.trained, recipe, self.device)
         self.steps = data.train.steps(recipe.batch_size)
         self.total, self.epochs = recipe.length(self.steps)
@@ -215,6 +227,8 @@ class _Run:
         started = time.perf_counter()
         factor = self._rate_factor()
         self.trained.train()
+        for module in self.held.values():
+            module.eval()
         reseed(key(self.seed, epoch, "dropout"))
         with self.data.train.reading(self.model):
             terms = run_epoch(self._batches(epoch), lambda batch: self._step(batch, factor))
@@ -281,7 +295,10 @@ class _Run:
     def _validation(self) -> dict:
         if not (self.data.labelled("validation") and _asks_for_logits(self.objective)):
             return dict.fromkeys(_VALIDATION, math.nan)
-        scores = evaluate(self.model, self.data.validation)
+        split = self.data.validation
+        # What has trained at this batch size has the memory for it.
+        batch_size = min(self.recipe.batch_size, split.at_once())
+        scores = evaluate(self.model, split, batch_size=batch_size)
         return dict(zip(_VALIDATION, (scores.loss, scores.accuracy), strict=True))
 
     def _check_finite(self, row: dict, terms: dict[str, float]) -> None:
@@ -292,8 +309,12 @@ class _Run:
         if all(math.isfinite(value) for value in terms.values()) and torch.stack(whole).all():
             return
         found = ", ".join(f"{name} = {value}" for name, value in terms.items())
-        rate = self.recipe.peak_rate
-        raise not_finite("the loss or the weights", row["epoch"], rate, found)
+        epoch, views = row["epoch"], ""
+        if not all(
+            batch.inputs.isfinite().all() for batch in self._batches(epoch)
+        ):  # as drawn then
+            views = f"augment makes NaN or infinity of finite images: {self.recipe.augment}"
+        raise not_finite("the loss or the weights", epoch, self.recipe, self.data, found, views)
 
     def _note_best(self, row: dict) -> None:
         if self.recipe.keep != "best":
@@ -301,18 +322,18 @@ class _Run:
         if row["validation_loss"] < min(
             (r["validation_loss"] for r in self.rows), default=math.inf
         ):
-            self.best = {name: t.detach().clone() for name, t in self.model.state_dict().items()}
+            self.best = copied(numbers_of(self.model))
 
     def finish(self) -> None:
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            restore(self.model, self.best)
 
     def identity(self) -> dict[str, str]:
         return identity_of(self.model, self.objective, self.data, self.recipe, self.seed)
 
     def state(self) -> dict:
         return {
-            "weights": self.trained.state_dict(),
+            "weights": [numbers_of(part) for part in self.trained],  # the student, its regressors
             "optimizer": self.stepper.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
             "rows": self.rows,
@@ -320,7 +341,8 @@ class _Run:
         }
 
     def load(self, state: dict) -> None:
-        self.trained.load_state_dict(state["weights"])
+        for part, numbers in zip(self.trained, state["weights"], strict=True):
+            restore(part, numbers)
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         if self.stepper.scaler.is_enabled() and state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])

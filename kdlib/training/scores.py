@@ -53,10 +53,17 @@ class Fidelity:
     divergence: float
 
 
-def evaluate(model: nn.Module | Sequence[nn.Module], split: Samples) -> Scores:
+def evaluate(
+    model: nn.Module | Sequence[nn.Module], split: Samples, *, batch_size: int | None = None
+) -> Scores:
     """Score a network, or several by the mean of their probabilities, at T = 1 in eval mode.
 
     Every module's mode is restored. A text is read whole, from left to right, as one row.
+
+    Args:
+        model: a network, or a list of networks.
+        split: labelled samples, such as ``data.test``.
+        batch_size: as for :func:`kdlib.logits`; a smaller one needs less memory.
 
     Raises:
         TypeError: ``split`` is not a split, or an entry is not an nn.Module.
@@ -71,7 +78,7 @@ def evaluate(model: nn.Module | Sequence[nn.Module], split: Samples) -> Scores:
     if not split.labelled:
         raise ValueError("split must have labels to be scored against, but it has none")
     columns = []
-    for (log_p,), labels in _log_probabilities([_members("model", model)], split):
+    for (log_p,), labels in _log_probabilities([_members("model", model)], split, batch_size):
         confidence, predicted = log_p.exp().max(-1)  # (N,)
         columns.append(
             (cross_entropy(log_p, labels, reduction="none"), confidence, predicted == labels)
@@ -90,6 +97,8 @@ def fidelity(
     student: nn.Module | Sequence[nn.Module],
     teacher: nn.Module | Sequence[nn.Module],
     split: Samples,
+    *,
+    batch_size: int | None = None,
 ) -> Fidelity:
     """Compare a student's answers with its teacher's, right or wrong, at T = 1 in eval mode.
 
@@ -108,7 +117,7 @@ def fidelity(
     _check_split(split)
     groups = [_members("student", student), _members("teacher", teacher)]
     columns = []
-    for (log_q, log_p), _ in _log_probabilities(groups, split):
+    for (log_q, log_p), _ in _log_probabilities(groups, split, batch_size):
         divergence = (log_p.exp() * (log_p - log_q)).sum(-1)  # (N,)
         columns.append((log_q.argmax(-1) == log_p.argmax(-1), divergence))
     agree, divergence = _whole(columns)  # (N,) each
@@ -135,12 +144,12 @@ def _members(name: str, model: nn.Module | Sequence[nn.Module]) -> list[nn.Modul
 
 
 def _log_probabilities(
-    groups: Sequence[Sequence[nn.Module]], split: Samples
+    groups: Sequence[Sequence[nn.Module]], split: Samples, batch_size: int | None
 ) -> Iterator[tuple[list[Tensor], Tensor | None]]:
     """For each part of the split, each group's log mean probabilities ``(N, C)``, and the labels."""
     everyone = [model for group in groups for model in group]
     with evaluating(*everyone), split.reading(*everyone):
-        for inputs, labels in split.parts(1000):
+        for inputs, labels in split.parts(split.at_once(batch_size)):
             # Each runs once, even if listed twice: a recurrent network would read on with every call.
             found = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
             log_p = [_mean([found[model] for model in group]).to(inputs.device) for group in groups]
@@ -161,7 +170,7 @@ def _whole(columns: list[tuple[Tensor, ...]]) -> list[Tensor]:
 def _calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
     # A confidence of 1 belongs to the last bin; nan falls into some bin and stays nan.
     place = (confidence * bins).long().clamp(0, bins - 1)  # (N,)
-    gap = torch.zeros(bins, dtype=torch.float64)  # (bins,)
+    gap = torch.zeros(bins, dtype=torch.float64, device="cpu")  # (bins,)
     # A bin's sum of (right - confidence) is its gap times its number of samples.
     gap.index_add_(0, place, right.double() - confidence.double())
     return gap.abs().sum().item() / len(right)

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdlib.data.splits import Data
+from kdlib.networks import plain
 from kdlib.objectives.base import Batch
 from kdlib.recipe import Recipe
 
@@ -20,9 +22,12 @@ __all__ = [
     "Stepper",
     "autocast",
     "autocast_dtype",
+    "check_limit",
+    "held",
     "limit_norms",
     "not_finite",
     "run_epoch",
+    "trains",
     "weights_dtype",
 ]
 
@@ -55,8 +60,8 @@ class Stepper:
         total = sum(terms.values()).sum()
         if not total.requires_grad:
             raise ValueError(
-                f"the objective's terms ({', '.join(terms)}) must depend on the student, but none does; is "
-                "there a detach() or a no_grad() on the way?"
+                f"the objective's terms ({', '.join(terms)}) must depend on the student's trained parameters, "
+                "but none does; is there a detach() or a no_grad() on the way, or is that part frozen?"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -84,21 +89,101 @@ def run_epoch(
     return {name: total / count for name, total in sums.items()}
 
 
-def not_finite(what: str, epoch: int, rate: float, found: str = "") -> FloatingPointError:
-    """The error to raise when training has diverged."""
+def held(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that the caller froze: in eval mode, with parameters of which none trains."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not module.training and any(True for _ in module.parameters()) and not trains(module)
+    }
+
+
+def trains(model: nn.Module) -> bool:
+    return any(weights.requires_grad for weights in model.parameters())
+
+
+def not_finite(
+    what: str, epoch: int, recipe: Recipe, data: Data, found: str = "", views: str = ""
+) -> FloatingPointError:
+    """The error to raise when training has diverged, or when the data could not be trained on."""
+    cause = not_finite_inputs(data) or views
+    if not cause:
+        cause = (
+            f"learning_rate {recipe.peak_rate} may be too high: a tenth of it is a good next try"
+        )
     return FloatingPointError(
-        f"{what} stopped being finite in epoch {epoch}{found and f' ({found})'}; learning_rate {rate} may "
-        "be too high: a tenth of it is a good next try"
+        f"{what} stopped being finite in epoch {epoch}{found and f' ({found})'}; {cause}"
     )
+
+
+def not_finite_inputs(data: Data) -> str:
+    """The first sample that a network cannot learn from, in words; empty if all are finite."""
+    for part in ("train", "validation"):
+        split = getattr(data, part)
+        if split is None or not split.inputs.is_floating_point():
+            continue
+        first = 0
+        for inputs in split.inputs.split(split.at_once()):
+            bad = ~inputs.isfinite().flatten(1).all(1)  # (N,)
+            if bad.any():
+                row = first + int(bad.int().argmax())
+                index = int(split.index[row])
+                return f"row {row} of the {part} inputs (index {index}) holds NaN or infinity"
+            first += len(inputs)
+    return ""
+
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LIMITED = {  # the weights into units, by layer
+    (nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED): ("weight",),
+    (nn.MultiheadAttention,): (
+        "in_proj_weight",
+        "q_proj_weight",
+        "k_proj_weight",
+        "v_proj_weight",
+    ),
+}
+_UNLIMITED = {
+    (nn.RNNBase, nn.RNNCellBase): "which is recurrent: several rows of weights lead into a unit",
+    (torch.jit.ScriptModule,): "which is TorchScript",
+}
+
+
+def _into_units(layer: nn.Module) -> list[Tensor]:
+    names = [
+        name for kinds, names in _LIMITED.items() if isinstance(layer, kinds) for name in names
+    ]
+    return [weight for name in names if (weight := getattr(layer, name)) is not None]
+
+
+def check_limit(model: nn.Module) -> None:
+    """Refuse the layers for which :func:`limit_norms` could not keep a limit."""
+    for name, layer in plain(model).named_modules():
+        why = [reason for kinds, reason in _UNLIMITED.items() if isinstance(layer, kinds)]
+        if not all(isinstance(weight, nn.Parameter) for weight in _into_units(layer)):
+            why.append(
+                "whose weight is computed from other parameters (weight_norm, spectral_norm, pruning "
+                "and the like)"
+            )
+        if why and trains(layer):
+            kind = getattr(layer, "original_name", type(layer).__name__)
+            raise ValueError(
+                f"max_norm cannot hold for the layer {name!r} ({kind}), {why[0]}; None sets no limit"
+            )
 
 
 @torch.no_grad()
 def limit_norms(model: nn.Module, max_norm: float) -> None:
     """Shorten every trained unit's incoming weights to max_norm at most (Hinton et al. 2012)."""
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.weight.grad is not None:
-            # Dimension 0 are the units; a convolution's other dimensions count as one row.
-            module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=max_norm))
+    for layer in model.modules():
+        # Units are dimension 0, in a transposed convolution dimension 1 of each group; all other
+        # dimensions count as one row.
+        transposed = isinstance(layer, _TRANSPOSED)
+        for weight in _into_units(layer):
+            if weight.grad is None:
+                continue
+            for part in weight.chunk(layer.groups) if transposed else [weight]:
+                part.copy_(torch.renorm(part, p=2, dim=int(transposed), maxnorm=max_norm))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
