@@ -149,7 +149,7 @@ _IN_C = (
 )
 _METHODS = (FunctionType, classmethod, staticmethod, property, functools.partial, _IN_C[-1])
 # Its tables of parameters, modules and hooks, its mode, and whether it is compiled.
-_OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl"}
+_OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl", "_is_torch_compile"}
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -162,6 +162,8 @@ class _Description:
     def __init__(self) -> None:
         # By id, with the value itself, so that its id is not used again.
         self.met: dict[int, tuple[int, Any]] = {}
+        # Likewise the modules and numbers of a network: an attribute or a hook may lead back to them.
+        self.parts: dict[int, tuple[str, Any]] = {}
 
     def of(self, value: Any) -> str:
         if isinstance(value, enum.Enum):
@@ -173,6 +175,8 @@ class _Description:
         # Each element of a set on its own, since their order differs from process to process.
         if type(value) in (set, frozenset):
             return f"{{{', '.join(sorted(_Description().of(part) for part in value))}}}"
+        if id(value) in self.parts:
+            return f"<part {self.parts[id(value)][0]!r}>"
         if id(value) in self.met:
             return f"<{self.met[id(value)][0]}>"
         self.met[id(value)] = len(self.met), value
@@ -205,14 +209,20 @@ class _Description:
     def network(self, network: nn.Module, values: bool = True) -> str:
         """All numbers, or only names and shapes, and each module's class, hooks and plain attributes."""
         network = plain(network)
+        for name, part in (*network.named_modules(), *numbers_of(network).items()):
+            self.parts.setdefault(id(part), (name, part))
         parts = [self.numbers(network) if values else self._shapes(network)]
+        scripted = None  # how the names of a scripted module's parts begin
         for name, module in network.named_modules(remove_duplicate=False):
+            if isinstance(module, torch.jit.ScriptModule):
+                if scripted is None or not name.startswith(scripted):
+                    parts.append(f"{name!r}: {_script_text(module)}")
+                    scripted = name and f"{name}."
+                continue
             parts.append(f"{name!r}: {self.of(type(module))} {self.of(_attributes(module))}")
             parts += [self._hook(hook) for hooks in _HOOKS for hook in vars(module)[hooks].values()]
             if isinstance(module, torch.fx.GraphModule):  # its class is written anew for each graph
                 parts.append(module.code)
-        if isinstance(network, torch.jit.ScriptModule):
-            parts.append(_script_text(network))
         return f"network({', '.join(parts)})"
 
     def numbers(self, network: nn.Module) -> str:
@@ -224,7 +234,9 @@ class _Description:
     def _shapes(self, network: nn.Module) -> str:
         weights = network.named_parameters(remove_duplicate=False)
         shapes = [(name, tuple(tensor.shape)) for name, tensor in weights]
-        return f"{shapes} {[name for name, _ in network.named_buffers(remove_duplicate=False)]}"
+        modules = network.named_modules(remove_duplicate=False)
+        buffers = [(name, *module._buffers.keys()) for name, module in modules]
+        return f"{shapes} {buffers}"
 
     def _hook(self, hook: Any) -> str:
         """A hook by its code alone: what it has noted so far does not matter."""
@@ -333,8 +345,6 @@ class _Description:
 def _attributes(module: nn.Module) -> dict[str, Any]:
     """What distinguishes a module from others of its class, besides its numbers and modules."""
     values = {name: x for name, x in vars(module).items() if name not in _OF_EVERY_MODULE}
-    if isinstance(module, torch.jit.ScriptModule):  # they are in the text of the whole network
-        return {}
     if isinstance(module, torch.fx.GraphModule):  # all but constants is in its code
         return {name: x for name, x in values.items() if isinstance(x, Tensor)}
     if is_own(type(module)):
@@ -354,12 +364,14 @@ def _script_text(network: torch.jit.ScriptModule) -> str:
     with zipfile.ZipFile(saved) as archive:
         for path in archive.namelist():
             if path.endswith(".py"):
-                texts.append(mangled.sub("", archive.read(path).decode()))
-            elif path.endswith(".pkl"):
-                steps = pickletools.genops(archive.read(path))
-                texts.append(
-                    mangled.sub("", repr([(step.name, value) for step, value, _ in steps]))
-                )
+                lines = mangled.sub("", archive.read(path).decode()).split("\n")
+                # Constants come first, in the order of a set.
+                texts.append(str(sorted(lines, key=lambda x: x if ": Final[" in x else "~")))
+            elif path.endswith(("/data.pkl", "/constants.pkl")):
+                steps = ((step.name, x) for step, x, _ in pickletools.genops(archive.read(path)))
+                # What is noted for later use depends on how often this process refers to it.
+                kept = [step for step in steps if step[0][-3:] not in ("PUT", "GET")]
+                texts.append(mangled.sub("", repr(kept)))
             elif "/constants/" in path:
                 texts.append(hashlib.sha256(archive.read(path)).hexdigest())
     return repr(sorted(texts))

@@ -1,5 +1,6 @@
 """kdlib/identity.py: equal code has equal texts, and whatever would train differently has another."""
 
+import copy
 import enum
 import functools
 import os
@@ -19,7 +20,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import kdlib as kd
-from kdlib.identity import Undescribed, code_hash, described
+from kdlib.identity import (
+    Undescribed,
+    code_hash,
+    described,
+    network_hash,
+    structure_hash,
+    weights_hash,
+)
 
 # Two cells of a notebook that differ in what stands between the marks, «one|other».
 SAME = {
@@ -182,6 +190,123 @@ def test_a_network_counts_by_its_weights_and_its_class():
     assert one != other
 
 
+class Scaled(nn.Module):
+    """A linear layer times a number, the number being an attribute that no repr shows."""
+
+    def __init__(self, scale: float = 2.0, seed: int = 0):
+        super().__init__()
+        with kd.seeded(seed):
+            self.linear = nn.Linear(3, 2)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * self.linear(x)
+
+
+class Shifted(Scaled):
+    def forward(self, x):
+        return self.scale * self.linear(x) + 1
+
+
+class Lambda(nn.Module):
+    """A layer whose repr shows the address of a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+    def extra_repr(self):
+        return f"{self.function}"
+
+
+def quantised(network):
+    return torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
+
+
+def per_channel(network):
+    int8 = torch.quantize_per_channel(
+        network.linear.weight.detach(), torch.rand(2) * 0 + 0.1, torch.zeros(2), 0, torch.qint8
+    )
+    network.register_buffer("int8", int8)
+    return network
+
+
+def with_parameter(network):
+    network.unused = nn.Parameter(torch.ones(2))
+    nn.utils.parametrize.register_parametrization(network, "unused", nn.Identity())
+    return network
+
+
+KINDS = {
+    "plain": lambda network: network,
+    "in a Sequential": nn.Sequential,
+    "compiled": lambda network: torch.compile(network, backend="eager"),
+    "traced": lambda network: torch.jit.trace(network, torch.zeros(1, 3)),
+    "scripted": torch.jit.script,
+    "with a scripted part": lambda network: nn.Sequential(nn.ReLU(), torch.jit.script(network)),
+    "a graph": torch.fx.symbolic_trace,
+    "quantised": quantised,
+    "quantised by channel": per_channel,
+    "parametrized": with_parameter,  # torch makes it a class of its own
+    "with a lambda": lambda network: nn.Sequential(Lambda(lambda x: 2 * x), network),
+    "which holds its layers in a list": lambda network: (
+        setattr(network, "layers", [network.linear]) or network
+    ),
+}
+MADE = {
+    "code": lambda: Shifted(),
+    "an attribute": lambda: Scaled(3.0),
+    "weights": lambda: Scaled(seed=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_network_of_any_kind_counts_by_its_code_attributes_and_weights(kind):
+    here, again = kind(Scaled()), kind(Scaled())
+    assert network_hash(here) == network_hash(again)
+    assert structure_hash(here) == structure_hash(again)
+    for change, make in MADE.items():
+        assert network_hash(kind(make())) != network_hash(here), change
+        assert (structure_hash(kind(make())) != structure_hash(here)) == (change != "weights")
+        assert (weights_hash(kind(make())) != weights_hash(here)) == (change == "weights")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_neither_its_mode_nor_a_copy_gives_a_network_another_identity(kind):
+    network = kind(Scaled())
+    before = network_hash(network)
+    network.train(not network.training)
+    assert network_hash(network) == before == network_hash(copy.deepcopy(network))
+
+
+def test_a_hook_counts_by_its_code_and_not_by_what_it_has_noted():
+    texts = []
+    for factor in (2, 2, 3):
+        network, noted = Scaled(), []
+        exec(  # noqa: S102
+            f"def hook(layer, given, answer):\n    noted.append(answer)\n    return {factor} * answer",
+            scope := {"noted": noted},
+        )
+        network.linear.register_forward_hook(scope["hook"])
+        for _ in range(factor):
+            network(torch.ones(1, 3))
+        texts.append(network_hash(network))
+    assert texts[0] == texts[1] != texts[2]
+    assert network_hash(Scaled()) not in texts
+
+
+def test_a_compiled_network_is_the_plain_one():
+    for compiled in (KINDS["compiled"](Scaled()), Scaled()):
+        compiled.compile(backend="eager")
+        compiled(torch.ones(1, 3))
+        for hash_of in (network_hash, structure_hash, weights_hash):
+            assert hash_of(compiled) == hash_of(Scaled())
+
+
 def test_installed_code_is_described_by_its_name():
     for function in (F.relu, kd.soft_target_loss, functools.reduce, torch.exp, len, np.mean):
         assert function.__name__ in described(function) and len(described(function)) < 200
@@ -230,11 +355,13 @@ def test_a_value_without_a_text_is_undescribed(value):
 
 
 def hashes():
-    """The code hashes of all cells, and the key of an objective with a teacher, a function and numbers."""
+    """The hashes of all cells and networks, and the key of an objective with a teacher, a function and numbers."""
     teacher = kd.models.mlp(16, depth=1, seed=0)
     total = kd.SoftTargets(teacher, 4, 0.9) + (lambda p: 4 - 3 * p) * kd.LogitMatching(teacher)
     cells = (cell for template in OTHER.values() for cell in both(template))
-    return [*(code_hash(module(cell).f) for cell in cells), (total + 0.1 * kd.CrossEntropy()).key]
+    networks = [network_hash(kind(make())) for kind in KINDS.values() for make in MADE.values()]
+    key = (total + 0.1 * kd.CrossEntropy()).key
+    return [*(code_hash(module(cell).f) for cell in cells), *networks, key]
 
 
 def test_texts_and_keys_are_the_same_in_every_process():

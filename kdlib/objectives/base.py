@@ -229,10 +229,14 @@ class Sum(Objective):
         """
         found: dict[str, float] = {}
         for weight, part in self.parts:
-            if callable(weight):
-                name = f"weight_{_kind(part).__name__}"
+            own = (
+                {f"weight_{_kind(part).__name__}": float(weight(progress))}
+                if callable(weight)
+                else {}
+            )
+            for name, value in (own | part.changing_weights(progress)).items():
                 count = sum(known == name or known.startswith(f"{name}_") for known in found)
-                found[name + (f"_{count + 1}" if count else "")] = float(weight(progress))
+                found[name + (f"_{count + 1}" if count else "")] = value
         return found
 
 
@@ -330,6 +334,10 @@ class _Adapted(Objective):
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         return self._inside(student, batch)
+
+    def changing_weights(self, progress: float) -> dict[str, float]:
+        own = getattr(self._inside, "changing_weights", None)
+        return {} if own is None else own(progress)
 
 
 def as_objective(value: Any) -> Objective:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdlib._files import write_whole
 from kdlib.data.splits import Data
 from kdlib.data.views import Augmentation
-from kdlib.identity import Undescribed, code_hash, weights_hash
+from kdlib.identity import Undescribed, code_hash, structure_hash, weights_hash
+from kdlib.networks import numbers_of
 from kdlib.objectives.base import Objective
 from kdlib.recipe import Recipe, non_default_fields
 
@@ -31,8 +32,11 @@ def identity_of(
     model: nn.Module, objective: Objective, data: Data, recipe: Recipe, seed: int
 ) -> dict[str, str]:
     """The texts that together identify a training run."""
-    # Shapes, not weights: other starting weights only cause a warning.
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    try:
+        # Without the weights: other starting weights only cause a warning.
+        network = structure_hash(model)
+    except Undescribed as error:
+        raise Undescribed(f"in the network, {error}") from error
     # Named only if there are any, so that all other runs keep their identities.
     frozen = [name for name, weights in model.named_parameters() if not weights.requires_grad]
     try:
@@ -42,7 +46,7 @@ def identity_of(
             f"{error}; an objective may be given a key: objective.key = ..."
         ) from error
     return {
-        "network": hashlib.sha256(f"{model!r} {shapes}".encode()).hexdigest()[:16],
+        "network": network,
         "objective": objective_key,
         "data": data.fingerprint(),
         "recipe": recipe_text(recipe),
@@ -61,15 +65,51 @@ def recipe_text(recipe: Recipe) -> str:
     return repr({name: str(value) for name, value in values.items()})
 
 
+def changes(before: dict[str, str], after: dict[str, str]) -> str:
+    """What training changed of a run's identity, which no file holds; empty if it changed nothing."""
+    changed = [name for name, text in after.items() if before.get(name) != text]
+    if not changed:
+        return ""
+    remedies = {
+        "network": "register it as a buffer",
+        "objective": "begin its name with an underscore, or make it a buffer of objective.module",
+    }
+    remedy = remedies.get(changed[0], "use one that does not change")
+    return f"training changes an attribute of the {changed[0]}, which is not stored; {remedy}"
+
+
+def _check_storable(numbers: dict[str, Any]) -> None:
+    """Refuse extra state that could be written but, for safety, not read again."""
+    for name, value in numbers.items():
+        file = io.BytesIO()
+        try:
+            if not isinstance(value, Tensor):
+                torch.save(value, file)
+                file.seek(0)
+                torch.load(file, weights_only=True)
+        except Exception as error:  # pickling may raise anything
+            raise TypeError(
+                f"checkpoint needs a network that it can hold: {name!r} of the network must consist of "
+                f"tensors, numbers, strings, lists and dicts, got {type(value).__name__}"
+            ) from error
+
+
 class Checkpoint:
     """A run on disk: its identity, a hash of its starting weights, and its present state."""
 
     def __init__(self, path: Path, model: nn.Module) -> None:
         self.path = path
+        _check_storable(numbers_of(model))
         self.start = weights_hash(model)
         self.identity: dict[str, str] = {}
+        # Whether it is known that training changes nothing of it; extra state may hold what it changes.
+        self.compared = not all(isinstance(x, Tensor) for x in numbers_of(model).values())
 
     def write(self, run: Resumable) -> None:
+        if not self.compared:
+            self.compared = True
+            if changed := changes(self.identity, run.identity()):
+                warnings.warn(f"a resumed training would differ: {changed}", stacklevel=3)
         state = {"identity": self.identity, "start": self.start} | run.state()
         write_whole(self.path, lambda part: torch.save(state, part))
 

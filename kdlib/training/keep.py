@@ -9,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdlib._files import write_whole
 from kdlib.data.splits import Data
 from kdlib.identity import Undescribed, weights_hash
+from kdlib.networks import copied, numbers_of, restore
 from kdlib.objectives.base import Objective, as_objective
 from kdlib.recipe import Recipe
 from kdlib.seeding import check_seed, seeded
-from kdlib.training.checkpoint import identity_of
+from kdlib.training.checkpoint import changes, identity_of
 from kdlib.training.fit import check_arguments, fit
 from kdlib.training.steps import weights_dtype
 
@@ -49,7 +50,7 @@ def keep(
         KeyboardInterrupt: training was stopped by hand; nothing is stored.
     """
     from filelock import FileLock
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
     check_seed(seed)
     with seeded(seed):
@@ -58,12 +59,15 @@ def keep(
     check_arguments(model, objective, data, recipe, seed)
     try:
         identity = identity_of(model, objective, data, recipe, seed)
+        for part, number in numbers_of(model).items():
+            if not isinstance(number, Tensor):
+                raise Undescribed(f"the network's {part!r} is not a tensor")
     except Undescribed as error:
         seconds = _trained(model, objective, data, recipe, seed)
         print(f"trained in {seconds:.0f} s and not kept: {error}")
         return model
-    identity["start"] = weights_hash(model)
-    name = hashlib.sha256(repr(sorted(identity.items())).encode()).hexdigest()[:16]
+    started_as = identity | {"start": weights_hash(model)}
+    name = hashlib.sha256(repr(sorted(started_as.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
     # Checked again under the lock: another process may have trained it in the meantime.
     if not path.exists():
@@ -71,8 +75,13 @@ def keep(
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 seconds = _trained(model, objective, data, recipe, seed)
+                after = identity_of(model, objective, data, recipe, seed)
+                if changed := changes(identity, after):
+                    print(f"trained in {seconds:.0f} s and not kept: {changed}")
+                    return model
+                numbers = {name: x.contiguous() for name, x in copied(numbers_of(model)).items()}
                 metadata = {"weights": weights_hash(model)}
-                write_whole(path, lambda part: save_model(model, str(part), metadata))
+                write_whole(path, lambda part: save_file(numbers, str(part), metadata))
                 print(f"trained in {seconds:.0f} s and stored ({path.stem})")
                 return model
     _load_kept(model.to(data.train.device, weights_dtype(recipe)), path)
@@ -92,12 +101,13 @@ def _trained(
 
 def _load_kept(model: nn.Module, path: Path) -> None:
     from safetensors import safe_open
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file
 
     try:
         with safe_open(path, "pt") as file:
             expected = file.metadata()["weights"]
-        load_model(model, path)  # unlike torch.load this runs no code; caches may be shared
+        # Unlike torch.load this runs no code; caches may be shared.
+        restore(model, load_file(path))
     except Exception as error:  # a damaged file raises errors of many types
         raise ValueError(f"{path} is damaged ({error}); delete it to train again") from error
     if weights_hash(model) != expected:

@@ -1,10 +1,12 @@
 """Checkpoints: a resumed training is the one in one go, and another's file is refused."""
 
 import math
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from stateful import STORED, Attribute
 from torch import nn
 from training_helpers import (
     RICH,
@@ -36,6 +38,56 @@ from kdlib.training.checkpoint import identity_of
 def test_a_resumed_training_is_bit_for_bit_the_one_in_one_go(small, tmp_path, optimizer, build, at):
     recipe = kd.Recipe(**RICH, optimizer=optimizer)
     assert_resumes(build, small, recipe, tmp_path / "run.pt", at)
+
+
+@pytest.mark.parametrize("build", STORED.values(), ids=STORED)
+def test_whatever_training_changes_in_a_network_is_in_the_checkpoint(
+    small, tmp_path, build, recwarn
+):
+    recipe = replace(TINY, learning_rate=0.5, keep="best")
+    assert_resumes(build, small, recipe, tmp_path / "run.pt", 2)
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
+
+
+def test_a_compiled_network_and_the_plain_one_resume_each_others_checkpoints(small, tmp_path):
+    whole, models = net(), [net(), net()]
+    train(whole, small)
+    for number, model in enumerate(models):
+        begun, ended = (torch.compile(net(), backend="eager"), model)[:: 1 - 2 * number]
+        path = tmp_path / f"{number}.pt"
+        train(begun, small, checkpoint=path, on_epoch=stopping(2))
+        train(ended, small, checkpoint=path)
+        assert same(whole, ended)
+
+
+def test_an_attribute_that_training_changes_is_warned_of(small, tmp_path):
+    with pytest.warns(UserWarning, match="attribute of the network.*register it as a buffer"):
+        train(Attribute(), small, checkpoint=tmp_path / "run.pt")
+
+    class Counting(kd.CrossEntropy):
+        calls = 0
+
+        def __call__(self, student, batch):
+            self.calls += 1
+            return super().__call__(student, batch)
+
+    with pytest.warns(UserWarning, match="attribute of the objective.*underscore") as warned:
+        train(net(), small, objective=Counting(), checkpoint=tmp_path / "other.pt")
+    assert len(warned) == 1
+
+
+def test_an_extra_state_that_no_checkpoint_can_hold_is_refused_before_training(small, tmp_path):
+    class Odd(nn.Linear):
+        def get_extra_state(self):
+            return threading.Thread
+
+        def set_extra_state(self, state):
+            pass
+
+    model, epochs = nn.Sequential(nn.Flatten(), Odd(784, 10)), []
+    with pytest.raises(TypeError, match=r"'1\._extra_state' of the network.*numbers, strings"):
+        train(model, small, checkpoint=tmp_path / "run.pt", on_epoch=epochs.append)
+    assert not epochs and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("at", [1, 3])

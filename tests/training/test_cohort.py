@@ -187,7 +187,7 @@ def test_teachers_of_equal_weights_and_other_functions_are_told_apart(small):
         return [kd.SoftTargets(plain_teacher(0, kind), 4, 0.5) for kind in (nn.ReLU, nn.Tanh)]
 
     first, second = objectives()
-    assert first.key == second.key
+    assert first.key != second.key
     assert_as_fit_alone(objectives, small)
 
 

@@ -5,11 +5,25 @@ import threading
 from dataclasses import replace
 
 import filelock
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from stateful import STORED, Attribute, ExtraState, OutsideTheState
 from torch import nn
-from training_helpers import TINY, Altered, kept_files, modes, net, normed, plain, same, train
+from torch.nn import functional as F
+from training_helpers import (
+    TINY,
+    Altered,
+    kept_files,
+    modes,
+    net,
+    normed,
+    plain,
+    same,
+    stopping,
+    train,
+)
 
 import kdlib as kd
 
@@ -79,6 +93,115 @@ def test_keep_tells_a_network_with_frozen_layers_from_one_without(small, capsys)
     assert not torch.equal(kept(small)[-1].weight, begun)
     assert torch.equal(kept(small, build=frozen)[-1].weight, begun)
     assert "loaded" not in capsys.readouterr().out
+
+
+class Acting(nn.Module):
+    """A network whose layers and repr are the same for every activation and scale."""
+
+    def __init__(self, act=F.relu, scale=1.0, seed=3):
+        super().__init__()
+        with kd.seeded(seed):
+            self.first, self.second = nn.Linear(784, 16), nn.Linear(16, 10)
+        self.act, self._scale = act, scale
+
+    def forward(self, x):
+        return self.second(self._scale * self.act(self.first(x.flatten(1))))
+
+
+class Forgetful(Acting):
+    def forward(self, x):
+        return self.second(self._scale * self.first(x.flatten(1)))
+
+
+def with_hook():
+    model = Acting()
+    model.first.register_forward_hook(lambda layer, given, answer: 2 * answer)
+    return model
+
+
+def with_method():
+    model = Acting()
+    model.forward = lambda x: Forgetful.forward(model, x)
+    return model
+
+
+OF_OTHER_CODE = {
+    "another activation": lambda: Acting(torch.sin),
+    "another function of the reader": lambda: Acting(lambda x: x.relu() - 0.1),
+    "another number": lambda: Acting(scale=2.0),
+    "another forward": Forgetful,
+    "a hook": with_hook,
+    "a forward of its own": with_method,
+}
+
+
+@pytest.mark.parametrize("other", OF_OTHER_CODE.values(), ids=OF_OTHER_CODE)
+def test_keep_trains_anew_where_only_the_networks_code_or_an_attribute_is_another(
+    small, capsys, other
+):
+    kept(small, Acting)
+    expected = other()
+    train(expected, small, seed=3)
+    assert same(kept(small, other), expected) and not same(kept(small, Acting), expected)
+    assert same(kept(small, other), expected)
+    assert capsys.readouterr().out.count("stored") == 2
+
+
+@pytest.mark.parametrize("first", OF_OTHER_CODE, ids=OF_OTHER_CODE)
+def test_a_checkpoint_of_a_network_of_other_code_is_refused(small, tmp_path, first):
+    train(OF_OTHER_CODE[first](), small, checkpoint=tmp_path / "run.pt", on_epoch=stopping(1))
+    with pytest.raises(ValueError, match="belongs to another training: its network"):
+        train(Acting(), small, checkpoint=tmp_path / "run.pt")
+
+
+WEIGHTS = {  # of the second part of a sum; alike at 0, 1/4, 1/2 and 3/4
+    "a closure": lambda end: lambda p: 1.0 if p < end else 0.0,
+    "a partial": lambda end: functools.partial(lambda end, p: float(p < end), end),
+    "an object": lambda end: Until(end),
+    "a method": lambda end: Until(end).at,
+    "a curve of numpy's": lambda end: lambda p: float(np.interp(p, [0, end], [1, 0])),
+}
+
+
+class Until:
+    def __init__(self, end):
+        self._end = end
+
+    def __call__(self, progress):
+        return float(progress < self._end)
+
+    at = __call__
+
+
+@pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_that_change_at_other_times_are_other_trainings(small, weight):
+    teacher = net(5)
+    ends = (0.05, 0.1, 0.2)
+    sums = [kd.CrossEntropy() + weight(end) * kd.LogitMatching(teacher) for end in ends]
+    assert len({one.key for one in sums}) == 3
+    assert sums[0].key == (kd.CrossEntropy() + weight(0.05) * kd.LogitMatching(teacher)).key
+
+
+@pytest.mark.parametrize("make", STORED.values(), ids=STORED)
+def test_a_network_is_kept_with_all_that_training_changed(small, capsys, make):
+    recipe = replace(TINY, learning_rate=0.5)
+    first, second = (kept(small, lambda: make(), recipe=recipe) for _ in range(2))
+    assert torch.equal(kd.logits(first, small.test), kd.logits(second, small.test))
+    known = "is not a tensor" if make is ExtraState else "loaded"
+    assert capsys.readouterr().out.splitlines()[1].count(known) == 1
+
+
+def test_a_network_whose_attributes_training_changes_is_returned_and_not_kept(small, capsys):
+    trained = kept(small, Attribute)
+    assert trained._count == 12 and not kept_files()
+    assert "and not kept: training changes an attribute of the network" in capsys.readouterr().out
+
+
+def test_the_best_epochs_network_is_given_back_with_its_buffers(small):
+    model, recipe = OutsideTheState(), replace(TINY, epochs=6, learning_rate=0.5, keep="best")
+    losses = train(model, small, recipe).frame["validation_loss"]
+    assert losses.idxmin() < 5
+    assert kd.evaluate(model, small.validation).loss == losses.min()
 
 
 def test_keep_does_not_mind_another_test_split(small, capsys):
