@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from kdlib._files import write_whole
+from kdlib._files import check_place, reason, write_whole
 from kdlib.data.splits import Data
 from kdlib.data.views import Augmentation
 from kdlib.identity import Undescribed, code_hash, structure_hash, weights_hash
 from kdlib.networks import numbers_of
 from kdlib.objectives.base import Objective
 from kdlib.recipe import Recipe, non_default_fields
+from kdlib.training.steps import held
 
 
 class Resumable(Protocol):
@@ -51,7 +54,7 @@ def identity_of(
         "data": data.fingerprint(),
         "recipe": recipe_text(recipe),
         "seed": str(seed),
-    } | ({"frozen": repr(frozen)} if frozen else {})
+    } | ({"frozen": f"{frozen}, in eval mode {[*held(model)]}"} if frozen else {})
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -67,7 +70,8 @@ def recipe_text(recipe: Recipe) -> str:
 
 def changes(before: dict[str, str], after: dict[str, str]) -> str:
     """What training changed of a run's identity, which no file holds; empty if it changed nothing."""
-    changed = [name for name, text in after.items() if before.get(name) != text]
+    # A network that is trained ends in eval mode, which shows in "frozen".
+    changed = [n for n, text in after.items() if n != "frozen" and before.get(n) != text]
     if not changed:
         return ""
     remedies = {
@@ -94,11 +98,33 @@ def _check_storable(numbers: dict[str, Any]) -> None:
             ) from error
 
 
+def _checked(path: str | os.PathLike) -> Path:
+    """The path in full, if a file can be read or written there."""
+    path = Path(os.path.expanduser(path))
+    try:
+        if path.is_dir():
+            raise ValueError(f"checkpoint must be a file, but {path} is a folder")
+        if not path.exists():
+            check_place(path)
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint must be a file that can be written, but {path} cannot ({reason(error)}); choose "
+            "another folder"
+        ) from error
+    return path
+
+
+def _save(state: dict, part: Path) -> None:
+    with part.open("wb") as file:  # opened here, so that the system's own reason is known
+        torch.save(state, file)
+
+
 class Checkpoint:
     """A run on disk: its identity, a hash of its starting weights, and its present state."""
 
-    def __init__(self, path: Path, model: nn.Module) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike, model: nn.Module) -> None:
+        self.path = _checked(path)
+        self.failed = False  # whether it could not be written once
         _check_storable(numbers_of(model))
         self.start = weights_hash(model)
         self.identity: dict[str, str] = {}
@@ -111,7 +137,16 @@ class Checkpoint:
             if changed := changes(self.identity, run.identity()):
                 warnings.warn(f"a resumed training would differ: {changed}", stacklevel=3)
         state = {"identity": self.identity, "start": self.start} | run.state()
-        write_whole(self.path, lambda part: torch.save(state, part))
+        try:
+            write_whole(self.path, partial(_save, state))
+        except (OSError, RuntimeError) as error:  # a full disk is either, as torch has it
+            if not self.failed:
+                warnings.warn(
+                    f"checkpoint {self.path} could not be written ({reason(error)}); training goes on, "
+                    "and the file is tried again after every epoch",
+                    stacklevel=3,
+                )
+            self.failed = True
 
     def resume(self, run: Resumable) -> None:
         try:
@@ -120,8 +155,6 @@ class Checkpoint:
             raise TypeError(
                 f"checkpoint needs a training that can be described by a text: {error}"
             ) from error
-        if self.path.is_dir():
-            raise ValueError(f"checkpoint must be a file, but {self.path} is a folder")
         if not self.path.exists():
             return
         state = self._read()

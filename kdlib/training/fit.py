@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlib.data.splits import Data, Samples
-from kdlib.networks import copied, numbers_of, restore
+from kdlib.networks import answer_of, check_initialised, copied, numbers_of, restore
 from kdlib.objectives.base import Batch, Objective, Outputs, as_objective, checked_terms
 from kdlib.recipe import Recipe
 from kdlib.seeding import check_seed, forked, key, reseed, stream
@@ -124,7 +123,7 @@ def fit(
     with forked(), torch.enable_grad(), autocast(device, None):
         reseed(key(seed, 0, "prepare"))  # on resume too: a regressor starts with the same weights
         model.to(device, weights_dtype(recipe))
-        saved = None if checkpoint is None else Checkpoint(Path(checkpoint), model)
+        saved = None if checkpoint is None else Checkpoint(checkpoint, model)
         objective.prepare(model, data.train, recipe)
         run = _Run(model, objective, data, recipe, seed)
         if saved is not None:
@@ -160,6 +159,7 @@ def check_arguments(
         if not isinstance(value, kind):
             remedy = _remedy(value) if name == "data" else ""
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{remedy}")
+    check_initialised("model", model)
     if isinstance(objective.taps, str):
         taps = objective.taps
         raise TypeError(
@@ -271,7 +271,7 @@ class _Run:
             inputs = inputs.to(weights_dtype(self.recipe))
         names = tuple(self.objective.taps)
         if not names:
-            return Outputs(self.model(inputs), model=self.model)  # (N, C)
+            return Outputs(answer_of(self.model(inputs)), model=self.model)  # (N, C)
         # Nothing above the highest tap runs: it would cost time and move BatchNorm's statistics.
         features = reach(self.model, inputs, names)
         return Outputs(features.get(""), features, self.model)

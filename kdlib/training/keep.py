@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kdlib._files import write_whole
+from kdlib._files import reason, write_whole
 from kdlib.data.splits import Data
 from kdlib.identity import Undescribed, weights_hash
 from kdlib.networks import copied, numbers_of, restore
@@ -45,11 +47,15 @@ def keep(
             any function with a parameter ``seed``) or without arguments.
         objective, data, recipe, seed: as for :func:`fit`.
 
+    Warns:
+        UserWarning: the network was trained but could not be stored; the message names the folder.
+
     Raises:
         ValueError: the stored file is damaged.
         KeyboardInterrupt: training was stopped by hand; nothing is stored.
     """
     from filelock import FileLock
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     check_seed(seed)
@@ -69,21 +75,33 @@ def keep(
     started_as = identity | {"start": weights_hash(model)}
     name = hashlib.sha256(repr(sorted(started_as.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
-    # Checked again under the lock: another process may have trained it in the meantime.
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                seconds = _trained(model, objective, data, recipe, seed)
-                after = identity_of(model, objective, data, recipe, seed)
-                if changed := changes(identity, after):
-                    print(f"trained in {seconds:.0f} s and not kept: {changed}")
-                    return model
-                numbers = {name: x.contiguous() for name, x in copied(numbers_of(model)).items()}
-                metadata = {"weights": weights_hash(model)}
-                write_whole(path, lambda part: save_file(numbers, str(part), metadata))
-                print(f"trained in {seconds:.0f} s and stored ({path.stem})")
+    with ExitStack() as held:
+        try:
+            if not (there := path.exists()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(path.with_suffix(".lock")))
+                there = path.exists()  # another process may have trained it in the meantime
+        except (OSError, NotImplementedError) as error:  # the latter where files cannot be locked
+            seconds = _trained(model, objective, data, recipe, seed)
+            _warn_not_stored(path.parent, error)
+            print(f"trained in {seconds:.0f} s and not kept")
+            return model
+        if not there:
+            seconds = _trained(model, objective, data, recipe, seed)
+            after = identity_of(model, objective, data, recipe, seed)
+            if changed := changes(identity, after):
+                print(f"trained in {seconds:.0f} s and not kept: {changed}")
                 return model
+            numbers = {name: x.contiguous() for name, x in copied(numbers_of(model)).items()}
+            metadata = {"weights": weights_hash(model)}
+            try:
+                write_whole(path, lambda part: save_file(numbers, str(part), metadata))
+            except (OSError, SafetensorError) as error:  # the latter on a full disk
+                _warn_not_stored(path.parent, error)
+                print(f"trained in {seconds:.0f} s and not kept")
+                return model
+            print(f"trained in {seconds:.0f} s and stored ({path.stem})")
+            return model
     _load_kept(model.to(data.train.device, weights_dtype(recipe)), path)
     print(f"loaded a network trained earlier ({path.stem})")
     return model.eval()
@@ -97,6 +115,15 @@ def _trained(
     if fit(model, objective, data, recipe, seed=seed).interrupted:
         raise KeyboardInterrupt("training was interrupted; nothing is stored")
     return time.perf_counter() - started
+
+
+def _warn_not_stored(folder: Path, error: Exception) -> None:
+    warnings.warn(
+        f"the trained network is returned, but it could not be stored in {folder} ({reason(error)}) and "
+        "will be trained again the next time; set the environment variable TORCH_HOME to a folder with "
+        "room that can be written",
+        stacklevel=3,
+    )
 
 
 def _load_kept(model: nn.Module, path: Path) -> None:

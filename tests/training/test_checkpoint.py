@@ -1,8 +1,10 @@
 """Checkpoints: a resumed training is the one in one go, and another's file is refused."""
 
 import math
+import tempfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,6 +196,21 @@ def test_a_checkpoint_of_other_frozen_layers_is_refused(small, tmp_path, first):
         train(networks[1], small, checkpoint=tmp_path / "run.pt")
 
 
+def test_a_checkpoint_of_layers_held_in_eval_mode_is_not_one_of_frozen_layers_that_are_not(
+    small, tmp_path
+):
+    def frozen(evaluated):
+        model = normed()
+        model[2].requires_grad_(False).train(not evaluated)
+        return model
+
+    path = tmp_path / "run.pt"
+    train(frozen(True), small, checkpoint=path, on_epoch=stopping(1))
+    with pytest.raises(ValueError, match=r"its frozen is .*in eval mode \['2'\]"):
+        train(frozen(False), small, checkpoint=path)
+    assert train(frozen(True), small, checkpoint=path).frame["epoch"].tolist() == [1, 2, 3]
+
+
 def test_a_network_of_the_same_text_and_another_size_is_another(small):
     class Shifted(nn.Sequential):
         def __init__(self, n):
@@ -242,24 +259,99 @@ def test_a_checkpoint_with_a_few_changed_bytes_is_refused(small, tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_earlier_checkpoint_whole(small, tmp_path, monkeypatch):
-    path, save, calls = tmp_path / "run.pt", torch.save, []
+    path, save, rows = tmp_path / "run.pt", torch.save, []
 
-    def full(state, target):
-        calls.append(target)
-        if len(calls) == 2:
-            target.write_bytes(b"half of it")
-            raise OSError("no space left on device")
-        save(state, target)
+    def full(state, file):
+        if len(state["rows"]) > 1:
+            file.write(b"half of it")
+            raise OSError(28, "no space left on device")
+        save(state, file)
 
+    whole = net()
     with monkeypatch.context() as broken:
         broken.setattr(torch, "save", full)
-        with pytest.raises(OSError, match="no space left"):
-            train(net(), small, checkpoint=path)
+        with pytest.warns(UserWarning, match=r"run\.pt could not be written \(no space") as warned:
+            train(whole, small, checkpoint=path, on_epoch=rows.append)
+    assert len(warned) == 1  # not once an epoch
+    assert len(rows) == 3  # the training goes on
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
     resumed, one_go = net(), net()
     assert train(resumed, small, checkpoint=path).frame["epoch"].tolist() == [1, 2, 3]
     train(one_go, small)
     assert same(resumed, one_go)
+    assert same(whole, one_go)
+
+
+def test_a_disk_that_has_room_again_gets_the_next_checkpoint(small, tmp_path, monkeypatch):
+    path, save = tmp_path / "run.pt", torch.save
+
+    def full(state, file):
+        if len(state["rows"]) == 1:  # what torch itself raises where its writer meets a full disk
+            raise RuntimeError("unexpected pos 2240 vs 2198") from OSError(28, "no space left")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.warns(UserWarning, match=r"could not be written \(no space left\)"):
+        train(net(), small, checkpoint=path)
+    assert len(torch.load(path, weights_only=True)["rows"]) == 3
+
+
+def read_only(monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("file/run.pt", "File exists|Not a directory"),
+        ("file/deep/er/run.pt", "Not a directory"),
+        ("n" * 300, "File name too long"),
+        ("run.pt", "Read-only file system"),
+    ],
+)
+def test_a_place_that_cannot_hold_a_checkpoint_is_refused_before_training(
+    small, tmp_path, monkeypatch, place, why
+):
+    (tmp_path / "file").touch()
+    if place == "run.pt":
+        read_only(monkeypatch)
+    objective = plain()
+    message = rf"checkpoint must be a file that can be written, but .* cannot \(({why})\)"
+    with pytest.raises(ValueError, match=message):
+        train(net(), small, objective=objective, checkpoint=tmp_path / place)
+    assert objective.calls == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(small, tmp_path):
+    train(net(), small, checkpoint=tmp_path / ("n" * 250))
+    assert [len(path.name) for path in tmp_path.iterdir()] == [250]
+
+
+def test_a_checkpoint_in_a_read_only_folder_is_read_and_gone_on_from(small, tmp_path, monkeypatch):
+    path, one_go, resumed = tmp_path / "run.pt", net(), net()
+    train(net(), small, checkpoint=path, on_epoch=stopping(2))
+    train(one_go, small)
+    read_only(monkeypatch)
+    with pytest.warns(UserWarning, match="Read-only file system"):
+        history = train(resumed, small, checkpoint=path)
+    assert len(history.frame) == 3
+    assert same(resumed, one_go)
+
+
+@pytest.mark.parametrize("kind", [str, Path], ids=["text", "path"])
+def test_a_tilde_in_the_checkpoints_path_is_the_readers_home(small, tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):  # written there, and found there
+        history = train(net(), small, checkpoint=kind("~/runs/run.pt"))
+    assert len(history.frame) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert (tmp_path / "home" / "runs" / "run.pt").is_file()
 
 
 def test_the_checkpoint_before_a_loss_that_is_not_finite_survives(small, tmp_path):

@@ -1,8 +1,11 @@
 """keep: a training is done once, and loaded whenever the same one is asked for."""
 
 import functools
+import re
+import tempfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -319,3 +322,85 @@ def test_a_training_that_does_not_end_stores_nothing_and_can_be_asked_for_again(
     assert kept_files() == []
     kept(small, objective=objective)
     assert "trained in" in capsys.readouterr().out
+
+
+def nowhere(monkeypatch, tmp_path, how):
+    """Make torch's cache folder a place where nothing can be stored."""
+    if how == "a file on the way":
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file" / "home"))
+        return "Not a directory|File exists"
+    error = OSError(28, "No space left on device")
+    if how == "no locks":
+        error = NotImplementedError("this file system has no locks")
+
+    class Refusing(filelock.FileLock):
+        def acquire(self, *arguments, **options):
+            raise error
+
+    if how == "full afterwards":
+        monkeypatch.setattr(tempfile, "mkdtemp", Refusing("unused").acquire)
+    else:
+        monkeypatch.setattr(filelock, "FileLock", Refusing)
+    return re.escape(getattr(error, "strerror", None) or str(error))
+
+
+@pytest.mark.parametrize("how", ["a file on the way", "full before", "no locks", "full afterwards"])
+def test_what_cannot_be_stored_is_trained_and_returned_with_a_warning(
+    small, tmp_path, monkeypatch, capsys, how
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    why = nowhere(monkeypatch, tmp_path, how)
+    with pytest.warns(UserWarning, match=rf"could not be stored in .*kept \(({why})\).*TORCH_HOME"):
+        model = kept(small)
+    expected = build(3)
+    train(expected, small, seed=3)
+    assert same(model, expected)
+    assert not any(modes(model))
+    assert "and not kept" in capsys.readouterr().out
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] in ([], [""], [".lock"])
+
+
+def test_half_a_stored_network_does_not_stay_behind(small, monkeypatch):
+    import safetensors.torch
+
+    def half(numbers, path, metadata):
+        Path(path).write_bytes(b"half of it")
+        raise safetensors.SafetensorError("I/O error: File too large")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
+    with pytest.warns(UserWarning, match="File too large.*TORCH_HOME"):
+        kept(small)
+    assert kept_files() == []
+    monkeypatch.undo()
+
+
+def test_an_error_of_the_training_is_not_taken_for_a_full_disk(small):
+    def refuse(self, terms, student, batch):
+        raise OSError("the reader's own file is missing")
+
+    with pytest.raises(OSError, match="own file is missing"):
+        kept(small, objective=Altered(refuse))
+
+
+def test_a_network_in_a_read_only_cache_is_loaded(small, monkeypatch, capsys, recwarn):
+    first = kept(small)
+    nowhere(monkeypatch, None, "full before")
+    assert same(kept(small), first)
+    assert "loaded" in capsys.readouterr().out
+    assert not [w for w in recwarn if "TORCH_HOME" in str(w.message)]
+
+
+@pytest.mark.parametrize("frozen", [lambda net: net[1:3], lambda net: net[2]])
+def test_a_body_that_was_frozen_in_eval_mode_is_another_than_one_in_train_mode(
+    small, capsys, frozen
+):
+    def build(mode):
+        network = normed(3)
+        frozen(network).requires_grad_(False).train(mode)
+        return network
+
+    one, other = (kd.keep(lambda: build(mode), kd.CrossEntropy(), small, TINY) for mode in (0, 1))
+    assert capsys.readouterr().out.count("trained in") == 2
+    assert torch.equal(one[2].running_mean, normed(3)[2].running_mean)
+    assert not torch.equal(one[2].running_mean, other[2].running_mean)
