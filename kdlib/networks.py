@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from kdlib._checks import sizes
 
@@ -103,7 +104,67 @@ def answers(model: nn.Module, inputs: Tensor) -> Tensor:
     """A network's outputs, on its own device and in its own precision; tokens stay integers."""
     parameter = next(model.parameters(), inputs)  # without parameters, the inputs decide
     dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype
-    return model(inputs.to(parameter.device, dtype))
+    return answer_of(model(inputs.to(parameter.device, dtype)))
+
+
+def answer_of(output: Any) -> Tensor:
+    """The logits in what a network returned: a tensor, its attribute ``logits`` or its entry ``"logits"``.
+
+    Raises:
+        TypeError: it is none of these; the message says how to wrap the network.
+    """
+    found = output
+    if not isinstance(found, Tensor):
+        found = getattr(output, "logits", None)
+    if found is None and isinstance(output, Mapping):
+        found = output.get("logits")
+    if isinstance(found, Tensor):
+        return found
+    raise TypeError(
+        f"a network must return a tensor of logits, or have it as .logits or ['logits'], got {_kind(output)}; "
+        "wrap it in an nn.Module whose forward picks the logits out: return self.network(x)[0], for one"
+    )
+
+
+def check_rows(who: str, answer: Tensor, inputs: Tensor, classes: int = 2) -> None:
+    """Refuse an answer whose last dimension is not the classes, or has fewer of them."""
+    shape = tuple(answer.shape)
+    if answer.ndim < 2:
+        raise ValueError(
+            f"{who} must give logits (N, C), one row for each sample, got shape {shape}"
+        )
+    # Signals (N, c, L) answered by (N, C, L): the places are last, as they are in the inputs.
+    signals = answer.ndim == inputs.ndim == 3 and inputs.is_floating_point()
+    last = answer.shape[2] == inputs.shape[2] != answer.shape[1] if signals else False
+    if answer.ndim > 3 or last:
+        raise ValueError(
+            f"{who} must give logits (N, C) or (N, places, C), the classes last, got maps of shape {shape}; "
+            "return maps.movedim(1, -1).flatten(1, -2) from its forward"
+        )
+    if shape[-1] < classes:
+        raise ValueError(
+            f"{who} must give logits of at least two classes, got shape {shape}: the softmax over one class is "
+            "always 1, so there is nothing to learn; give the network two outputs, or write a loss of "
+            "your own for one with kd.Loss"
+        )
+
+
+def check_members(who: str, answers: Sequence[Tensor], inputs: Tensor, classes: int = 1) -> None:
+    """Refuse answers of several networks for the same inputs whose classes are not the same."""
+    for answer in answers:
+        check_rows(who, answer, inputs, classes)
+    counts = [answer.shape[-1] for answer in answers]
+    if len(set(counts)) > 1:
+        raise ValueError(f"{who} must be networks of the same classes, got {counts}")
+
+
+def _kind(output: Any) -> str:
+    kind = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"a {kind} with {', '.join(map(repr, output)) or 'nothing in it'}"
+    if isinstance(output, (tuple, list)):
+        return f"a {kind} of {', '.join(type(part).__name__ for part in output) or 'nothing'}"
+    return f"a {kind}"
 
 
 def as_float(inputs: Tensor) -> Tensor:
@@ -113,7 +174,36 @@ def as_float(inputs: Tensor) -> Tensor:
 
 def frozen_copy(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy in eval mode on the device, without gradients; the original is left alone."""
-    return copy.deepcopy(model).to(device).eval().requires_grad_(False)
+    # Tensors that the network has computed, such as a feature it keeps, cannot be copied with their graph.
+    computed = (
+        x for m in plain(model).modules() for x in vars(m).values() if isinstance(x, Tensor)
+    )
+    known = {id(x): x.detach().clone() for x in computed if not x.is_leaf}
+    try:
+        with torch.no_grad():
+            frozen = copy.deepcopy(plain(model), known)
+    except Exception as error:  # a module may hold anything, and copying it raise anything
+        raise TypeError(
+            f"teacher must be a network that copy.deepcopy can copy, got {type(model).__name__} ({error}); "
+            "pass its logits as a tensor instead: kd.logits(teacher, data.train)"
+        ) from error
+    frozen = frozen.to(device).eval()
+    for weights in frozen.parameters():  # a scripted network has no requires_grad_
+        weights.requires_grad_(False)
+    return frozen
+
+
+def check_initialised(who: str, model: nn.Module) -> None:
+    """Refuse a network with lazy layers that have no weights yet."""
+    numbers = (*model.named_parameters(), *model.named_buffers())
+    lazy = [name for name, x in numbers if isinstance(x, UninitializedTensorMixin)]
+    if lazy:
+        layer = lazy[0].rpartition(".")[0]
+        kind = type(model.get_submodule(layer)).__name__
+        raise ValueError(
+            f"{who} must have its weights, but the layer {layer!r} ({kind}) has none yet; run the network "
+            "once on a few inputs, such as data.train.inputs[:2]"
+        )
 
 
 def plain(model: nn.Module) -> nn.Module:

@@ -1,7 +1,8 @@
 """Intermediate features of any network by name, read without changing the network.
 
 Names are those of ``named_modules``: ``"layer2"``, ``"layer2.0.conv1"``; ``""`` is the whole network, whose
-feature is the logits. What the features are used for is decided elsewhere.
+feature is the logits. A compiled network has the names of the one that it was made from. What the
+features are used for is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import Tensor, nn
+
+from kdlib.networks import answer_of, plain
 
 __all__ = ["reach", "taps"]
 
@@ -23,7 +27,7 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     recomputes parts in the backward pass to save memory, call ``backward`` after the block.)
 
     Args:
-        model: any network, torchvision's included.
+        model: any network, torchvision's included. A compiled one runs uncompiled within the block.
         names: names of its modules, each once.
 
     Raises:
@@ -85,6 +89,8 @@ def _tapped(
 
     def note(name: str) -> Callable:
         def hook(module, inputs, output) -> None:
+            if name == "":
+                output = answer_of(output)
             if not isinstance(output, Tensor):
                 raise TypeError(
                     f"the module {name!r} must return a single tensor, got "
@@ -111,11 +117,30 @@ def _tapped(
 
     modules = _named(model, names)
     with ExitStack() as hooks:
+        hooks.enter_context(_uncompiled(model))
         hooks.enter_context(_removed(model.register_forward_pre_hook(clear, prepend=True)))
         for name, module in modules.items():
             hooks.enter_context(_removed(module.register_forward_hook(note(name))))
         hooks.enter_context(_removed(model.register_forward_hook(check)))
         yield features
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside, compiled modules run as they were written: compiled code passes over hooks."""
+    compiled = [
+        m for m in model.modules() if plain(m) is not m or m._compiled_call_impl is not None
+    ]
+    if not compiled:
+        yield
+        return
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ValueError(
+            "features of a compiled network need torch 2.6 or newer; use the network as it was before "
+            "torch.compile"
+        )
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 @contextmanager
@@ -134,12 +159,21 @@ def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
         )
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"names must be at least one, each once, got {list(names)}")
-    there = dict(model.named_modules(remove_duplicate=False))
+    # A compiled module stands one level above the module itself, which keeps its name.
+    there = {
+        _as_written(name): plain(module)
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
     for name in names:
-        if name not in there:
+        if _as_written(name) not in there:
             known = ", ".join(repr(known) for known in there if known)
             raise ValueError(f"the network has no module {name!r}; it has {known}")
-    return {name: there[name] for name in names}
+    return {name: there[_as_written(name)] for name in names}
+
+
+def _as_written(name: str) -> str:
+    """A module's name in the network before ``torch.compile``."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _version(tensor: Tensor) -> int | None:

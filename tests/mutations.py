@@ -607,7 +607,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
             ("- log_q)).sum(-1)", "- log_q)).mean(-1)"),
             ("log_q.argmax(-1) == log_p.argmax(-1)", "log_q.argmax(-1) != log_p.argmax(-1)"),
             ("divergence.mean().item()", "divergence.max().item()"),
-            ("_mean([found[model] for model in group])", "_mean([found[group[0]]])"),
+            ("[found[model] for model in group] for", "[found[group[0]]] for"),
             ('_members("teacher", teacher)]', '_members("student", teacher)]'),
         ],
     ),

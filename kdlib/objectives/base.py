@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kdlib._checks import required_arguments, wide
 from kdlib.data.splits import Samples
 from kdlib.identity import code_hash, described, is_own
+from kdlib.networks import check_rows
 from kdlib.objectives.teachers import Teacher, TeacherFeatures, TeacherLogits
 from kdlib.recipe import Recipe
 
@@ -302,6 +303,7 @@ class Loss(Objective):
         self.module = copy.deepcopy(self.function) if isinstance(self.function, nn.Module) else None
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        check_rows("model", student.logits, batch.inputs, classes=1)
         function = self.function if self.module is None else self.module
         given = [wide("student", student.logits)]  # (..., C); in bfloat16 a loss would be 10 % off
         if self._source is not None:

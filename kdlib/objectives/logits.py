@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from kdlib.losses import (
     logit_matching_loss,
     soft_target_loss,
 )
+from kdlib.networks import check_rows
 from kdlib.objectives.base import Batch, Objective, Outputs
 from kdlib.objectives.teachers import Teacher, TeacherLogits
 from kdlib.recipe import Recipe
@@ -42,7 +44,7 @@ class CrossEntropy(Objective):
         _need_labels(self, split)
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return _means(self.each(student, batch))
+        return _means(self, student, batch)
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The term before the mean: logits ``(..., C)`` give ``(...)``."""
@@ -121,7 +123,7 @@ class SoftTargets(_OfTeacher):
         )
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return _means(self.each(student, batch))
+        return _means(self, student, batch)
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The terms before the mean: logits ``(..., C)`` give ``(...)``."""
@@ -150,7 +152,7 @@ class LogitMatching(_OfTeacher):
     average = "centred logits"
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return _means(self.each(student, batch))
+        return _means(self, student, batch)
 
     def each(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         """The term before the mean: logits ``(..., C)`` give ``(...)``."""
@@ -180,6 +182,7 @@ class CWTM(_OfTeacher):
         super().prepare(student, split, recipe)
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        check_rows("model", student.logits, batch.inputs)
         return {"cwtm": cwtm_loss(student.logits, self._source(batch), batch.labels)}
 
 
@@ -201,11 +204,13 @@ class DKPP(_OfTeacher):
     """
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+        check_rows("model", student.logits, batch.inputs)
         return {"dkpp": dkpp_loss(student.logits, self._source(batch), batch.generator)}
 
 
-def _means(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: term.mean() for name, term in terms.items()}
+def _means(objective: Any, student: Outputs, batch: Batch) -> dict[str, Tensor]:
+    check_rows("model", student.logits, batch.inputs)
+    return {name: term.mean() for name, term in objective.each(student, batch).items()}
 
 
 def _need_labels(objective: Objective, split: Samples) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdlib._checks import wide
 from kdlib.data.splits import Samples
 from kdlib.identity import Undescribed, network_hash, tensors_hash, weights_hash
-from kdlib.networks import as_float, frozen_copy, logits
+from kdlib.networks import answers, as_float, check_initialised, check_members, frozen_copy, logits
 from kdlib.recipe import Recipe
 from kdlib.taps import reach, taps
 
@@ -148,6 +148,8 @@ class TeacherLogits:
                 )
             self.answers = LookedUp([_rows_for(split, self.table)], split)
             return
+        for network in self.networks:
+            check_initialised("teacher", network)
         live = recipe.augment is not None or not split.stands_alone
         how, combine = "logits", _only
         if self.is_list and self.average == "centred logits":
@@ -173,11 +175,19 @@ class TeacherLogits:
         found = [
             logits(frozen_copy(network, split.device), split, size) for network in self.networks
         ]
+        check_members("teacher", found, split.inputs)
         return LookedUp([_finite(combine(found), split)], split)
 
 
 def _logits_now(combine: Combine, networks: list[nn.Module], inputs: Tensor) -> list[Tensor]:
-    return [combine([network(inputs) for network in networks])]
+    return [combine(_each_answer(networks, inputs))]
+
+
+def _each_answer(networks: list[nn.Module], inputs: Tensor) -> list[Tensor]:
+    """Several networks' logits ``(N, C)`` for the same inputs, with the same classes."""
+    found = [answers(network, inputs) for network in networks]
+    check_members("teacher", found, inputs)
+    return found
 
 
 def _only(members: list[Tensor]) -> Tensor:
@@ -233,11 +243,12 @@ class TeacherFeatures:
             raise ValueError(
                 "hints and FSP matrices are defined for images, but the training split is a text"
             )
+        check_initialised("teacher", self.teacher)
         # A copy, since the teacher itself may be the student.
         network = frozen_copy(self.teacher, split.device).float()
         # The whole forward pass, not only up to the last name, as a check.
         with torch.no_grad(), taps(network, self.names) as features:
-            network(as_float(split.inputs[:1]))
+            answers(network, as_float(split.inputs[:1]))
         self.sample = self.targets(features)
         self._check(self.sample)
         size = sum(x.numel() * x.element_size() for x in self.sample) * len(split)
@@ -329,7 +340,7 @@ def _rows_for(split: Samples, table: Tensor) -> Tensor:
 
 
 def _finite(rows: Tensor, split: Samples) -> Tensor:
-    finite = rows.isfinite().all(-1)
+    finite = rows.isfinite().flatten(1).all(1)  # (N,)
     if not finite.all():
         raise ValueError(
             f"teacher must give finite logits, got NaN or infinity for {int((~finite).sum())} samples, the "

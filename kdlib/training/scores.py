@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdlib._checks import wide
 from kdlib.data.splits import Samples
 from kdlib.losses import cross_entropy
-from kdlib.networks import answers, evaluating
+from kdlib.networks import answers, check_members, evaluating
 
 __all__ = ["Fidelity", "Scores", "evaluate", "fidelity"]
 
@@ -118,10 +118,17 @@ def fidelity(
     groups = [_members("student", student), _members("teacher", teacher)]
     columns = []
     for (log_q, log_p), _ in _log_probabilities(groups, split, batch_size):
+        if log_q.shape != log_p.shape:
+            raise ValueError(
+                f"student and teacher must have the same classes, got {log_q.shape[-1]} and "
+                f"{log_p.shape[-1]}"
+                if len(log_q) == len(log_p)
+                else f"student and teacher must have equally many places, got {len(log_q)} and {len(log_p)}"
+            )
         divergence = (log_p.exp() * (log_p - log_q)).sum(-1)  # (N,)
         columns.append((log_q.argmax(-1) == log_p.argmax(-1), divergence))
     agree, divergence = _whole(columns)  # (N,) each
-    return Fidelity(int(agree.sum()) / len(split), divergence.mean().item())
+    return Fidelity(int(agree.sum()) / len(agree), divergence.mean().item())
 
 
 def _check_split(split: Samples) -> None:
@@ -152,7 +159,10 @@ def _log_probabilities(
         for inputs, labels in split.parts(split.at_once(batch_size)):
             # Each runs once, even if listed twice: a recurrent network would read on with every call.
             found = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
-            log_p = [_mean([found[model] for model in group]).to(inputs.device) for group in groups]
+            answered = [[found[model] for model in group] for group in groups]
+            for members in answered:
+                check_members("model", members, inputs, classes=2)
+            log_p = [_mean(members).to(inputs.device) for members in answered]  # (N, C) each
             yield log_p, None if labels is None else labels.flatten()
 
 

@@ -447,11 +447,11 @@ def test_a_teacher_runs_once_for_all_students_and_objectives(small, build, monke
     # The first three in two stacks.
     monkeypatch.setattr(cohorts, "_STACK_WEIGHTS", 2 * weights_of_seeds())
     trained(objectives, small, build=build)
-    assert rows == [len(small.train)]
+    assert sum(rows) == len(small.train)
     rows.clear()
     taught[-1].bias.data += 1  # so that nothing is remembered
     trained([kd.SoftTargets(taught, T, 0.5) + kd.LogitMatching(taught) for T in (1, 4)], small)
-    assert rows == [len(small.train)]
+    assert sum(rows) == len(small.train)
 
 
 # What comes back
