@@ -218,7 +218,8 @@ class Sum(Objective):
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
         for weight, part in self.parts:
-            factor = _at(weight, batch.progress)
+            # Read only where it is needed: fit notes whether an objective depends on it.
+            factor = weight(batch.progress) if callable(weight) else weight
             for name, term in checked_terms(part, part(student, batch)).items():
                 total[name] = total.get(name, 0) + factor * term
         return total

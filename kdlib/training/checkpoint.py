@@ -6,6 +6,7 @@ import io
 import os
 import warnings
 import zipfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,12 @@ from kdlib.training.steps import held
 class Resumable(Protocol):
     """The methods of a training run that a checkpoint calls."""
 
-    def identity(self) -> dict[str, str]: ...
+    recipe: Recipe
+    objective: Objective
+    rows: list[dict]
+    progress_read: bool
+
+    def identity(self, recipe: Recipe | None = None) -> dict[str, str]: ...
     def state(self) -> dict: ...
     def load(self, state: dict) -> None: ...
 
@@ -114,6 +120,15 @@ def _checked(path: str | os.PathLike) -> Path:
     return path
 
 
+def _length(recipe: Recipe) -> dict[str, int | None]:
+    return {"epochs": recipe.epochs, "iterations": recipe.iterations}
+
+
+def _spelled(length: dict[str, int | None]) -> str:
+    name = "epochs" if length["iterations"] is None else "iterations"
+    return f"{length[name]} {name}"
+
+
 def _save(state: dict, part: Path) -> None:
     with part.open("wb") as file:  # opened here, so that the system's own reason is known
         torch.save(state, file)
@@ -136,7 +151,12 @@ class Checkpoint:
             self.compared = True
             if changed := changes(self.identity, run.identity()):
                 warnings.warn(f"a resumed training would differ: {changed}", stacklevel=3)
-        state = {"identity": self.identity, "start": self.start} | run.state()
+        state = {
+            "identity": self.identity,
+            "start": self.start,
+            "length": _length(run.recipe),
+            "progress_read": run.progress_read,
+        } | run.state()
         try:
             write_whole(self.path, partial(_save, state))
         except (OSError, RuntimeError) as error:  # a full disk is either, as torch has it
@@ -158,7 +178,11 @@ class Checkpoint:
         if not self.path.exists():
             return
         state = self._read()
-        stored = state["identity"]
+        stored, length = state["identity"], state.get("length")
+        only_length = length and run.identity(replace(run.recipe, **length)) == stored
+        if stored != self.identity and only_length:
+            self._check_training_on(run, state)
+            stored = self.identity
         for name in self.identity | stored:  # frozen layers are named only where there are some
             if stored.get(name) != self.identity.get(name):
                 raise ValueError(
@@ -173,7 +197,27 @@ class Checkpoint:
                 stacklevel=3,
             )
         self.start = state["start"]
+        run.progress_read = state.get("progress_read", True)  # not noted by older versions
         run.load(state)
+
+    def _check_training_on(self, run: Resumable, state: dict) -> None:
+        """Refuse another length where it would have changed what was trained so far."""
+        recipe, length, done = run.recipe, state["length"], len(state["rows"])
+        conditions = {
+            "iterations must be None": recipe.iterations is length["iterations"] is None,
+            f"epochs must be at least the {done} that are done": recipe.epochs >= done,
+            f'schedule must be "constant", not "{recipe.schedule}"': recipe.schedule == "constant",
+            f'keep must be "last", not "{recipe.keep}"': recipe.keep == "last",
+            "no weight may depend on progress": not run.objective.changing_weights(0.0),
+            "the objective must not read batch.progress": not state["progress_read"],
+        }
+        for condition, holds in conditions.items():
+            if not holds:
+                raise ValueError(
+                    f"checkpoint {self.path} belongs to a training of {_spelled(length)}, here it is "
+                    f"{_spelled(_length(recipe))}; to train on, {condition}; choose another file or "
+                    "delete it to start anew"
+                )
 
     def _read(self) -> dict:
         refusal = (

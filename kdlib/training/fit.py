@@ -83,6 +83,10 @@ def fit(
 ) -> History:
     """Train ``model`` in place on ``data.train``, on the data's device; it ends in eval mode.
 
+    A module that you froze, in eval mode and with no parameter that requires a gradient, stays in eval mode:
+    nothing of it moves, neither BatchNorm's statistics nor dropout. Validation reads at most ``batch_size``
+    samples at once. Trainings in several threads of one process take turns.
+
     Args:
         model: the student, or a teacher: any network from inputs to logits ``(N, C)``.
         objective: what it is trained on: one of kdlib's, a :class:`kdlib.Loss`, or any object with
@@ -92,7 +96,10 @@ def fit(
         seed: for the order, the views, the dropout and the objective's draws.
         progress: show a bar that leaves nothing behind.
         checkpoint: a file, rewritten after every epoch; if it exists, training resumes from it and
-            reaches the weights of an uninterrupted training (bit for bit on a CPU).
+            reaches the weights of an uninterrupted training (bit for bit on a CPU). It may also be
+            continued with more epochs, if nothing in the training depends on their number: with
+            ``schedule="constant"``, ``keep="last"`` and an objective that does not read
+            ``batch.progress``. If it cannot be written later on, training goes on with a warning.
         on_epoch: called with each epoch's row after the checkpoint is written.
 
     Returns:
@@ -100,13 +107,17 @@ def fit(
         there.
 
     Warns:
-        UserWarning: the checkpoint started from other weights than those it now replaces.
+        UserWarning: the checkpoint started from other weights than those it now replaces, or could not
+            be written during the training.
 
     Raises:
         TypeError: an argument of the wrong type; the message says what to pass instead.
-        ValueError: ``keep="best"`` without labelled validation, a checkpoint that is damaged or of
-            another run, or whatever the objective refuses.
-        FloatingPointError: the loss or the weights stopped being finite.
+        ValueError: ``keep="best"`` without labelled validation, a model without a parameter that requires
+            a gradient or with weights that are not finite, a layer for which ``max_norm`` cannot hold, a
+            checkpoint that is damaged, of another run or in a place that cannot be written, or whatever the
+            objective refuses.
+        FloatingPointError: the loss or the weights stopped being finite; the message names the data if
+            they are the cause.
 
     >>> import kdlib as kd
     >>> data = kd.data.load("digits", device="cpu")
@@ -196,6 +207,21 @@ def _remedy(data: object) -> str:
     return '; kd.data.load("mnist") makes one, and so do kd.data.from_arrays, from_folder and from_dataset'
 
 
+class _Watched(Batch):
+    """A batch that notes whether its progress was read."""
+
+    progress_read = False
+
+    @property
+    def progress(self) -> float:
+        vars(self)["progress_read"] = True
+        return vars(self)["_progress"]
+
+    @progress.setter
+    def progress(self, value: float) -> None:  # once, when it is built
+        vars(self)["_progress"] = value
+
+
 class _Run:
     """A training in progress: its weights, its optimizer and its rows."""
 
@@ -214,6 +240,12 @@ class _Run:
                 "model has no parameter that requires a gradient, so there is nothing to train; "
                 "model.requires_grad_(True) unfreezes it"
             )
+        for name, weights in model.named_parameters():
+            if weights.requires_grad and not weights.isfinite().all():
+                raise ValueError(
+                    f"model must start from finite weights, but {name!r} holds NaN or infinity; has an "
+                    "earlier training diverged?"
+                )
         if recipe.max_norm is not None:
             check_limit(model)
         self.held = held(self.trained)
@@ -221,6 +253,7 @@ class _Run:
         self.steps = data.train.steps(recipe.batch_size)
         self.total, self.epochs = recipe.length(self.steps)
         self.rows: list[dict] = []
+        self.progress_read = False  # whether the objective has asked how much of it is done
         self.best: dict[str, Tensor] | None = None
 
     def epoch(self, epoch: int) -> dict:
@@ -242,7 +275,7 @@ class _Run:
         self.rows.append(row)
         return row
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int) -> Iterator[_Watched]:
         first = (epoch - 1) * self.steps
         draws = stream(self.seed, epoch, "objective", self.device)
         batches = self.data.train.batches(
@@ -252,15 +285,16 @@ class _Run:
             views=stream(self.seed, epoch, "views", self.device),
         )
         for step, samples in zip(range(first, self.total), batches, strict=False):
-            yield Batch(*samples, step / self.total, draws, first=step == first)
+            yield _Watched(*samples, step / self.total, draws, first=step == first)
 
-    def _step(self, batch: Batch, factor: float) -> dict[str, Tensor]:
+    def _step(self, batch: _Watched, factor: float) -> dict[str, Tensor]:
         with self.stepper.forward():
             student = self._outputs(batch.inputs)
         if student.logits is not None:
             self._check_classes(student.logits, batch)
         # Outside autocast: losses are computed in float32, whatever the student's products are.
         terms = checked_terms(self.objective, self.objective(student, batch))
+        self.progress_read |= batch.progress_read
         terms = self.stepper.descend(terms, factor * self.recipe.rate(batch.progress))
         if self.recipe.max_norm is not None:
             limit_norms(self.model, self.recipe.max_norm)
@@ -328,8 +362,9 @@ class _Run:
         if self.best is not None:
             restore(self.model, self.best)
 
-    def identity(self) -> dict[str, str]:
-        return identity_of(self.model, self.objective, self.data, self.recipe, self.seed)
+    def identity(self, recipe: Recipe | None = None) -> dict[str, str]:
+        recipe = self.recipe if recipe is None else recipe
+        return identity_of(self.model, self.objective, self.data, recipe, self.seed)
 
     def state(self) -> dict:
         return {

@@ -149,18 +149,21 @@ _UNLIMITED = {
 }
 
 
-def _into_units(layer: nn.Module) -> list[Tensor]:
+def _into_units(layer: nn.Module) -> dict[str, Tensor | None]:
+    """The weights into the layer's units by name, None where the layer has no such parameter."""
+    # Looked up, not read: to read a weight under spectral_norm in train mode changes it.
+    own = vars(layer)["_parameters"]
     names = [
         name for kinds, names in _LIMITED.items() if isinstance(layer, kinds) for name in names
     ]
-    return [weight for name in names if (weight := getattr(layer, name)) is not None]
+    return {name: own.get(name) for name in names}
 
 
 def check_limit(model: nn.Module) -> None:
     """Refuse the layers for which :func:`limit_norms` could not keep a limit."""
     for name, layer in plain(model).named_modules():
         why = [reason for kinds, reason in _UNLIMITED.items() if isinstance(layer, kinds)]
-        if not all(isinstance(weight, nn.Parameter) for weight in _into_units(layer)):
+        if not why and not vars(layer)["_parameters"].keys() >= _into_units(layer).keys():
             why.append(
                 "whose weight is computed from other parameters (weight_norm, spectral_norm, pruning "
                 "and the like)"
@@ -179,8 +182,8 @@ def limit_norms(model: nn.Module, max_norm: float) -> None:
         # Units are dimension 0, in a transposed convolution dimension 1 of each group; all other
         # dimensions count as one row.
         transposed = isinstance(layer, _TRANSPOSED)
-        for weight in _into_units(layer):
-            if weight.grad is None:
+        for weight in _into_units(layer).values():
+            if weight is None or weight.grad is None:
                 continue
             for part in weight.chunk(layer.groups) if transposed else [weight]:
                 part.copy_(torch.renorm(part, p=2, dim=int(transposed), maxnorm=max_norm))

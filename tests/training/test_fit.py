@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from training_helpers import (
     modes,
     net,
     normed,
+    plain,
     same,
     train,
     without_seconds,
@@ -405,6 +407,228 @@ def test_a_validation_loss_that_is_not_finite_stops_training(small):
     data = replace(small, validation=replace(small.validation, inputs=inputs))
     with pytest.raises(FloatingPointError, match="validation_loss = nan"):
         train(net(), data)
+
+
+def with_nan(data, part, row):
+    split = getattr(data, part)
+    inputs = split.inputs.clone()
+    inputs[row, 0, 3, 3] = math.inf
+    return replace(data, **{part: replace(split, inputs=inputs)}), int(split.index[row])
+
+
+@pytest.mark.parametrize("rate", [0.03, 3e-8])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_data_that_are_not_finite_are_named_and_not_the_rate(small, part, rate):
+    data, index = with_nan(small, part, 7)
+    recipe = replace(TINY, learning_rate=rate)
+    cohort = lambda: kd.fit_cohort(
+        lambda seed: net(seed), [kd.CrossEntropy()], data, recipe, [0], progress=False
+    )
+    for training in (lambda: train(net(), data, recipe), cohort):
+        message = rf"row 7 of the {part} inputs \(index {index}\) holds NaN or infinity"
+        with pytest.raises(FloatingPointError, match=message) as raised:
+            training()
+        assert "learning_rate" not in str(raised.value)
+
+
+def test_views_that_are_not_finite_are_named_and_not_the_rate(small):
+    def divided(images, generator):
+        return images / torch.zeros(1)
+
+    with pytest.raises(FloatingPointError, match="augment makes NaN or infinity") as raised:
+        train(net(), small, replace(TINY, augment=divided))
+    assert "learning_rate" not in str(raised.value)
+
+
+def test_a_network_that_an_earlier_training_spoiled_is_named_and_not_the_rate(small):
+    model = net()
+    with torch.no_grad():
+        model[3].weight[2, 2] = math.nan
+    with pytest.raises(ValueError, match=r"start from finite weights, but '3\.weight' holds NaN"):
+        train(model, small)
+
+
+# What the caller froze
+
+
+def freezing(model, *parts):
+    for part in parts:
+        model.get_submodule(part).requires_grad_(False).eval()
+    return model
+
+
+class Body(nn.Module):
+    """Everything that moves in train mode, beside a head that trains."""
+
+    def __init__(self):
+        super().__init__()
+        with kd.seeded(1):
+            spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(784, 12))
+            self.body = nn.Sequential(
+                nn.Flatten(),
+                spectral,
+                nn.BatchNorm1d(12),
+                nn.Dropout(0.5),
+                nn.BatchNorm1d(12, affine=False),
+            )
+            self.head = nn.Linear(12, 10)
+        self.seen = []
+
+    def forward(self, x):
+        features = self.body(x)
+        if self.training:
+            self.seen.append(self.body[3].training)
+        return self.head(features.relu())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"weight_decay": 0.1, "momentum": 0.9},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"keep": "best"},
+        {"max_gradient": 0.1, "precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_nothing_moves_in_a_body_that_the_caller_froze(small, change):
+    model = Body()
+    train(model, small)
+    freezing(model, "body")
+    model.body[1].parametrizations.weight.original.grad = torch.ones(12, 784)  # an earlier one
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    del model.seen[:]
+    train(model, small, replace(TINY, **change))
+    after = model.state_dict()
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == name.startswith("body."), name
+    assert model.seen
+    assert not any(model.seen)
+
+
+def test_one_frozen_layer_stays_while_the_layers_around_it_train(small):
+    model = normed()
+    freezing(model, "2")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, small)
+    moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+    assert moved == {"1.weight", "1.bias", "4.weight", "4.bias"}
+
+
+def test_eval_mode_alone_freezes_nothing_since_fit_ends_in_it(small):
+    model = normed()
+    train(model, small)
+    before = model[2].running_mean.clone()
+    train(model, small)
+    assert not torch.equal(model[2].running_mean, before)
+
+
+def test_every_student_of_a_cohort_keeps_what_its_builder_froze(small):
+    build = lambda seed: freezing(normed(seed), "2")
+    found = kd.fit_cohort(build, [kd.CrossEntropy()], small, TINY, [1, 2], progress=False)
+    for seed, model in zip((1, 2), found.models, strict=True):
+        assert torch.equal(model[2].running_mean, build(seed)[2].running_mean)
+        alone = build(seed)
+        train(alone, small, seed=seed)
+        assert same(model, alone)
+
+
+def test_a_part_of_the_objectives_module_that_was_frozen_stays(small):
+    class Normed(Guided):
+        def prepare(self, student, split, recipe):
+            self.module = nn.Sequential(nn.BatchNorm1d(10), nn.Linear(10, 10))
+            freezing(self.module, "0")
+
+    objective = Normed()
+    train(net(), small, objective=objective)
+    assert objective.module[0].num_batches_tracked == 0
+    assert torch.equal(objective.module[0].running_mean, torch.zeros(10))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_network_with_nothing_to_train_is_refused_unless_the_objective_has_something(small, mode):
+    model, objective = net().requires_grad_(False).train(mode), Guided()
+    for frozen, given in ((model, plain()), (nn.Flatten(), plain())):
+        with pytest.raises(ValueError, match="no parameter that requires a gradient.*unfreezes"):
+            train(frozen, small, objective=given)
+        assert given.calls == 0
+    before = [weights.clone() for weights in model.parameters()]
+    train(model, small, objective=objective)  # a probe on its logits
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+# The same seeds, whatever else the process draws
+
+
+class Draws(nn.Module):
+    """A network that drops its inputs by a generator that is not torch's."""
+
+    def __init__(self, draw):
+        super().__init__()
+        with kd.seeded(0):
+            self.layer = nn.Linear(784, 10)
+        self.draw = draw
+
+    def forward(self, x):
+        kept = self.draw() > 0.4 if self.training else 1
+        return self.layer(x.flatten(1) * kept)
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["random", "numpy"])
+@pytest.mark.parametrize("where", ["network", "augment", "objective"])
+def test_draws_from_random_and_numpy_follow_the_fit_seed(small, draw, where):
+    def trained(seed):
+        draw()
+        model = Draws(draw if where == "network" else lambda: 1)
+        recipe, objective = TINY, plain()
+        if where == "augment":
+            recipe = replace(TINY, augment=lambda images, generator: images * draw())
+        if where == "objective":
+            objective = Altered(lambda self, terms, *_: {"hard": terms["hard"] * draw()})
+        train(model, small, recipe, objective, seed=seed)
+        return model.layer.weight.detach()
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_two_trainings_in_threads_end_as_each_alone(small):
+    def trained(seed, models):
+        models[seed] = net(seed, dropout=0.5)
+        train(models[seed], small, replace(TINY, epochs=6, batch_size=20), seed=seed)
+
+    alone, together = {}, {}
+    for seed in (0, 1):
+        trained(seed, alone)
+    threads = [threading.Thread(target=trained, args=(seed, together)) for seed in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(same(alone[seed], together[seed]) for seed in (0, 1))
+
+
+@pytest.mark.parametrize("default", ["dtype", "device"])
+def test_the_callers_defaults_do_not_reach_the_training(small, default):
+    def trained():
+        model, objective = net(dropout=0.5), kd.SoftTargets(net(5), 4, 0.5) + Guided()
+        train(model, small, objective=objective)
+        return model, kd.evaluate(model, small.test)
+
+    expected = trained()
+    try:
+        if default == "dtype":
+            torch.set_default_dtype(torch.float64)
+        else:
+            torch.set_default_device("meta")
+        found = trained()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert same(found[0], expected[0])
+    assert found[1] == expected[1]
 
 
 def test_weights_that_stop_being_finite_in_the_last_step_are_noticed(small):

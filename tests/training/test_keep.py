@@ -400,7 +400,8 @@ def test_a_body_that_was_frozen_in_eval_mode_is_another_than_one_in_train_mode(
         frozen(network).requires_grad_(False).train(mode)
         return network
 
-    one, other = (kd.keep(lambda: build(mode), kd.CrossEntropy(), small, TINY) for mode in (0, 1))
+    train_or_load = lambda mode: kd.keep(lambda: build(mode), kd.CrossEntropy(), small, TINY)
+    one, other = train_or_load(False), train_or_load(True)
     assert capsys.readouterr().out.count("trained in") == 2
     assert torch.equal(one[2].running_mean, normed(3)[2].running_mean)
     assert not torch.equal(one[2].running_mean, other[2].running_mean)

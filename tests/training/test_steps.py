@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 from training_helpers import TINY, Altered, Guided, net, train
 
@@ -184,6 +185,107 @@ def test_max_norm_shortens_what_comes_into_a_trained_unit_where_it_is_longer():
             assert (lengths > 1.5).any() and (lengths < 1.5).any()
             expected = expected * (1.5 / lengths).clamp(max=1)
         torch.testing.assert_close(value, expected.view_as(value), msg=name)
+
+
+def rows(layer):
+    """The lengths of the weights into each unit, from the layer's definition."""
+    weight = layer.weight.detach().double().numpy()
+    if "Transpose" not in type(layer).__name__:
+        return np.linalg.norm(weight.reshape(len(weight), -1), axis=1)
+    per_group = len(weight) // layer.groups
+    return np.array(
+        [
+            math.sqrt((weight[g * per_group : (g + 1) * per_group, unit] ** 2).sum())
+            for g in range(layer.groups)
+            for unit in range(weight.shape[1])
+        ]
+    )
+
+
+LAYERS = {
+    "linear": (lambda: nn.Linear(4, 6), (2, 4)),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3), (2, 4, 5)),
+    "conv2d in groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 2), (2, 4, 3, 3, 3)),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3), (2, 4, 5)),
+    "transposed 2d in groups": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
+    "transposed 3d": (lambda: nn.ConvTranspose3d(4, 6, 2), (2, 4, 3, 3, 3)),
+    "lazy": (lambda: nn.LazyConv1d(6, 3), (2, 4, 5)),
+}
+
+
+@pytest.mark.parametrize(("build", "shape"), LAYERS.values(), ids=LAYERS)
+def test_max_norm_limits_what_comes_into_every_unit_of_every_kind_of_layer(build, shape):
+    with kd.seeded(0):
+        layer, inputs = build(), torch.randn(shape)
+    layer(inputs).square().sum().backward()
+    before = rows(layer)
+    limit = float(np.median(before))
+    limit_norms(nn.Sequential(layer), limit)
+    assert len(before) == 6
+    np.testing.assert_allclose(rows(layer), np.minimum(before, limit), rtol=1e-5)
+
+
+def test_max_norm_limits_bilinear_layers_and_the_projections_of_attention():
+    with kd.seeded(0):
+        bilinear = nn.Bilinear(3, 4, 5)
+        alike, apart = nn.MultiheadAttention(4, 2), nn.MultiheadAttention(4, 2, kdim=3, vdim=5)
+        x, key, value = torch.randn(6, 4), torch.randn(6, 3), torch.randn(6, 5)
+    loss = bilinear(key, x).sum() + alike(x, x, x)[0].sum() + apart(x, key, value)[0].sum()
+    loss.backward()
+    limited = [bilinear.weight, alike.in_proj_weight, alike.out_proj.weight, apart.out_proj.weight]
+    limited += [apart.q_proj_weight, apart.k_proj_weight, apart.v_proj_weight]
+    limit_norms(nn.ModuleList([bilinear, alike, apart]), 0.1)
+    for weight in limited:
+        assert weight.detach().flatten(1).norm(dim=1).max() == pytest.approx(0.1, rel=1e-4)
+
+
+COMPUTED = {
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "weight norm by a hook": lambda layer: nn.utils.weight_norm(layer),
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "spectral norm by a hook": lambda layer: nn.utils.spectral_norm(layer),
+    "orthogonal": nn.utils.parametrizations.orthogonal,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("compute", COMPUTED.values(), ids=COMPUTED)
+def test_max_norm_is_refused_by_layer_where_a_weight_is_computed(small, compute):
+    recipe, model = replace(TINY, max_norm=0.5), net()
+    compute(model[3])
+    before = weights_hash(model)
+    with pytest.raises(
+        ValueError, match=r"max_norm cannot hold for the layer '3' .* computed from"
+    ):
+        train(model, small, recipe)
+    assert weights_hash(model) == before
+    train(model, small, replace(recipe, max_norm=None))
+    model[3].requires_grad_(False)  # what does not train needs no limit
+    train(model, small, recipe)
+    assert model[1].weight.norm(dim=1).max() <= 0.5 + 1e-5
+
+
+class Unlimited(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(28, 10)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [
+        (lambda: nn.LSTM(28, 28), r"\(LSTM\), which is recurrent"),
+        (lambda: nn.GRUCell(28, 28), r"\(GRUCell\), which is recurrent"),
+        (lambda: torch.jit.script(nn.Linear(28, 28)), r"\(Linear\), which is TorchScript"),
+    ],
+    ids=["LSTM", "GRU", "TorchScript"],
+)
+def test_max_norm_is_refused_by_layer_where_it_has_no_meaning(small, build, kind):
+    with pytest.raises(ValueError, match=f"max_norm cannot hold for the layer 'layer' {kind}"):
+        train(Unlimited(build()), small, replace(TINY, max_norm=0.5))
 
 
 @pytest.mark.parametrize(
