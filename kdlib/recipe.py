@@ -39,7 +39,8 @@ class Recipe:
     Attributes:
         epochs: passes over the training split.
         iterations: steps, for papers that count those, not epochs; the last epoch may be cut short.
-        batch_size: samples per step; an incomplete last batch is dropped unless it is the only one.
+        batch_size: samples per step; an incomplete last batch is dropped unless it is the only one. Validation
+            and a teacher's table read no more at once.
         optimizer: ``sgd`` (Nesterov momentum), ``adam`` or ``adamw``.
         learning_rate: the peak rate. If not given, the objective's ``default_rate`` (0.001 for hints and FSP
             matrices alone, whose losses are sums over thousands of numbers), else 0.03 for sgd and 0.001 for
@@ -51,8 +52,10 @@ class Recipe:
             after 30, 60 and 80 %, as Zagoruyko and Komodakis 2016), ``plateau`` (a quarter after every
             epoch whose validation loss is not a new lowest) or ``constant``.
         weight_decay: for all parameters.
-        max_norm: limit on the norm of the weights into each unit of a linear layer or a convolution,
-            applied after every step; None for no limit.
+        max_norm: limit on the norm of the weights into each unit of a linear or bilinear layer, a convolution
+            (transposed ones, too) or an attention's projections, applied after every step; None for no limit.
+            Embeddings, normalisation and a module's own parameters are not limited; a layer whose weight is
+            computed (weight_norm and the like), recurrent layers and TorchScript are refused.
         max_gradient: limit on the norm of the gradient with respect to all weights; a longer one is
             shortened to it. None for no limit.
         augment: random views of the training images, such as ``kd.data.shift(2)``, or any function

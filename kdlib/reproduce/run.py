@@ -14,7 +14,7 @@ from threading import Lock
 import pandas as pd
 import torch
 
-from kdlib._files import write_whole
+from kdlib._files import check_place, reason, write_whole
 from kdlib.reproduce.settings import Setting, settings
 from kdlib.reproduce.tables import KEY_COLUMNS, read, typed
 from kdlib.training import autocast_dtype
@@ -42,8 +42,10 @@ def run(
     Raises:
         ValueError: the name, the protocol or an experiment is unknown, or the table has other columns.
         RuntimeError: some settings failed on the executor; the rows of the others are kept.
+        OSError: the folder cannot be written; nothing was run. If it cannot be written later on, the run goes
+            on, and the last line holds the rows that no file holds.
     """
-    path = out / f"{name}.csv"
+    path = out.expanduser() / f"{name}.csv"
     mine = _of_protocol(settings(name), protocol)
     todo = [s for s in mine if not only or s.experiment in only]
     if unknown := set(only) - {s.experiment for s in todo}:
@@ -53,9 +55,34 @@ def run(
     todo = [s for s in todo if s.key not in finished]
     there = len({s.key for s in mine} & finished)
     yield f"{path}: {there} settings are there, {len(todo)} to do"
+    if todo:
+        _check_place(path)
+    waiting: list[pd.DataFrame] = []  # rows that could not be written yet
     for setting, rows in _run_all(name, todo, executor):
-        _append(path, rows)
-        yield f"{setting.experiment}: {setting.setting}"
+        waiting.append(rows)
+        yield f"{setting.experiment}: {setting.setting}{_append_all(path, waiting)}"
+    if waiting:
+        yield f"{path} does not hold these rows:\n{pd.concat(waiting).to_csv(index=False)}"
+
+
+def _check_place(path: Path) -> None:
+    try:
+        check_place(path)
+    except OSError as error:
+        raise OSError(
+            f"out must be a folder that can be written, but {path.parent} cannot ({reason(error)})"
+        ) from error
+
+
+def _append_all(path: Path, waiting: list[pd.DataFrame]) -> str:
+    """Write the rows that wait, in their order; return what is to be said if that fails."""
+    try:
+        while waiting:
+            _append(path, waiting[0])
+            del waiting[0]
+    except OSError as error:  # hours of measuring may stand in them
+        return f" (not written yet: {reason(error)}; tried again after the next setting)"
+    return ""
 
 
 def _of_protocol(all_of_them: list[Setting], protocol: str | None) -> list[Setting]:

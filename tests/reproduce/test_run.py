@@ -1,5 +1,6 @@
 """kdlib/reproduce: a finished setting is run once, and its rows are there whole or not at all."""
 
+import io
 import math
 import os
 import re
@@ -199,17 +200,49 @@ def test_a_crash_while_writing_leaves_the_table_as_it_was(toy, tmp_path, monkeyp
 
     def half(self, path, **options):
         path.write_text("experiment,sett")
-        raise OSError("no space left")
+        raise MemoryError
 
     with monkeypatch.context() as patch:
         patch.setattr(pd.DataFrame, "to_csv", half)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(MemoryError):
             finish(tmp_path)
     assert (tmp_path / "toy.csv").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["toy.csv"]
     assert ran(toy) == ["two", "one"]
     finish(tmp_path)
     assert ran(toy) == ["one", "three"]
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_rows_that_a_full_disk_refuses_are_written_later_or_shown(
+    toy, tmp_path, monkeypatch, failures
+):
+    finish(tmp_path / "in one go")
+    expected, replace, left = table(tmp_path / "in one go"), os.replace, [failures]
+    ran(toy)
+
+    def full(source, target):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    lines = list(run("toy", tmp_path))
+    assert len(ran(toy)) == 3  # it goes on
+    assert sum("not written yet: No space left on device" in line for line in lines) == failures
+    found = (
+        io.StringIO(lines[-1].partition("rows:\n")[2]) if failures == 3 else tmp_path / "toy.csv"
+    )
+    columns = ["experiment", "setting", "metric", "value"]
+    pd.testing.assert_frame_equal(pd.read_csv(found)[columns], expected[columns])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(toy, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="out must be a folder that can be written, but .*file"):
+        list(run("toy", tmp_path / "file" / "results"))
+    assert ran(toy) == []
 
 
 def test_a_setting_with_another_recipe_or_protocol_is_another(toy, tmp_path):
