@@ -9,7 +9,7 @@ import pytest
 from answers import HOMEWORKS, copied_course, model_solution, of_student, read
 
 from kdlib.course.grading import course as course_module
-from kdlib.course.grading import marking
+from kdlib.course.grading import marking, sandbox
 from kdlib.course.grading.prose import safe
 from kdlib.course.grading.report import Report
 from kdlib.course.grading.sandbox import NOTHING
@@ -19,12 +19,15 @@ from kdlib.course.grading.submission import Submission
 class Quiet:
     """A runner without a process."""
 
-    def __init__(self, cells, student, limits):
+    def __init__(self, cells, *others):
         self.notes = ['The cell that begins "x" was left out: it ended its process.']
         self.outputs = {next(iter(cells)): NOTHING | {"more": 7}}
 
-    def source(self, name, instead=None):
+    def source(self, name, instead=None, own=()):
         return [*(instead or {})]
+
+    def changed(self, name, others):
+        return []
 
     def own_name(self):
         return ""
@@ -38,7 +41,7 @@ def marked(monkeypatch):
     """Mark a notebook whose exercises get the reports of ``found``; what each check was asked with."""
     monkeypatch.setattr(marking, "Runner", Quiet)
 
-    def mark(notebook, found):
+    def mark(notebook, found, files=(), left_out=()):
         asked = []
 
         def checked(name):
@@ -50,7 +53,7 @@ def marked(monkeypatch):
 
         exercises = [checked(e.name) for e in HOMEWORKS["hw1"]]
         data = json.dumps(notebook).encode()
-        own = Submission("ada", "hw1", "hw1_soft_targets", data)
+        own = Submission("ada", "hw1", "hw1_soft_targets", data, "", dict(files), left_out)
         return marking.marked(own, read("release", "hw1"), exercises, 77), asked
 
     return mark
@@ -82,6 +85,32 @@ def test_notes_tell_of_cells_left_out_of_text_cut_and_of_peeping(marked):
     assert "was left out: it ended its process." in notes
     assert "printed 7 characters more than are kept." in notes
     assert "the grader's own grading_seed" in notes
+
+
+def test_every_cell_that_failed_is_named_with_its_error(marked, monkeypatch):
+    def failing(self, cells, *others):
+        self.notes = []
+        places = [*cells][:12]
+        self.outputs = {k: NOTHING | {"error": f"ValueError: {k}"} for k in places}
+        self.notes = [f"{sandbox.named(cells[places[0]])} was left out: it ended its process."]
+
+    monkeypatch.setattr(Quiet, "__init__", failing)
+    notebook = of_student("hw1", {})
+    for k in range(12):
+        notebook.cells.insert(k, nbformat.v4.new_code_cell(f"# {k}\nimport google.colab"))
+    notes = marked(notebook, {})[0].notes
+    failed = [note for note in notes if "failed" in note]
+    assert failed[0] == 'The cell that begins "# 1" failed: ValueError: 1'
+    assert len(failed) == 11 and failed[-1] == "1 more cells failed."
+    assert "Calls of Google Colab's own package did nothing where this was graded." in notes
+
+
+def test_files_beside_the_notebook_are_named_and_searched_for_peeping(marked):
+    files = {"helpers.py": b"from kdlib.course.exercises import hw1", "data.csv": b"1"}
+    notes = marked(of_student("hw1", {}), {}, files, ("big.bin (too large)",))[0].notes
+    assert "Beside the notebook there were: helpers.py, data.csv." in notes
+    assert "A file beside the notebook was left out: big.bin (too large)." in notes
+    assert any(note.startswith("It mentions the grader's own") for note in notes)
 
 
 def test_open_answers_and_raw_cells_are_made_harmless(marked):

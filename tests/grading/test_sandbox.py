@@ -103,6 +103,102 @@ def spoils(x):
 }
 
 
+MAGICS = [
+    "%matplotlib inline",
+    "%matplotlib notebook",
+    "%matplotlib widget",
+    "%matplotlib qt",
+    "%matplotlib",
+    "%pylab inline",
+    "%gui qt",
+    "%config InlineBackend.figure_format = 'retina'",
+    "%load_ext autoreload",
+    "%autoreload 2",
+    "%load_ext no_such_extension",
+    "%no_such_magic 3",
+    "%autosave 60",
+    "%env A=1",
+    "%cd no_such_folder",
+    "%pip --version",
+    "!no_such_program",
+    "display(3)",
+    "get_ipython().run_line_magic('matplotlib', 'inline')",
+]
+FAILING = {
+    "%time 1 / 0\nx = 1": "ZeroDivisionError",
+    "%timeit -n1 -r1 1 / 0\nx = 1": "ZeroDivisionError",
+    "T = float(input('T? '))\nx = 1": "EOFError: the cell asks for input",
+    "import getpass\ngetpass.getpass()\nx = 1": "EOFError: the cell asks for input",
+    "import no_such_package\nx = 1": "ModuleNotFoundError: No module named 'no_such_package'",
+    "%%no_such_cell_magic\nx = 1": "UsageError: Cell magic `%%no_such_cell_magic` not found.",
+}
+
+
+@pytest.fixture(scope="module")
+def lives():
+    """A notebook of magics, Colab's cells, files beside it, and names that later cells take again."""
+    cells = {k: f"{magic}\nv{k} = {k}" for k, magic in enumerate(MAGICS)}
+    cells |= {50 + k: source for k, source in enumerate(FAILING)}
+    cells |= {
+        60: "from google.colab import drive, files\ndrive.mount('/content/drive')\n"
+        "files.upload()\ncolab = lambda: 3",
+        61: "import google.colab.data_table as t\nt.enable_dataframe_formatter()\nboth = lambda: 4",
+        70: "import helpers, torch\nfrom pathlib import Path\nimport deep.er\n"
+        "beside = lambda: [helpers.two(), deep.er.THREE, Path('data/x.txt').read_text()]\n"
+        "still = lambda: [torch.__name__, str(hasattr(torch, 'Tensor'))]",
+        80: SOFTEN + "\nF = 2.0\ndef double(x):\n    return F * x",
+        82: "soften = soften(torch.zeros(1, 2), 2.0)\nF = 3.0\nseen = [1]",
+        84: "def twice(x):\n    return soften(x, 1.0)",
+        86: "def below(x):\n    return x",
+    }
+    checks = {81: "soften", 83: "double", 85: "twice", 86: "below"}
+    cells[87] = cells.pop(86)
+    files = {
+        "helpers.py": b"def two():\n    return 2\n",
+        "deep/er.py": b"THREE = 3\n",
+        "data/x.txt": b"four",
+        "torch.py": b"raise ImportError('shadowed')\n",
+        "kdlib/losses.py": b"raise ImportError('shadowed')\n",
+    }
+    with closing(Runner(cells, "ada", SMALL, checks, files)) as own:
+        own.own_name()
+        yield own
+
+
+def test_lines_below_a_magic_run_as_in_jupyter(lives):
+    for k, magic in enumerate(MAGICS):
+        assert lives.outputs[k]["error"] == "", magic
+        assert lives.source(f"v{k}")({}).value == k, magic
+
+
+def test_a_cell_that_fails_in_jupyter_fails_with_its_error(lives):
+    for k, (source, error) in enumerate(FAILING.items()):
+        assert lives.outputs[50 + k]["error"].startswith(error), source
+    assert lives.source("x")({}).kind == "Missing"
+
+
+def test_cells_written_in_colab_run_on(lives):
+    assert [lives.source(name)({}).value for name in ("colab", "both")] == [3, 4]
+    assert lives.outputs[60]["error"] == lives.outputs[61]["error"] == ""
+
+
+def test_files_beside_the_notebook_are_there_and_do_not_stand_in_for_libraries(lives):
+    assert lives.source("beside")({}).value == [2, 3, "four"]
+    assert lives.source("still")({}).value == ["torch", "True"]
+    assert softens(lives)
+
+
+def test_a_function_is_asked_with_the_names_that_its_check_found(lives):
+    assert softens(lives)
+    assert ask(lives, "double", x=torch.tensor(1.0)).value == 3  # as its own check finds it
+    assert ask(lives, "twice", x=Z).kind == "TypeError"  # in Jupyter, too
+    assert lives.changed("twice", ["soften", "double"]) == ["soften"]
+    put_back = lives.source("twice", None, ["soften"])({"x": Z})
+    assert torch.allclose(put_back.value, torch.softmax(Z, -1))
+    assert softens(lives) and lives.source("seen")({}).value == [1]
+    assert ask(lives, "below", x=Z).error == "below is defined only below its check"
+
+
 @pytest.fixture(scope="module")
 def ordinary():
     with pytest.MonkeyPatch.context() as patch:
@@ -247,7 +343,7 @@ class Silent(Process):
     def _next(self, seconds):
         return super()._next(seconds) if self.value is None else sandbox.Seen(value=self.value)
 
-    def wait(self):
+    def wait(self, files):
         pass
 
     def close(self):
@@ -376,7 +472,7 @@ def test_an_interrupt_from_the_keyboard_leaves_no_process_behind(monkeypatch):
     started = []
 
     class Interrupted(Process):
-        def wait(self):
+        def wait(self, files):
             started.append(self)
             raise KeyboardInterrupt
 

@@ -442,6 +442,36 @@ def test_of_notebooks_the_newest_is_taken_and_noted_unless_one_has_the_right_nam
     assert the_only(tmp_path) == Submission("ada", "hw1", "first", b"right")
 
 
+def test_files_beside_the_notebook_are_read_unless_they_are_large_or_lead_out(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(submission, "LARGEST_BESIDE", 2**20)
+    folder = hand_in(tmp_path, "first.ipynb", "right").parent
+    (tmp_path / "secret.txt").write_text("grades")
+    (folder / "deep" / "__pycache__").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for name in ("helpers.py", "deep/x.csv", ".hidden/x", "deep/__pycache__/x.pyc", ".DS_Store"):
+        (folder / name).write_text(name)
+    (folder / "second.ipynb").write_text("{}")
+    (folder / "z_large.bin").write_bytes(bytes(2**20 + 1))
+    (folder / "out").symlink_to(tmp_path / "secret.txt")
+    (folder / "broken").symlink_to(tmp_path / "nothing")
+    (folder / "all").symlink_to(tmp_path)
+    (folder / "inside.py").symlink_to(folder / "helpers.py")
+    own = the_only(tmp_path)
+    assert own.files == {
+        "deep/x.csv": b"deep/x.csv",
+        "helpers.py": b"helpers.py",
+        "inside.py": b"helpers.py",
+    }
+    assert own.left_out == (
+        "all (it is not a file of this folder)",
+        "broken (it is not a file of this folder)",
+        "out (it is not a file of this folder)",
+        "z_large.bin (all files together may have 1 MB)",
+    )
+
+
 @pytest.mark.parametrize("bad", ["bob [1]", "a*", "who?", ".hidden", "=1+1", "@home", "new\nline"])
 def test_a_students_folder_must_have_a_plain_name(tmp_path, bad):
     (tmp_path / "ada").mkdir()

@@ -7,10 +7,19 @@ does to this process, only answers come out of it.
 from __future__ import annotations
 
 import base64
+import builtins
+import getpass
 import os
 import struct
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from typing import Any, BinaryIO
+from unittest.mock import MagicMock
 
 from kdlib.course.grading.observe import Seen, message_of, observe, sent, unpacked
 
@@ -23,21 +32,113 @@ def main() -> None:
     questions, answers = _private(0, "rb"), _private(1, "wb")
     _limited(memory=int(os.environ.pop("KDLIB_GRADING_MEMORY")), file=100 * 2**20)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell.instance(history_load_length=0)
-    shell.history_manager.enabled = False
-    shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: (
-        None
-    )  # reported in one line
-    shell.displayhook.write_output_prompt = lambda: None
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    shell = _shell()
+    at_check: dict[str, dict[str, Any]] = {}  # the notebook's names as each check found them
     write_frame(answers, sent(Seen()))  # ready
     while (message := read_frame(questions)) is not None:
         kind, *rest = unpacked(message)
         if kind == "cell":
             write_frame(answers, sent(Seen(value=_run(shell, *rest))))
+        elif kind == "check":
+            at_check[rest[0]] = dict(shell.user_ns)
+        elif kind == "changed":
+            write_frame(answers, sent(Seen(value=_changed(at_check, *rest))))
         elif kind == "ask":
-            write_frame(answers, sent(_ask(shell.user_ns, *rest)))
+            name, found = rest[0], at_check.get(rest[0])
+            below = found is not None and name in shell.user_ns and name not in found
+            *rest, own = rest
+            with _as_found(shell.user_ns, found):
+                shell.user_ns.update({other: at_check[other][other] for other in own})
+                seen = _ask(shell.user_ns, *rest)
+            if below:
+                seen = Seen(error=f"{name} is defined only below its check", kind="Missing")
+            write_frame(answers, sent(seen))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the grader has ended, whatever a cell is doing."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _shell() -> Any:
+    """A shell that takes a cell as Jupyter's kernel does, and shows nothing."""
+    from ipykernel.zmqshell import KernelMagics
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui=None) -> None:
+            pass
+
+        def enable_matplotlib(self, gui=None) -> tuple:
+            return super().enable_matplotlib("inline")  # there is no window for any other
+
+        def run_line_magic(self, magic_name, line, _stack_depth=1) -> Any:
+            # One that runs code fails as its code does. Any other may lack a package, a display or the
+            # internet here: what stands below it must run all the same.
+            if magic_name in ("time", "timeit", "run", "prun"):
+                return super().run_line_magic(magic_name, line, _stack_depth + 1)
+            try:
+                return super().run_line_magic(magic_name, line, _stack_depth + 1)
+            except Exception as error:  # noqa: BLE001  a magic may raise anything
+                print(f"%{magic_name} did not work where this was graded: {message_of(error)}")
+                return None
+
+    shell = Shell.instance(history_load_length=0)
+    shell.history_manager.enabled = False
+    shell.register_magics(KernelMagics)
+    # Errors are reported in one line.
+    shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: None
+    shell.displayhook.write_output_prompt = lambda: None
+    builtins.input = getpass.getpass = _no_answer
+    sys.meta_path.append(_Colab())
+    return shell
+
+
+def _no_answer(*prompt: object) -> str:
+    raise EOFError("the cell asks for input, and nobody answers while a notebook is graded")
+
+
+class _Colab(MetaPathFinder, Loader):
+    """Stands in for Google Colab's own package where it is missing: every call does nothing."""
+
+    def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:
+        known = name == "google" or name.startswith("google.colab")
+        return ModuleSpec(name, self, is_package=True) if known else None
+
+    def create_module(self, spec) -> Any:
+        return MagicMock(name=spec.name, __path__=[], __spec__=spec, __name__=spec.name)
+
+    def exec_module(self, module) -> None:
+        pass
+
+
+def _changed(at_check: dict[str, dict[str, Any]], name: str, others: list[str]) -> list[str]:
+    """Other functions that are no longer, where this one's check stands, what their own checks found."""
+    there = at_check.get(name, {})
+    own = {other: at_check[other][other] for other in others if other in at_check.get(other, {})}
+    return [other for other, function in own.items() if there.get(other) is not function]
+
+
+@contextmanager
+def _as_found(names: dict[str, Any], found: dict[str, Any] | None) -> Iterator[None]:
+    """Inside, the notebook's names have the values that its check found.
+
+    The dictionary stays the same object, since it holds the globals of all the notebook's functions.
+    """
+    if found is None:
+        yield
+        return
+    later = dict(names)
+    try:
+        names.clear()
+        names.update(found)
+        yield
+    finally:
+        names.clear()
+        names.update(later)
 
 
 def _private(descriptor: int, mode: str) -> BinaryIO:

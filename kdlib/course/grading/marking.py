@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nbformat
@@ -35,6 +35,9 @@ PEEPING = (
     rf"|\b({re.escape(kdlib.course.__name__)})\b"
     r"|(grading_seed|gradebook|nbgrader_config)|(grading\.\w+)\s*=[^=]"
 )
+
+
+MOST_FAILED = 10  # cells that are named
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,31 @@ def marked(
         for place, cell in enumerate(notebook.cells)
         if cell.cell_type == "code" and not is_check(cell) and cell.source not in kept_out
     }
-    runner = Runner(cells, submission.student, limits)
+    checks = {
+        place: grade_id(cell).removeprefix("check_")
+        for place, cell in enumerate(notebook.cells)
+        if is_check(cell)
+    }
+    runner = Runner(cells, submission.student, limits, checks, submission.files)
     try:
         reports = {
             e.name: e.report(runner.source(e.name), seed, submission.student) for e in exercises
         }
         for e in exercises:
-            if instead := _wrong_others(e, exercises, reports):
-                again = e.report(runner.source(e.name, instead), seed, submission.student)
-                if again.points > reports[e.name].points:
-                    reports[e.name] = again
-                    names = ", ".join(instead)
-                    notes.append(f"{e.name} was graded with a right {names} in place of your own.")
+            notes += _again(e, exercises, reports, runner, seed, submission.student)
         if any(exercise.personal for exercise in exercises):
             notes += _whose(runner, submission.student)
-        if names := peeped("\n".join(cells.values())):
+        modules = [x for name, x in submission.files.items() if name.endswith(".py")]
+        read = [*cells.values(), *(x.decode("utf-8", "replace") for x in modules)]
+        if names := peeped("\n".join(read)):
             notes.append(f"It mentions the grader's own {', '.join(names)}: have a look at it.")
     finally:
         runner.close()
+    if submission.files:
+        notes.append(f"Beside the notebook there were: {', '.join(submission.files)}.")
+    notes += [f"A file beside the notebook was left out: {name}." for name in submission.left_out]
+    if any("google.colab" in source for source in cells.values()):
+        notes.append("Calls of Google Colab's own package did nothing where this was graded.")
     notes += runner.notes
     notes += [
         f"{named(cells[place])} printed {output['more']:,} characters more than are kept."
@@ -104,6 +114,7 @@ def marked(
     notes += [
         f"{name}: {r.note}." for name, r in reports.items() if r.note not in ("", NOT_WRITTEN)
     ]
+    notes += _failed(cells, runner)
     notes = ["".join(c if c.isprintable() else " " for c in note)[:500] for note in notes]
     _show(notebook, runner, reports)
     _made_harmless(notebook, release)
@@ -114,21 +125,65 @@ def marked(
     return Marked(submission, notebook, reports, notes)
 
 
+def _failed(cells: dict[int, str], runner: Runner) -> list[str]:
+    """A note on each cell that ended with an error and is in no note yet, up to ten."""
+    failed = [
+        (named(cells[place]), output["error"])
+        for place, output in sorted(runner.outputs.items())
+        if output["error"]
+    ]
+    notes = [
+        f"{cell} failed: {error}"
+        for cell, error in failed
+        if not any(note.startswith(cell) for note in runner.notes)
+    ]
+    more = len(notes) - MOST_FAILED
+    return notes[:MOST_FAILED] + ([f"{more} more cells failed."] if more > 0 else [])
+
+
 def peeped(source: str) -> list[str]:
     """The names of the grader's own parts that a submission mentions."""
     found = re.findall(PEEPING, source)
     return sorted({name for groups in found for name in groups if name})
 
 
-def _wrong_others(
-    exercise: Exercise, exercises: Sequence[Exercise], reports: dict[str, Report]
-) -> dict[str, Callable]:
-    """Right functions in place of earlier wrong ones, if these may be why this one fails."""
-    report = reports[exercise.name]
+def _again(
+    exercise: Exercise,
+    exercises: Sequence[Exercise],
+    reports: dict[str, Report],
+    runner: Runner,
+    seed: int,
+    student: str,
+) -> list[str]:
+    """Grade a wrong answer once more with other functions in place, if these may be why it is wrong.
+
+    An earlier wrong function is replaced by the right one. An earlier right one whose name a cell has
+    taken for something else is put back. What counts is the better report; notes say so.
+    """
+    name, report = exercise.name, reports[exercise.name]
     if report.passed or report.note == NOT_WRITTEN or report.borrowed:
-        return {}
-    earlier = exercises[: [e.name for e in exercises].index(exercise.name)]
-    return {e.name: e.right for e in earlier if not (e.personal or reports[e.name].passed)}
+        return []
+    earlier = _earlier(exercise, exercises)
+    instead = {e.name: e.right for e in earlier if not reports[e.name].passed}
+    own = runner.changed(name, [e.name for e in earlier if reports[e.name].passed])
+    if not (instead or own):
+        return []
+    again = exercise.report(runner.source(name, instead, own), seed, student)
+    if again.points <= report.points:
+        return []
+    reports[name] = again
+    notes = []
+    if instead:
+        notes.append(f"{name} was graded with a right {', '.join(instead)} in place of your own.")
+    if own:
+        notes.append(f"{name} was graded with your {', '.join(own)}: a later cell took the name.")
+    return notes
+
+
+def _earlier(exercise: Exercise, exercises: Sequence[Exercise]) -> list[Exercise]:
+    """What may be lent to an exercise: answers that only call each other earn nothing."""
+    place = [e.name for e in exercises].index(exercise.name)
+    return [e for e in exercises[:place] if not e.personal]
 
 
 def _whose(runner: Runner, student: str) -> list[str]:

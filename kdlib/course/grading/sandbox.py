@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +101,16 @@ class Process:
             pass
         self._frames.put(None)
 
-    def wait(self) -> None:
-        """Wait until the process is ready for the first cell."""
+    def wait(self, files: Mapping[str, bytes]) -> None:
+        """Wait until the process is ready for the first cell, and put the files beside it.
+
+        Only then, since one that is called ``torch.py`` would be loaded in place of torch.
+        """
         self._next(START_SECONDS)
+        for path, data in files.items():
+            file = Path(self._folder.name, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
 
     def run(self, source: str) -> dict[str, Any]:
         """Run a cell; return its text, its pictures and its error."""
@@ -120,8 +127,24 @@ class Process:
             self.close()
             raise Stopped("it sent something that is not an answer") from None
 
-    def ask(self, name: str, instead: dict[str, Any], given: dict[str, Any], wanted: dict) -> Seen:
-        return self._answer(("ask", name, instead, given, wanted), self._limits.call_seconds)
+    def check(self, name: str) -> None:
+        """Remember the notebook's names as they are now, for the questions about this function."""
+        self._messages.put(packed(("check", name)))
+
+    def ask(
+        self,
+        name: str,
+        instead: dict[str, Any],
+        given: dict[str, Any],
+        wanted: dict,
+        own: Sequence[str] = (),
+    ) -> Seen:
+        message = ("ask", name, instead, given, wanted, list(own))
+        return self._answer(message, self._limits.call_seconds)
+
+    def changed(self, name: str, others: Sequence[str]) -> list[str]:
+        found = self._answer(("changed", name, list(others)), self._limits.call_seconds).value
+        return [other for other in others if isinstance(found, list) and other in found]
 
     def _answer(self, message: tuple, seconds: float) -> Seen:
         self._messages.put(packed(message))
@@ -218,14 +241,32 @@ def named(source: str) -> str:
 class Runner:
     """A student's notebook, run again whenever its process has ended.
 
+    A function is asked with the names as they were where its check stands, whatever later cells made
+    of them.
+
+    Args:
+        cells: the notebook's code by place.
+        student: who handed it in.
+        limits: what it may use.
+        checks: the names of functions, by the places of their checks.
+        files: what was handed in beside the notebook, by path.
+
     Attributes:
         outputs: for each cell that ran, by place: its text, how many characters of it were cut, its
             pictures, its error.
         notes: on cells that had to be left out.
     """
 
-    def __init__(self, cells: dict[int, str], student: str, limits: Limits | None = None):
+    def __init__(
+        self,
+        cells: dict[int, str],
+        student: str,
+        limits: Limits | None = None,
+        checks: Mapping[int, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ):
         self._cells, self._student = dict(cells), student
+        self._checks, self._files = dict(checks or {}), dict(files or {})
         self._limits = limits or DEFAULT
         self._deadline = time.monotonic() + self._limits.total_seconds
         self._process: Process | None = None
@@ -233,12 +274,13 @@ class Runner:
         self.notes: list[str] = []
 
     def source(
-        self, name: str, instead: Mapping[str, Callable] | None = None
+        self, name: str, instead: Mapping[str, Callable] | None = None, own: Sequence[str] = ()
     ) -> Callable[..., Seen]:
         """Return a function that calls the notebook's function of this name.
 
         ``instead`` replaces other functions of the notebook during the call, by kdlib's right ones, so
-        that an answer does not suffer for the functions that it calls.
+        that an answer does not suffer for the functions that it calls. ``own`` are functions that are
+        put back for the call as their own checks found them.
         """
         others = {"student_id": self._student, **(instead or {})}
 
@@ -247,12 +289,20 @@ class Runner:
                 raise self._limits.used_up()
             process = self._started()
             try:
-                return process.ask(name, others, given, wanted)
+                return process.ask(name, others, given, wanted, own)
             except Stopped:
                 self._process = None
                 raise
 
         return ask
+
+    def changed(self, name: str, others: Sequence[str]) -> list[str]:
+        """Those of the others whose names a cell took again between their checks and this one's."""
+        try:
+            return self._started().changed(name, others) if others else []
+        except Stopped:
+            self._process = None
+            return []
 
     def own_name(self) -> str:
         """The student_id that the notebook sets, "" if it sets none."""
@@ -269,7 +319,7 @@ class Runner:
                 raise self._limits.used_up()
             process = Process(self._limits, self._deadline)
             try:
-                process.wait()
+                process.wait(self._files)
                 if self._run_all(process):
                     self._process = process
             except BaseException:  # an interrupt from the keyboard, too: leave no process behind
@@ -279,7 +329,11 @@ class Runner:
 
     def _run_all(self, process: Process) -> bool:
         """Run all cells; false if one ended the process, which is left out from now on."""
-        for place, source in self._cells.items():
+        for place in sorted(self._cells | self._checks):
+            if place in self._checks:
+                process.check(self._checks[place])
+                continue
+            source = self._cells[place]
             try:
                 self.outputs[place] = process.run(source)
             except Stopped as stopped:

@@ -12,7 +12,8 @@ import copy
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
@@ -22,6 +23,7 @@ from kdlib.course.grading.observe import writable
 from kdlib.course.grading.prose import pictures
 
 LARGEST = 300 * 2**20  # bytes of a file that is read at all
+LARGEST_BESIDE = 50 * 2**20  # bytes of all files beside a notebook
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Submission:
         name: the notebook's name without its suffix.
         data: the file's bytes; None if there is no notebook.
         note: what was odd about the file, "" if nothing was.
+        files: what lies beside it, by path from its folder.
+        left_out: paths of files that were not read, each with the reason.
     """
 
     student: str
@@ -41,6 +45,8 @@ class Submission:
     name: str
     data: bytes | None
     note: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def found(submitted: Path, names: dict[str, str]) -> list[Submission]:
@@ -99,10 +105,32 @@ def _read(folder: Path, name: str) -> Submission:
         if file.stat().st_size > LARGEST:
             note = f"The file is larger than {LARGEST >> 20} MB and was not read."
             return Submission(student, homework, name, None, note)
-        return Submission(student, homework, name, file.read_bytes(), note)
+        beside, left_out = _beside(file)
+        return Submission(student, homework, name, file.read_bytes(), note, beside, left_out)
     except OSError as error:
         note = f"The file could not be read ({error.strerror})."
         return Submission(student, homework, name, None, note)
+
+
+def _beside(notebook: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """What lies in the notebook's folder but notebooks, and which of them are too large or lead out of it."""
+    files: dict[str, bytes] = {}
+    left_out, room = [], LARGEST_BESIDE
+    for path in sorted(notebook.parent.rglob("*")):
+        name = path.relative_to(notebook.parent)
+        hidden = any(part[0] == "." or part == "__pycache__" for part in name.parts)
+        if hidden or path.suffix == ".ipynb" or (path.is_dir() and not path.is_symlink()):
+            continue
+        if not path.resolve().is_relative_to(notebook.parent.resolve()) or not path.is_file():
+            left_out.append(f"{name.as_posix()} (it is not a file of this folder)")
+        elif path.stat().st_size > room:
+            left_out.append(
+                f"{name.as_posix()} (all files together may have {LARGEST_BESIDE >> 20} MB)"
+            )
+        else:
+            files[name.as_posix()] = path.read_bytes()
+            room -= len(files[name.as_posix()])
+    return files, tuple(left_out)
 
 
 def mended(submission: Submission, release: NotebookNode) -> tuple[NotebookNode, list[str]]:
