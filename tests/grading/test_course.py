@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import nbformat
@@ -47,7 +48,7 @@ def graded(course, limits=None):
 
 
 def scores(course):
-    with (course / "grades.csv").open(newline="") as lines:
+    with (course / "grades.csv").open(newline="", encoding="utf-8-sig") as lines:
         return {row["student_id"]: row for row in csv.DictReader(lines)}
 
 
@@ -464,11 +465,9 @@ def test_the_check_that_the_guide_shows_is_a_real_one():
 def test_only_functions_of_earlier_exercises_are_lent():
     """So answers that only call each other earn nothing."""
     for exercises in HOMEWORKS.values():
-        wrong = SimpleNamespace(passed=False, note="", borrowed="")
-        reports = dict.fromkeys([e.name for e in exercises], wrong)
         for place, exercise in enumerate(exercises):
-            lent = marking._wrong_others(exercise, exercises, reports)
-            assert [*lent] == [e.name for e in exercises[:place] if not e.personal]
+            lent = [e.name for e in marking._earlier(exercise, exercises)]
+            assert lent == [e.name for e in exercises[:place] if not e.personal]
 
 
 @pytest.fixture
@@ -482,7 +481,8 @@ def quiet_nbgrader(monkeypatch):
             raise RuntimeError(f"no {kind.__name__} of {homework}")
 
     monkeypatch.setattr(course_module, "_run", record)
-    monkeypatch.setattr(course_module, "_write_grades", lambda course: run.append("grades"))
+    monkeypatch.setattr(course_module, "_gradebook", lambda course: nullcontext())
+    monkeypatch.setattr(course_module, "write_grades", lambda *given: run.append("grades"))
     monkeypatch.setattr(course_module, "_marked", {})
     return run, fails
 
@@ -501,21 +501,27 @@ def test_a_homework_that_is_no_longer_handed_in_is_no_longer_shown(tmp_path, qui
     for shown in ("ada/hw1", "ada/hw2", "bob/hw1", "eve/hw3"):
         (tmp_path / "autograded" / shown).mkdir(parents=True)
     now = handed_in_by(ada=["hw2"], bob=["hw1"])
-    assert course_module._given_to_nbgrader(tmp_path, now, tmp_path / "submitted") == []
+    failures = []
+    course_module._give_to_nbgrader(tmp_path, now, failures)
+    assert failures == []
     kept = {str(p.relative_to(tmp_path / "autograded")) for p in tmp_path.glob("autograded/*/*")}
     assert kept == {"ada/hw2", "bob/hw1", "eve/hw3"}
 
 
-def test_one_homework_that_nbgrader_cannot_do_does_not_cost_the_others(tmp_path, quiet_nbgrader):
+def test_one_homework_that_nbgrader_cannot_do_does_not_cost_the_others(
+    tmp_path, quiet_nbgrader, monkeypatch
+):
     course, (run, fails) = copied_course(tmp_path), quiet_nbgrader
     fails += [("Autograde", "hw1"), ("GenerateFeedback", "hw1")]
     now = handed_in_by(ada=["hw1", "hw2"])
-    failures = course_module._given_to_nbgrader(course, now, tmp_path / "submitted")
-    assert failures == ["no Autograde of hw1"]
+    failures = []
+    course_module._give_to_nbgrader(course, now, failures)
+    assert failures == ["Not all points of hw1 were entered: RuntimeError: no Autograde of hw1"]
     for homework in ("hw1", "hw2"):
         (course / "autograded" / "ada" / homework).mkdir(parents=True)
-    with pytest.raises(RuntimeError, match="no Autograde of hw1\n\nno GenerateFeedback of hw1"):
-        course_module._finish(course, failures)
+    with pytest.raises(RuntimeError, match="no Autograde of hw1\n\nNot all feedback on hw1 was"):
+        course_module._finish(course, {}, failures)
     both = [[(step, "hw1"), (step, "hw2")] for step in ("Autograde", "GenerateFeedback")]
     assert run == [*both[0], *both[1], "grades"]
+    monkeypatch.setattr(course_module, "_enter_times", lambda *given: None)
     assert main(["feedback", "--course", str(course)]) == 1
