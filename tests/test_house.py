@@ -10,7 +10,7 @@ import kdlib as kd
 
 ROOT = Path(kd.__file__).resolve().parent
 UPPER = ("reproduce", "check", "distill", "course")  # everything else is the core
-SHARED = ("_checks", "_files", "_exact")  # private to the library, not to a folder
+SHARED = ("_checks", "_console", "_files", "_exact")  # private to the library, not to a folder
 NAMES = """
     CWTM DKPP FSP Batch Cohort Comparison CrossEntropy Fidelity GradientTerms Hint History Interval
     LogitMatching Loss Objective Outputs Recipe Scores SoftTargets against_the_paper cwtm_loss

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from kdlib._console import say
 from kdlib.reproduce import PROTOCOLS, run, ship
 
 
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     if given.ship:
-        print(ship(given.name, given.out))
+        say(str(ship(given.name, given.out)))
         return
     started = time.perf_counter()
     with _executor(given.workers, given.dask) as executor:
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
             given.name, given.out, executor=executor, only=given.only, protocol=given.protocol
         )
         for line in lines:
-            print(f"{time.perf_counter() - started:6.0f} s  {line}", flush=True)
+            say(f"{time.perf_counter() - started:6.0f} s  {line}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from kdlib._console import say
 from kdlib.course.exercises import HOMEWORKS
 
 
@@ -57,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "release":
             changed = course.release(chosen.course)
-            print("\n".join(f"wrote {path}" for path in changed) or "the release is up to date")
+            say("\n".join(f"wrote {path}" for path in changed) or "the release is up to date")
         elif chosen.command == "grade":
             course.grade(chosen.course)
-            print(
+            say(
                 f"\nScores: {chosen.course}/grades.csv. For each student: {chosen.course}/feedback/"
             )
         else:

@@ -7,40 +7,49 @@ the results.
 
 from __future__ import annotations
 
-import csv
 import io
 import logging
 import os
-import re
 import secrets
 import shutil
 import sysconfig
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 from nbformat import NotebookNode
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment, GenerateFeedback
-from nbgrader.converters.base import BaseConverter, NbGraderException
+from nbgrader.converters.base import BaseConverter
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 from sqlalchemy.exc import SAWarning
+from traitlets import validate
 from traitlets.config import Config, PyFileConfigLoader
 
+from kdlib._console import say
 from kdlib._files import write_whole
 from kdlib.course.exercises import HOMEWORKS
+from kdlib.course.grading.grades import (
+    STUDENTS,
+    TIMESTAMP,
+    moment,
+    students,
+    utc,
+    write_grades,
+    write_report,
+)
 from kdlib.course.grading.marking import Marked, marked
 from kdlib.course.grading.sandbox import Limits
 from kdlib.course.grading.submission import Submission, found, passed_over
 
 CONFIG = "nbgrader_config.py"
 SEED = "grading_seed.txt"
-STUDENTS = "students.csv"
 GRADEBOOK = "gradebook.db"
 
 _marked: dict[tuple[str, str], Marked] = {}  # on their way to nbgrader, by homework and student
@@ -126,16 +135,22 @@ def release(course: Path, to: Path | None = None) -> list[Path]:
 
 
 def grade(
-    course: Path, limits: Limits | None = None, tell: Callable[[str], None] = print
+    course: Path, limits: Limits | None = None, tell: Callable[[str], None] = say
 ) -> list[Marked]:
     """Grade all of ``submitted/``; write ``feedback/``, ``grades.csv`` and ``report.md``.
 
     A submission that cannot be graded gets no points and a note; all others are graded.
 
+    Args:
+        course: the folder with ``nbgrader_config.py``.
+        limits: of each submission's time and memory.
+        tell: called with each line of progress.
+
     Raises:
         ValueError: there are no submissions, a student's folder has an impossible name, or a file of
             the course is wrong; raised before anything runs.
-        RuntimeError: nbgrader failed for a homework; raised after the others are done.
+        RuntimeError: the grader failed for a submission, nbgrader for a homework, or a file could not
+            be written; raised after all else is done.
     """
     names = homeworks(course)
     submissions = found(course / "submitted", names)
@@ -144,35 +159,82 @@ def grade(
             f"there are no submissions: {course / 'submitted'} must hold STUDENT/hw1/"
             f"{next(iter(names.values()))}.ipynb and so on"
         )
-    _students(course)  # raises now if the file is wrong
+    _check_each_is_one(submissions)
+    about, deadlines = students(course), _deadlines(course)
     graded = _grader(course, limits)
     with tempfile.TemporaryDirectory() as scratch:
         for homework in sorted({s.homework for s in submissions}):
             # Registers the cells in the gradebook, which refuses if an exercise has changed since.
             _run(GenerateAssignment, course, homework, {"release_directory": f"{scratch}/release"})
-        notes = [
-            f"{path} is not the folder of a homework and was ignored."
-            for path in passed_over(course / "submitted", names)
-        ]
-        with _guarded(course) as changed:
-            all_marked = [_announced(graded(submission), tell) for submission in submissions]
-        # From here on no student code runs.
-        notes += [f"{path} was changed while students' code ran; restored." for path in changed]
-        for note in notes:
-            tell(note)
-        failures = _given_to_nbgrader(course, all_marked, Path(scratch) / "submitted")
-    _write_report(course, all_marked, notes)
-    _finish(course, failures)
+    notes = [
+        f"{path} is not the folder of a homework and was ignored."
+        for path in passed_over(course / "submitted", names)
+    ]
+    failures: list[str] = []
+    all_marked = []
+    with _guarded(course) as changed:
+        for submission in submissions:
+            with _noted(failures, f"{submission.student} {submission.homework} was not graded"):
+                all_marked.append(_with_time(graded(submission)))
+                _say_all(tell, _told(all_marked[-1]))
+    # From here on no student code runs.
+    notes += [f"{path} was changed while students' code ran; restored." for path in changed]
+    _say_all(tell, notes + failures)
+    with _noted(failures, "report.md was not written; is it open in another program?"):
+        write_report(course / "report.md", all_marked, notes + failures)
+    with _noted(failures, "Times of handing in and deadlines were not entered"):
+        _enter_times(course, all_marked, deadlines)
+    _give_to_nbgrader(course, all_marked, failures)
+    _finish(course, about, failures)
     return all_marked
 
 
-def _announced(graded: Marked, tell: Callable[[str], None]) -> Marked:
+def _check_each_is_one(submissions: list[Submission]) -> None:
+    """Refuse folders whose names differ in how an accent is encoded, since nbgrader gets one form."""
+    for (student, homework), count in Counter((s.student, s.homework) for s in submissions).items():
+        if count > 1:
+            raise ValueError(
+                f"each student must have one folder, got {count} that read {student!r} and hold "
+                f"{homework}: rename or remove all but one"
+            )
+
+
+def _told(graded: Marked) -> list[str]:
     own = graded.submission
     out_of = sum(report.out_of for report in graded.reports.values())
-    tell(f"{own.student} {own.homework}: {graded.points:g} of {out_of:g}")
-    for note in graded.notes:
-        tell(f"    {note}")
+    points = f"{own.student} {own.homework}: {graded.points:g} of {out_of:g}"
+    return [points, *(f"    {note}" for note in graded.notes)]
+
+
+def _say_all(tell: Callable[[str], None], lines: list[str]) -> None:
+    with suppress(OSError, UnicodeError):  # what cannot be shown stops no grading
+        for line in lines:
+            tell(line)
+
+
+def _with_time(graded: Marked) -> Marked:
+    """Add a note if the time of handing in cannot be read."""
+    try:
+        _handed_in(graded.submission)
+    except ValueError as error:
+        graded.notes.append(f"{TIMESTAMP} was ignored: {error}.")
     return graded
+
+
+def _handed_in(own: Submission) -> datetime | None:
+    """When a submission was handed in, in UTC; None where nothing says so."""
+    if TIMESTAMP not in own.files:
+        return None
+    return utc(moment(own.files[TIMESTAMP].decode("utf-8-sig", errors="replace")))
+
+
+@contextmanager
+def _noted(failures: list[str], what: str) -> Iterator[None]:
+    """Note an error among the failures and go on, so that nobody else loses a grade by it."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  whatever it is, the others go on
+        failures.append(f"{what}: {type(error).__name__}: {error}")
 
 
 @contextmanager
@@ -198,152 +260,136 @@ def _guarded(course: Path) -> Iterator[list[str]]:
                     write_whole(path, lambda part, path=path: part.write_bytes(before[path]))
 
 
-def _given_to_nbgrader(course: Path, all_marked: list[Marked], handed_in: Path) -> list[str]:
-    """Enter points and outputs into the gradebook, homework by homework; return what failed."""
-    _marked.clear()
-    for graded in all_marked:
-        own = graded.submission
-        _marked[own.homework, own.student] = graded
-        file = handed_in / own.student / own.homework / f"{own.name}.ipynb"
-        file.parent.mkdir(parents=True)
-        nbformat.write(graded.notebook, file)
-    failures = []
-    for homework in sorted({homework for homework, _ in _marked}):
-        for old in (course / "autograded").glob(f"*/{homework}"):
-            if (homework, old.parent.name) not in _marked:  # no longer handed in
-                shutil.rmtree(old)
+def _deadlines(course: Path) -> dict[str, datetime]:
+    """Deadlines in UTC by homework, as the course's settings say them: ``c.Deadlines.hw1 = "..."``."""
+    with _inside(course):
+        stated = _settings().get("Deadlines", {})
+    deadlines = {}
+    for homework, text in stated.items():
+        setting = f"c.Deadlines.{homework} in {CONFIG}"
+        if homework not in HOMEWORKS:
+            raise ValueError(f"{setting}: there is no such homework, only {', '.join(HOMEWORKS)}")
         try:
-            _run(Autograde, course, homework, {"submitted_directory": str(handed_in)})
-        except RuntimeError as error:
-            failures.append(str(error))
-    return failures
+            deadline = moment(str(text))
+            if deadline.tzinfo is None:
+                raise ValueError(
+                    f"a deadline must end in its zone, such as Europe/Berlin, got {text!r}"
+                )
+            deadlines[homework] = utc(deadline)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {error}") from None
+    return deadlines
+
+
+def _enter_times(course: Path, all_marked: list[Marked], deadlines: dict[str, datetime]) -> None:
+    """Enter into the gradebook what is due when, and when each submission was handed in."""
+    with _gradebook(course) as gradebook:
+        for homework, deadline in deadlines.items():
+            with suppress(MissingEntry):  # a homework that nobody has handed in yet
+                gradebook.find_assignment(homework).duedate = deadline
+        for graded in all_marked:
+            own, time = graded.submission, None
+            with suppress(ValueError):  # it has a note
+                time = _handed_in(own)
+            gradebook.update_or_create_student(own.student)
+            gradebook.update_or_create_submission(own.homework, own.student, timestamp=time)
+        gradebook.db.commit()
+
+
+def _give_to_nbgrader(course: Path, all_marked: list[Marked], failures: list[str]) -> None:
+    """Enter points and outputs into the gradebook, homework by homework; note what failed."""
+    _marked.clear()
+    with tempfile.TemporaryDirectory(dir=course, prefix=".part-") as handed_in:
+        for graded in all_marked:
+            own = graded.submission
+            file = Path(handed_in) / own.student / own.homework / f"{own.name}.ipynb"
+            with _noted(failures, f"{own.student} {own.homework} was not graded"):
+                file.parent.mkdir(parents=True)
+                nbformat.write(graded.notebook, file)
+                _marked[own.homework, own.student] = graded
+        for homework in sorted({homework for homework, _ in _marked}):
+            for old in (course / "autograded").glob(f"*/{homework}"):
+                if (homework, old.parent.name) not in _marked:  # no longer handed in
+                    shutil.rmtree(old)
+            with _noted(failures, f"Not all points of {homework} were entered"):
+                submitted = {"submitted_directory": Path(handed_in).name}
+                _run(Autograde, course, homework, submitted)
 
 
 def feedback(course: Path) -> None:
     """Write ``feedback/`` and ``grades.csv`` from the gradebook again, after reading by hand."""
-    _finish(course, [])
+    about = students(course)
+    _enter_times(course, [], _deadlines(course))
+    _finish(course, about, [])
 
 
-def _finish(course: Path, failures: list[str]) -> None:
+def _finish(course: Path, about: dict[str, dict[str, str]], failures: list[str]) -> None:
     for homework in homeworks(course):
         if list((course / "autograded").glob(f"*/{homework}")):
-            try:
+            with _noted(failures, f"Not all feedback on {homework} was written"):
                 _run(GenerateFeedback, course, homework, {})
-            except RuntimeError as error:
-                failures.append(str(error))
-    _write_grades(course)
+    grades, names = course.resolve() / "grades.csv", homeworks(course)
+    again = "python -m kdlib.course.grading feedback writes it once no other program has it open"
+    with _noted(failures, f"grades.csv was not written; {again}"), _gradebook(course) as gradebook:
+        for student, own in about.items():
+            gradebook.update_or_create_student(student, **own)
+        write_grades(grades, gradebook, names)
     if failures:
         raise RuntimeError("\n\n".join(failures))
+
+
+class _Here(CourseDirectory):
+    """A course at the relative path ``.``: nbgrader reads an absolute one as a pattern ([ ] * ?)."""
+
+    @validate("root")
+    def _validate_root(self, proposal: dict) -> str:
+        return proposal["value"]
+
+
+def _settings() -> Config:
+    return PyFileConfigLoader(CONFIG, path=".").load_config()
 
 
 def _run(
     kind: type[BaseConverter], course: Path, homework: str, directories: dict[str, str]
 ) -> None:
     """Run one step of nbgrader, with the course's own settings and these directories."""
-    course = course.resolve()
-    config: Config = PyFileConfigLoader(CONFIG, path=str(course)).load_config()
-    config.CourseDirectory.root = str(course)
-    config.CourseDirectory.assignment_id = homework
-    config.CourseDirectory.update(directories)
-    step = kind(coursedir=CourseDirectory(config=config), config=config)
-    step.force = True
     log = io.StringIO()
     handler = logging.StreamHandler(log)
-    step.log.addHandler(handler)
-    try:
-        with _scripts_on_the_path(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SAWarning)  # caused by how nbgrader builds its rows
+    with _inside(course):
+        config = _settings()
+        config.CourseDirectory.root = "."
+        config.CourseDirectory.assignment_id = homework
+        config.CourseDirectory.update({"db_url": f"sqlite:///{GRADEBOOK}"} | directories)
+        step = kind(coursedir=_Here(config=config), config=config)
+        step.force = True
+        step.log.addHandler(handler)
+        try:
             step.start()
-    except NbGraderException as error:
-        raise RuntimeError(
-            f"nbgrader failed in {kind.__name__} of {homework}:\n{log.getvalue()}"
-        ) from error
-    finally:
-        step.log.removeHandler(handler)
+        except Exception as error:
+            raise RuntimeError(
+                f"nbgrader failed in {kind.__name__} of {homework}:\n{log.getvalue()}{error}"
+            ) from error
+        finally:
+            step.log.removeHandler(handler)
 
 
 @contextmanager
-def _scripts_on_the_path() -> Iterator[None]:
-    """Let nbgrader find alembic, which lies beside this Python but perhaps nowhere on the PATH."""
-    before = os.environ.get("PATH", os.defpath)
+def _gradebook(course: Path) -> Iterator[Gradebook]:
+    with _inside(course), Gradebook(f"sqlite:///{GRADEBOOK}") as gradebook:
+        yield gradebook
+
+
+@contextmanager
+def _inside(course: Path) -> Iterator[None]:
+    """Work in the course's folder, with alembic, which nbgrader runs, on the PATH."""
+    place, before = os.getcwd(), os.environ.get("PATH", os.defpath)
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), before])
+    os.chdir(course)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SAWarning)  # caused by how nbgrader builds its rows
+            yield
     finally:
+        os.chdir(place)
         os.environ["PATH"] = before
-
-
-def _write_grades(course: Path) -> None:
-    """Write one row per student, for a spreadsheet or a learning platform."""
-    names = homeworks(course)
-    about = _students(course)
-    rows = []
-    with Gradebook(f"sqlite:///{course.resolve() / GRADEBOOK}") as gradebook:
-        for student, own in about.items():
-            gradebook.update_or_create_student(student, **own)
-        for student in sorted(gradebook.students, key=lambda s: s.id):
-            row = {"student_id": student.id}
-            row |= {
-                key: getattr(student, key) or "" for key in ("first_name", "last_name", "email")
-            }
-            for homework in names:
-                row |= _scores(gradebook, student.id, homework)
-            rows.append(row)
-    table = pd.DataFrame(rows, columns=None if rows else ["student_id"])
-    write_whole(course / "grades.csv", lambda part: table.to_csv(part, index=False))
-
-
-def _scores(gradebook: Gradebook, student: str, homework: str) -> dict[str, object]:
-    try:
-        own = gradebook.find_submission(homework, student)
-    except MissingEntry:
-        return {homework: "", f"{homework} out of": "", f"{homework} to be read": ""}
-    unread = sum(grade.needs_manual_grade for book in own.notebooks for grade in book.grades)
-    return {
-        homework: f"{own.score:g}",
-        f"{homework} out of": f"{own.max_score:g}",
-        f"{homework} to be read": unread,
-    }
-
-
-def _students(course: Path) -> dict[str, dict[str, str]]:
-    """Names and addresses from ``students.csv``, if there is one."""
-    file = course / STUDENTS
-    if not file.exists():
-        return {}
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines, skipinitialspace=True))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{STUDENTS} must be saved as UTF-8, got another encoding ({error})"
-        ) from None
-    if rows and "student_id" not in rows[0]:
-        columns = ", ".join(map(str, rows[0]))
-        raise ValueError(f"{STUDENTS} must have a column student_id, got {columns}")
-    kept = ("first_name", "last_name", "email")
-    named = [row for row in rows if (row["student_id"] or "").strip()]
-    return {row["student_id"].strip(): {key: row.get(key) or "" for key in kept} for row in named}
-
-
-def _write_report(course: Path, all_marked: list[Marked], notes: list[str]) -> None:
-    """List what a teacher should look at: points by exercise, known mistakes, notes."""
-    lines = ["# What the grader found\n", *(f"- {_verbatim(note)}\n" for note in notes)]
-    for graded in all_marked:
-        own = graded.submission
-        lines.append(f"## {_verbatim(own.student)}, {own.homework}: {graded.points:g} points\n")
-        for name, report in graded.reports.items():
-            known = ", ".join(m.name for m in report.mistakes)
-            said = report.note or (f"looks like {known}" if known else "")
-            lines.append(
-                f"- {name}: {report.points:g} of {report.out_of:g}{said and f' ({_verbatim(said)})'}"
-            )
-        lines += [f"- Note: {_verbatim(note)}" for note in graded.notes]
-        lines.append("")
-    text = "\n".join(lines)
-    write_whole(course / "report.md", lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _verbatim(text: str) -> str:
-    """Escape Markdown: part of the text may be a student's."""
-    return re.sub(r"([\\`*_\[\]<>!#|])", r"\\\1", text)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from kdlib._console import say
 from kdlib.course.grading.exercise import VISIBLE, Exercise
 from kdlib.course.grading.report import Report
 
@@ -117,10 +118,10 @@ def show(homeworks: Homeworks, folder: Path | None = None) -> int:
     misses, answers = 0, 0
     for homework, exercises in homeworks.items():
         for exercise in exercises:
-            print(f"\n{homework} {exercise.name}: {exercise.points:g} points{_where(exercise)}")
-            print(f"  {exercise.task}")
+            say(f"\n{homework} {exercise.name}: {exercise.points:g} points{_where(exercise)}")
+            say(f"  {exercise.task}")
             for k, p in enumerate(exercise.properties):
-                print(f"    {' ' * 45}{' ' * k}↓ {p.says}")
+                say(f"    {' ' * 45}{' ' * k}↓ {p.says}")
             right = right_answers(homework, exercise, folder)
             answers += len(exercise.mistakes) + len(right)
             for seed in (VISIBLE, HIDDEN):
@@ -128,15 +129,15 @@ def show(homeworks: Homeworks, folder: Path | None = None) -> int:
                 # Both draws must show the same; the reader needs to see one.
                 shown = found if seed == VISIBLE else [row for row in found if row.miss]
                 for row in shown:
-                    print(row)
+                    say(str(row))
                 lacks = gaps(exercise, found, FEWEST_RIGHT if folder else 1)
                 for lack in lacks:
-                    print(f"  MISS: {lack}")
+                    say(f"  MISS: {lack}")
                 misses += sum(bool(row.miss) for row in found) + len(lacks)
     if not folder:
-        print("\nOne right answer for each exercise: the other forms are in the project's checkout")
-        print("(tests/grading/right), not in the installed package; --answers says where.")
-    print(f"\n{answers} answers, with two draws of cases each: {misses or 'no'} misses")
+        say("\nOne right answer for each exercise: the other forms are in the project's checkout")
+        say("(tests/grading/right), not in the installed package; --answers says where.")
+    say(f"\n{answers} answers, with two draws of cases each: {misses or 'no'} misses")
     return misses
 
 
