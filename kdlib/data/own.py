@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from kdlib._checks import sizes
+from kdlib.data.pictures import check_mode, is_grey, pictures_by_class, pixels, pixels_of_file
 from kdlib.data.splits import Data, Split, device_or_gpu
 
 __all__ = ["from_arrays", "from_dataset", "from_folder"]
@@ -34,8 +35,8 @@ def from_arrays(
 
     Args:
         x_train, x_test: uint8 images ``(N, H, W)`` or ``(N, H, W, C)``, which are normalised by the
-            training images' statistics; or floating-point inputs ``(N, ...)``, which are only cast
-            to float32.
+            training images' statistics; floating-point inputs ``(N, ...)``, which are only cast to
+            float32; or integers ``(N, L)``, the tokens of N texts of equal length.
         y_train, y_test: integer labels ``(N,)``, or None if there are none.
         classes: names by label; by default the numbers themselves.
         name: name of the data set.
@@ -44,7 +45,8 @@ def from_arrays(
 
     Raises:
         TypeError: an array has another dtype.
-        ValueError: lengths or shapes do not match, or a label is negative or has no class name.
+        ValueError: lengths or shapes do not match, an input is not finite, or a label is negative or has
+            no class name.
 
     >>> images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8)), np.arange(20) % 2
     >>> from_arrays(images.astype("uint8"), labels, validation=5, device="cpu")
@@ -79,7 +81,8 @@ def from_folder(
 
     The classes are the subfolders of ``train`` in alphabetical order, and the files of each are in
     alphabetical order, too; a sample's index is its place in this order. The images get one channel
-    if all of them are grey, else three.
+    if all of them are grey, else three. Transparent ones are laid on white. Hidden files and folders,
+    such as Jupyter's ``.ipynb_checkpoints``, do not count.
 
     Args:
         folder: the folder.
@@ -89,31 +92,32 @@ def from_folder(
 
     Raises:
         FileNotFoundError: there is no ``train`` folder with classes and images in it.
-        ValueError: images differ in size and no ``size`` is given, or a test class is not in train.
-    """
-    from torchvision.datasets import ImageFolder
+        ValueError: an image cannot be read, images differ in size and no ``size`` is given, or a test
+            class is not in train.
 
+    Warns:
+        UserWarning: other files are passed over, or a folder ``val``.
+    """
     if size is not None:
         sizes(size=size)
-    folder = Path(folder)
-    parts = {part: ImageFolder(str(folder / part)) for part in _parts(folder)}
-    classes = parts["train"].classes
-    for part in parts.values():
-        if unknown := sorted(set(part.classes) - set(classes)):
-            raise ValueError(f"classes of test must occur in train, got {unknown[0]!r}")
-    paths = [path for files in parts.values() for path, _ in files.samples]
-    mode = "L" if {_picture_mode(path) for path in paths} <= {"1", "L"} else "RGB"
+    folder = Path(folder).expanduser()
+    parts = pictures_by_class(folder)
+    classes = [*parts["train"]]
+    everything = [path for part in parts.values() for paths in part.values() for path in paths]
+    grey = all(map(is_grey, everything))
     arrays = {}
-    for part, files in parts.items():
-        pictures = [_picture(path, mode, size) for path, _ in files.samples]
-        for (path, _), picture in zip(files.samples, pictures, strict=True):
-            if picture.shape != pictures[0].shape:
-                raise ValueError(
-                    f"size must be given where images differ: {Path(path).name} has "
-                    f"{picture.shape[:2]} pixels, others {pictures[0].shape[:2]}"
-                )
-        numbers = [classes.index(files.classes[label]) for label in files.targets]
-        arrays[part] = np.stack(pictures), np.array(numbers)
+    for part, by_class in parts.items():
+        images, labels = [], []
+        for name, paths in by_class.items():
+            for path in paths:
+                images.append(pixels_of_file(path, grey, size))
+                labels.append(classes.index(name))
+                if images[-1].shape != images[0].shape:
+                    raise ValueError(
+                        f"size must be given where images differ: {path.name} has "
+                        f"{images[-1].shape[:2]} pixels, others {images[0].shape[:2]}"
+                    )
+        arrays[part] = np.stack(images), np.array(labels)
     return from_arrays(
         *arrays["train"],
         *arrays.get("test", (None, None)),
@@ -132,6 +136,7 @@ def from_dataset(
     name: str = "dataset",
     validation: int = 0,
     device: torch.device | str | None = None,
+    progress: bool = True,
 ) -> Data:
     """Make a data set of a torch ``Dataset`` of pairs (image, label), read once and in order.
 
@@ -146,6 +151,7 @@ def from_dataset(
         name: name of the data set.
         validation: how many training samples to hold out, chosen by a hash of their contents.
         device: by default the GPU if there is one.
+        progress: show a bar while the samples are read, which takes time where they are files.
 
     Raises:
         TypeError: the dataset has no length, or its samples are not pairs (image, label).
@@ -156,8 +162,8 @@ def from_dataset(
     >>> from_dataset(pairs, validation=5, device="cpu")
     Data(dataset: 15 training, 5 validation and no test samples of 2 classes on cpu)
     """
-    x_train, y_train = _pairs("train", train)
-    x_test, y_test = (None, None) if test is None else _pairs("test", test)
+    x_train, y_train = _pairs("train", train, progress)
+    x_test, y_test = (None, None) if test is None else _pairs("test", test, progress)
     return from_arrays(
         x_train,
         y_train,
@@ -175,19 +181,25 @@ def _classes(dataset: Dataset) -> Sequence[str] | None:
     return getattr(dataset, "classes", getattr(getattr(dataset, "dataset", None), "classes", None))
 
 
-def _pairs(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(name: str, dataset: Dataset, progress: bool) -> tuple[np.ndarray, np.ndarray]:
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
         raise TypeError(
             f"{name} must be a dataset of (image, label) with a length above 0, got "
             f"{type(dataset).__name__}; pass a DataLoader's .dataset"
         )
+    from tqdm.auto import trange
+
     images, labels = [], []
-    for i in range(len(dataset)):
+    for i in trange(len(dataset), desc=f"reading {name}", leave=False, disable=not progress):
         sample = dataset[i]
         if not isinstance(sample, (tuple, list)) or len(sample) != 2:
             found = type(sample).__name__
             found += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
-            raise TypeError(f"{name} must hold pairs (image, label), got {found} for sample {i}")
+            found += f" with {', '.join(map(repr, sample))}" if isinstance(sample, Mapping) else ""
+            raise TypeError(
+                f"{name} must hold pairs (image, label), got {found} for sample {i}; wrap it in a Dataset "
+                "whose __getitem__ returns the pair"
+            )
         images.append(_channels_last_image(sample[0]))
         label = sample[1]
         if isinstance(label, (Tensor, np.ndarray, np.generic)) and label.ndim == 0:
@@ -208,8 +220,8 @@ def _channels_last_image(image: object) -> np.ndarray:
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        _check_mode(image.mode, "an image")
-        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+        check_mode(image.mode, "an image")
+        return pixels(image, grey=image.mode in ("1", "L"))
     if not isinstance(image, Tensor):
         array = np.asarray(image)
         if array.dtype.kind == "f" and array.ndim == 3:
@@ -218,7 +230,7 @@ def _channels_last_image(image: object) -> np.ndarray:
                 f"{array.shape}; torchvision's ToTensor makes one"
             )
         return array
-    array = image.detach().cpu().numpy()
+    array = _as_numpy(image)
     return np.moveaxis(array, 0, -1) if array.dtype == np.uint8 and array.ndim == 3 else array
 
 
@@ -283,7 +295,7 @@ def _inputs(
 ) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(images))
     if statistics is None:
-        return tensor.float().to(device)
+        return (tensor.float() if tensor.is_floating_point() else tensor.long()).to(device)
     tensor = tensor.to(device)
     mean, deviation = (value.to(device).view(-1, 1, 1) for value in statistics)
     tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)  # (N, C, H, W)
@@ -296,25 +308,47 @@ def channels_last(images: np.ndarray) -> bool:
 
 
 def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(values, (Dataset, DataLoader)):
+        dataset = "dataset" if isinstance(values, Dataset) else "loader.dataset"
+        raise TypeError(
+            f"{name} must be an array or a tensor, got {type(values).__name__}; "
+            f"kd.data.from_dataset({dataset}) reads it"
+        )
+    try:
+        array = _as_numpy(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} must be one array, got rows that differ in shape") from error
     if array.dtype == np.uint8 and not channels_last(array):
         raise ValueError(
             f"{name} must be images (N, H, W) or (N, H, W, C) if it is uint8, "
             f"got shape {array.shape}"
         )
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise TypeError(f"{name} must be uint8 images or floating-point inputs, got {array.dtype}")
+    tokens = array.dtype.kind in "iu" and array.ndim == 2
+    if array.dtype != np.uint8 and array.dtype.kind != "f" and not tokens:
+        raise TypeError(
+            f"{name} must be uint8 images or floating-point inputs, or integer tokens (N, L), got "
+            f"{array.dtype} of shape {array.shape}"
+        )
     if array.ndim < 2 or len(array) == 0:
         raise ValueError(f"{name} must be (N, ...) with at least one sample, got {array.shape}")
     return array
 
 
+def _as_numpy(values: object) -> np.ndarray:
+    """An array in this machine's byte order; numpy has no bfloat16."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    array = np.asarray(values)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def _labels(values: np.ndarray | Tensor | None, name: str, inputs: object) -> np.ndarray | None:
     if values is None:
         return None
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = _as_numpy(values)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+        raise TypeError(f"{name} must hold integers, got {array.dtype}; .astype(int) makes them")
     if array.size != len(inputs):
         raise ValueError(
             f"{name} must hold one label for each of the {len(inputs)} inputs, got {array.size}"
@@ -322,30 +356,6 @@ def _labels(values: np.ndarray | Tensor | None, name: str, inputs: object) -> np
     if array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {array.min()}")
     return flat(array)
-
-
-def _picture(path: str, mode: str, size: int | None) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as picture:
-        picture = ImageOps.exif_transpose(picture).convert(mode)
-        return np.asarray(picture if size is None else picture.resize((size, size)))
-
-
-def _picture_mode(path: str) -> str:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        _check_mode(picture.mode, path)
-        return picture.mode
-
-
-def _check_mode(mode: str, where: str) -> None:
-    if mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-        raise ValueError(
-            f"{where} has pixels of mode {mode!r}, which would be truncated; "
-            "save it as 8-bit grey or RGB"
-        )
 
 
 def flat(labels: np.ndarray) -> np.ndarray:
@@ -359,11 +369,3 @@ def checked_validation(validation: int, available: int) -> int:
             "some of the training images must remain"
         )
     return int(validation)
-
-
-def _parts(folder: Path) -> list[str]:
-    if not (folder / "train").is_dir():
-        raise FileNotFoundError(
-            f"folder must hold train/CLASS/ with images, but there is no {folder / 'train'}"
-        )
-    return [part for part in ("train", "test") if (folder / part).is_dir()]

@@ -214,6 +214,11 @@ class Data:
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
             split = getattr(self, part)
+            if isinstance(split, Split) and (row := _not_finite(split.inputs)) is not None:
+                raise ValueError(
+                    f"inputs of {part} must be finite, but the sample with index "
+                    f"{int(split.index[row])} holds NaN or infinity; leave it out or mend it"
+                )
             if self.labelled(part) and int(split.labels.max()) >= len(self.classes):
                 raise ValueError(
                     f"labels of {part} must be below {len(self.classes)}, the number of classes, "
@@ -277,6 +282,17 @@ def device_or_gpu(device: torch.device | str | None) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _not_finite(inputs: Tensor) -> int | None:
+    """The first row that holds NaN or infinity; None if there is none."""
+    if not inputs.is_floating_point():
+        return None
+    for first in range(0, len(inputs), 10_000):  # so that the mask takes little memory
+        bad = ~inputs[first : first + 10_000].isfinite().flatten(1).all(1)  # (10_000,)
+        if bad.any():
+            return first + int(bad.int().argmax())
+    return None
 
 
 def _size(split: Samples | None) -> str:

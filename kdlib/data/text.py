@@ -138,7 +138,7 @@ def ptb(
         FileNotFoundError: the files are missing; the message says what to do.
     """
     root = root or os.environ.get("KDLIB_DATA")
-    folder = Path(root) / "ptb" if root else Path("ptb")
+    folder = Path(root).expanduser() / "ptb" if root else Path("ptb")
     texts = [_ptb_file(folder, part) for part in ("train", "valid", "test")]
     return from_texts(*texts, words=True, name="ptb", device=device, unroll=unroll)
 

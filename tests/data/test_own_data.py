@@ -1,11 +1,13 @@
 """kdlib/data/own.py: data sets of a reader's own arrays, folders of images and torch Datasets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from random_arrays import TRAIN, arrays, normalised, shuffled
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import kdlib as kd
 
@@ -90,11 +92,77 @@ OK, Y = np.zeros((6, 4, 4), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, No
         ({"validation": 6}, ValueError, "validation must be .*0 to 5, got 6"),
         ({"validation": -1}, ValueError, "validation must be .*got -1"),
         ({"validation": 0.5}, ValueError, "validation must be a whole number.*got 0.5"),
+        ({"x_train": [[0.5], [0.5, 1.0]]}, ValueError, "x_train must be one array, got rows"),
+        (
+            {"x_train": TensorDataset(torch.zeros(6, 2))},
+            TypeError,
+            r"kd\.data\.from_dataset\(dataset\)",
+        ),
+        ({"x_train": DataLoader(TensorDataset(torch.zeros(6)))}, TypeError, r"\(loader\.dataset\)"),
     ],
 )
 def test_from_arrays_refuses_arrays_that_do_not_fit(given, kind, message):
     with pytest.raises(kind, match=message):
         kd.data.from_arrays(**({"x_train": OK, "y_train": Y, "device": "cpu"} | given))
+
+
+FLAWS = {
+    "NaN": lambda x: x[7].fill_(torch.nan),
+    "infinity": lambda x: x[7, 0].fill_(torch.inf),
+    "too large for float32": lambda x: x[7, 1].fill_(1e60),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS.values(), ids=FLAWS)
+def test_inputs_that_are_not_finite_are_refused_with_their_row(flaw):
+    inputs, labels = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 2
+    flaw(inputs)
+    makes = {
+        "train": lambda: kd.data.from_arrays(inputs, labels, device="cpu"),
+        "test": lambda: kd.data.from_arrays(inputs[:5], None, inputs, labels, device="cpu"),
+        "train ": lambda: kd.data.from_dataset(TensorDataset(inputs, labels), device="cpu"),
+        "validation": lambda: replace(
+            kd.data.from_arrays(inputs[:5], labels[:5], device="cpu"),
+            validation=kd.data.Split(inputs.float(), labels, torch.arange(12)),
+        ),
+    }
+    for part, make in makes.items():
+        with pytest.raises(ValueError, match=f"inputs of {part.strip()} must be finite.*index 7 "):
+            make()
+
+
+KINDS = {
+    "bfloat16": lambda x: x.bfloat16(),
+    "big-endian": lambda x: x.numpy().astype(">f4"),
+    "with a gradient": lambda x: x.clone().requires_grad_(),
+    "backwards in memory": lambda x: x.flip(0).numpy()[::-1],
+    "columns first": lambda x: np.asfortranarray(x.numpy()),
+    "read only": lambda x: np.broadcast_to(x.numpy(), x.shape),
+    "a list": lambda x: x.tolist(),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_arrays_are_read_however_they_lie_in_memory(kind):
+    inputs = torch.randint(-8, 9, (12, 4)).float()
+    data = kd.data.from_arrays(kind(inputs), np.arange(12).astype(">i8") % 2, device="cpu")
+    assert torch.equal(data.train.inputs, inputs)
+    assert data.train.labels.tolist() == [0, 1] * 6
+
+
+def test_integers_of_two_dimensions_are_tokens_and_stay_what_they_are():
+    tokens = torch.randint(50, (12, 7))
+    for dtype in (torch.int64, torch.int32):
+        data = kd.data.from_arrays(
+            tokens.to(dtype), torch.arange(12) % 2, validation=2, device="cpu"
+        )
+        assert data.train.inputs.dtype == torch.int64
+        assert torch.equal(data.train.inputs, tokens[data.train.index])
+    again = kd.data.from_arrays(tokens + 1, torch.arange(12) % 2, validation=2, device="cpu")
+    assert again.fingerprint() != data.fingerprint()
+    pairs = TensorDataset(tokens, torch.arange(12) % 2)
+    assert torch.equal(kd.data.from_dataset(pairs, device="cpu").train.inputs, tokens)
 
 
 # A folder of images
@@ -178,6 +246,150 @@ def test_from_folder_refuses_images_that_would_be_truncated(tmp_path):
         kd.data.from_folder(tmp_path)
 
 
+LEFT_BEHIND = [
+    "train/.ipynb_checkpoints/a-checkpoint.png",
+    "train/a/.ipynb_checkpoints/1-checkpoint.png",
+    "train/a/deep/.ipynb_checkpoints/1-checkpoint.png",
+    "train/__MACOSX/a/1.png",
+    "train/b/__MACOSX/1.png",
+    "train/a/._1.png",
+    "train/a/.DS_Store",
+    "train/b/Thumbs.db",
+    "train/b/@eaDir/1.png",
+    "test/.ipynb_checkpoints/1-checkpoint.png",
+    "test/b/desktop.ini",
+]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("file", LEFT_BEHIND)
+def test_what_other_programs_leave_behind_is_neither_a_class_nor_an_image(tmp_path, file):
+    for name in ("train/a/1", "train/a/deep/2", "train/b/1", "test/b/1"):
+        picture(tmp_path / f"{name}.png", len(name))
+    plain = kd.data.from_folder(tmp_path, device="cpu")
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_bytes((tmp_path / "train/a/1.png").read_bytes())
+    data = kd.data.from_folder(tmp_path, device="cpu")
+    assert data.classes == plain.classes == ("a", "b")
+    assert data.fingerprint() == plain.fingerprint() and len(data.test) == 1
+
+
+def test_other_files_and_a_validation_folder_are_counted_in_one_line_each(tmp_path):
+    for name in ("train/a/1.png", "train/b/1.gif", "train/b/2.jfif", "val/a/1.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = "JPEG" if name.endswith("jfif") else None
+        Image.new("L", (5, 4), 10 * len(name)).save(path, format=kind)
+    for name in ("train/a/2.heic", "train/b/3.heic", "train/notes.txt", "train/b/README"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning) as warned:
+        data = kd.data.from_folder(tmp_path, device="cpu")
+    assert len(data.train) == 3
+    files, folder = (str(warning.message) for warning in warned)
+    assert files.endswith(
+        "passed over 4 files that are not images to be read: 2 .heic, 1 .txt, 1 without an ending"
+    )
+    assert folder.endswith(
+        "passed over val/; validation=N holds N images of train/ out of training"
+    )
+    assert {warning.filename for warning in warned} == {__file__}
+
+
+def test_a_class_without_a_readable_image_is_named(tmp_path):
+    picture(tmp_path / "train" / "a" / "1.png", 1)
+    (tmp_path / "train" / "empty").mkdir()
+    (tmp_path / "train" / "empty" / "1.heic").touch()
+    with pytest.raises(FileNotFoundError, match=r"images in every class.*empty has none"):
+        kd.data.from_folder(tmp_path, device="cpu")
+
+
+DAMAGES = {
+    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-400]),
+    "empty": lambda file: file.write_bytes(b""),
+    "not an image": lambda file: file.write_text("<html>not found</html>"),
+    "damaged within": lambda file: file.write_bytes(
+        file.read_bytes()[:60] + bytes(30) + file.read_bytes()[90:]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_an_image_that_cannot_be_read_is_named(tmp_path, damage):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    for name, pixels in zip("ab", noise, strict=True):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "train" / name / "1.png")
+    damage(tmp_path / "train" / "b" / "1.png")
+    with pytest.raises(
+        ValueError, match=r"b/1\.png cannot be read as an image.*replace it"
+    ) as seen:
+        kd.data.from_folder(tmp_path, device="cpu")
+    assert str(seen.value).count("cannot be read") == 1
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    picture(tmp_path / "train" / "a" / "huge.png", 1)
+    with pytest.raises(ValueError, match=r"huge\.png cannot be read as an image"):
+        kd.data.from_folder(tmp_path, device="cpu")
+
+
+def drawn(mode):
+    """Black ink on a transparent ground: a line, in one of the ways to be transparent."""
+    image = Image.new("LA", (6, 6), (0, 0))
+    image.paste((0, 255), (2, 1, 3, 5))
+    if mode == "LA":
+        return image, {}
+    if mode == "RGBA":
+        return image.convert("RGBA"), {}
+    ink = Image.new("L", (6, 6), 7)  # 7 stands for transparent
+    ink.paste(0, (2, 1, 3, 5))
+    if mode == "L":
+        return ink, {"transparency": 7}
+    if mode == "RGB":
+        return ink.convert("RGB"), {"transparency": (7, 7, 7)}
+    paletted = ink.convert("P")
+    return paletted, {"transparency": 7}
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "L", "RGB", "P"])
+def test_transparent_images_are_laid_on_white(tmp_path, mode):
+    image, options = drawn(mode)
+    for name, turned in (("a", image), ("b", image.rotate(90))):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        turned.save(tmp_path / "train" / name / "1.png", **options)
+    found = kd.data.from_folder(tmp_path, device="cpu").train.inputs
+    assert len(found.unique()) == 2  # ink and white
+    line = found[0] < 0
+    expected = torch.zeros(6, 6, dtype=bool)
+    expected[1:5, 2] = True
+    assert torch.equal(line, expected.expand_as(line))
+    assert found.shape[1] == (1 if mode in ("L", "LA") else 3)
+    pairs = Pairs([(Image.open(tmp_path / "train" / name / "1.png"), 0) for name in "ab"])
+    same = kd.data.from_dataset(pairs, device="cpu").train.inputs
+    assert torch.equal(same[0, 0] < 0, expected)
+
+
+def test_a_print_shops_colours_are_read(tmp_path):
+    for name, colour in (("a", (0, 0, 0, 0)), ("b", (255, 255, 255, 0))):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("CMYK", (6, 6), colour).save(tmp_path / "train" / name / "1.jpg")
+    found = kd.data.from_folder(tmp_path, device="cpu").train.inputs
+    assert found.shape == (2, 3, 6, 6) and (found[0] > 0).all() and (found[1] < 0).all()
+
+
+def test_a_tilde_is_the_readers_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in "ab":
+        picture(tmp_path / "own" / "train" / name / "1.png", ord(name))
+    assert len(kd.data.from_folder("~/own", device="cpu").train) == 2
+    (tmp_path / "texts" / "ptb").mkdir(parents=True)
+    for part in ("train", "valid", "test"):
+        (tmp_path / "texts" / "ptb" / f"{part}.txt").write_text(" a b c \n" * 50)
+    assert len(kd.text.ptb(root="~/texts", device="cpu").train) > 0
+
+
 # A torch Dataset
 
 
@@ -239,6 +451,18 @@ def test_a_network_trains_on_a_loaders_dataset():
     kd.fit(kd.models.mlp(8), kd.CrossEntropy(), data, recipe, progress=False)
 
 
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield PIXELS[0], 0
+
+
+def test_reading_shows_how_far_it_is_unless_it_should_not(capsys):
+    kd.data.from_dataset(PAIRS, device="cpu", progress=False)
+    assert capsys.readouterr().err == ""
+    kd.data.from_dataset(PAIRS, device="cpu")
+    assert "reading train" in capsys.readouterr().err
+
+
 ONE, LABEL = PIXELS[0], "label of sample 0 must be an integer, got "
 
 
@@ -248,6 +472,8 @@ ONE, LABEL = PIXELS[0], "label of sample 0 must be an integer, got "
         (DataLoader(Pairs([(ONE, 0)])), TypeError, r"train must be a dat.*DataLoader's \.dataset"),
         (Pairs([]), TypeError, "length above 0"),
         (iter([1]), TypeError, "train must be a dataset of .image, label."),
+        (Pairs([{"image": ONE, "label": 0}]), TypeError, "dict with 'image', 'label' for sample 0"),
+        (Stream(), TypeError, "length above 0, got Stream"),
         (Pairs([ONE]), TypeError, "pairs .image, label., got ndarray for sample 0"),
         (Pairs([(ONE, 0, 1)]), TypeError, "pairs .image, label., got tuple of 3 for sample 0"),
         (Pairs([(ONE, 0), (ONE[:4], 1)]), ValueError, r"sample 1 has \(4, 6, 3\), .* \(6, 6, 3\)"),
