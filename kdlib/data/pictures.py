@@ -76,7 +76,7 @@ def _warn_of(folder: Path, others: Counter) -> None:
 
 
 def _pictures(folder: Path, others: Counter) -> list[Path]:
-    """All pictures below a folder; files that are none are counted by their endings."""
+    """All pictures below a folder; other files are counted by their endings."""
     found = []
     for place, folders, _ in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))

@@ -217,7 +217,7 @@ class Data:
             if isinstance(split, Split) and (row := _not_finite(split.inputs)) is not None:
                 raise ValueError(
                     f"inputs of {part} must be finite, but the sample with index "
-                    f"{int(split.index[row])} holds NaN or infinity; leave it out or mend it"
+                    f"{int(split.index[row])} holds NaN or infinity; leave it out or fix it"
                 )
             if self.labelled(part) and int(split.labels.max()) >= len(self.classes):
                 raise ValueError(
