@@ -29,6 +29,17 @@ def wide(name: str, logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def several_classes(name: str, logits: Tensor) -> Tensor:
+    """Logits of at least two classes."""
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"{name} must have at least two classes, got shape {tuple(logits.shape)}: the softmax "
+            "over one class is always 1, so there is nothing to learn; give the network two outputs or, "
+            "without labels, a loss of your own for one output, such as a sigmoid's, with kd.Loss"
+        )
+    return logits
+
+
 def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """The student's logits and, as constants, the teacher's: of equal shape, in the wider dtype."""
     s, t = wide("student", student), wide("teacher", teacher).detach()
@@ -42,6 +53,7 @@ def pair_of(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"teacher must have the student's shape {tuple(s.shape)}, got {tuple(t.shape)}; "
             "each row of logits belongs to the same example in both"
         )
+    several_classes("student", s)
     return _same_dtype(s, t)
 
 

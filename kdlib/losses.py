@@ -2,10 +2,11 @@
 
 Notation: s and t are the logits of student and teacher, ``(..., C)``; T is the temperature;
 ``q = softmax(s / T)`` and ``p = softmax(t / T)`` are the soft targets of student and teacher; y are the
-labels, ``(...)`` int64; alpha is the weight of the soft targets. Features are ``(N, ...)``, feature maps
-``(N, C, H, W)``. A loss is the mean over all leading dimensions; for features, over the N examples.
-Gradients reach the student only: the teacher's tensors are constants. Everything is computed in
-float32 or wider, whatever the dtype of the arguments. Nothing here knows about networks, data or training.
+labels, ``(...)`` int64; alpha is the weight of the soft targets. There are at least two classes. Features
+are ``(N, ...)``, feature maps ``(N, C, H, W)``. A loss is the mean over all leading dimensions; for
+features, over the N examples. Gradients reach the student only: the teacher's tensors are constants.
+Everything is computed in float32 or wider, whatever the dtype of the arguments. Nothing here knows about
+networks, data or training.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from kdlib._checks import (
     matrices_of,
     no_class,
     pair_of,
+    several_classes,
     temperature_of,
     weights_of,
     wide,
@@ -113,7 +115,7 @@ def soft_target_loss(
 
     Raises:
         TypeError: student or teacher is not a floating-point tensor, or temperature is not a number.
-        ValueError: shapes differ, or the temperature is not positive and finite.
+        ValueError: shapes differ, there is one class, or the temperature is not positive and finite.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> soft_target_loss(student, teacher)
@@ -160,7 +162,8 @@ def hinton_loss(
 
     Raises:
         TypeError: a tensor has the wrong dtype, or temperature or alpha is not a number.
-        ValueError: shapes differ, a label is not a class, or temperature or alpha is out of range.
+        ValueError: shapes differ, there is one class, a label is not a class, or temperature or alpha is out
+            of range.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> hinton_loss(student, teacher, torch.tensor([0]), temperature=20, alpha=0.9)
@@ -223,7 +226,7 @@ def logit_matching_loss(student: Tensor, teacher: Tensor, *, reduction: str = "m
 
     Raises:
         TypeError: student or teacher is not a floating-point tensor.
-        ValueError: shapes differ.
+        ValueError: shapes differ, or there is one class.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> logit_matching_loss(student, teacher)
@@ -366,7 +369,7 @@ def gradient_terms(student: Tensor, teacher: Tensor, labels: Tensor) -> Gradient
 
     Raises:
         TypeError: a tensor has the wrong dtype.
-        ValueError: shapes differ, or on a CPU a label is not a class.
+        ValueError: shapes differ, there is one class, or on a CPU a label is not a class.
 
     >>> teacher, student = torch.tensor([[4.0, 2.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> terms = gradient_terms(student, teacher, torch.tensor([0]))
@@ -430,7 +433,7 @@ def cwtm_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
     Raises:
         TypeError: a tensor has the wrong dtype.
-        ValueError: shapes differ, or on a CPU a label is not a class.
+        ValueError: shapes differ, there is one class, or on a CPU a label is not a class.
 
     >>> student = torch.tensor([[3.0, 3.0, 0.0], [1.0, 0.0, 0.0]])
     >>> teacher = torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
@@ -493,7 +496,7 @@ def dkpp_loss(student: Tensor, teacher: Tensor, generator: torch.Generator) -> T
 
     Raises:
         TypeError: student or teacher is not a floating-point tensor, or generator is not a torch.Generator.
-        ValueError: shapes differ.
+        ValueError: shapes differ, or there is one class.
 
     >>> teacher, student = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[3.0, 3.0, 0.0]])
     >>> dkpp_loss(student, teacher, torch.Generator().manual_seed(0))
@@ -519,12 +522,13 @@ def cross_entropy(
 
     Raises:
         TypeError: logits or labels have the wrong dtype.
-        ValueError: shapes differ, a label is not a class, or label_smoothing is out of range.
+        ValueError: shapes differ, there is one class, a label is not a class, or label_smoothing is out of
+            range.
 
     >>> cross_entropy(torch.tensor([[3.0, 3.0, 0.0]]), torch.tensor([0]))
     tensor(0.7177)
     """
-    s = wide("logits", logits)  # (..., C)
+    s = several_classes("logits", wide("logits", logits))  # (..., C)
     labels = labels_of(labels, s)  # (...)
     fraction("label_smoothing", label_smoothing, "0 leaves the labels as they are")
     try:

@@ -9,7 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin
+from torch.overrides import TorchFunctionMode
 
 from kdlib._checks import sizes
 
@@ -17,15 +19,25 @@ from kdlib._checks import sizes
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Eval mode without gradients inside; every module's own mode is restored afterwards."""
+    for model in models:
+        check_initialised("model", model)
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:
-            model.eval()
+            in_eval_mode(model)
         with torch.no_grad():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def in_eval_mode(model: nn.Module) -> nn.Module:
+    """The network itself, in eval mode; one from ``torch.export`` has a single mode and stays in it."""
+    try:
+        return model.eval()
+    except NotImplementedError:
+        return model
 
 
 def begin_text(models: Iterable[nn.Module], carry: bool) -> None:
@@ -74,7 +86,8 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int | None =
     """The network's outputs for many inputs, in eval mode and without gradients.
 
     Args:
-        model: any network; its weights, buffers and modes stay as they were.
+        model: any network that returns logits, alone, as ``.logits`` or as ``["logits"]``; its weights,
+            buffers and modes stay as they were.
         inputs: ``(N, ...)``, or a split, whose inputs are used; a text is read from left to right.
         batch_size: inputs per forward pass, for a text rows of ``unroll`` tokens; by default 1,000 inputs or
             tokens, or fewer if an input holds more than 4,000 numbers.
@@ -102,7 +115,8 @@ def logits(model: nn.Module, inputs: Tensor | Readable, batch_size: int | None =
 
 def answers(model: nn.Module, inputs: Tensor) -> Tensor:
     """A network's outputs, on its own device and in its own precision; tokens stay integers."""
-    parameter = next(model.parameters(), inputs)  # without parameters, the inputs decide
+    # Integers among the weights say nothing about the inputs; without weights these stay as they are.
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), inputs)
     dtype = parameter.dtype if inputs.is_floating_point() else inputs.dtype
     return answer_of(model(inputs.to(parameter.device, dtype)))
 
@@ -126,36 +140,33 @@ def answer_of(output: Any) -> Tensor:
     )
 
 
-def check_rows(who: str, answer: Tensor, inputs: Tensor, classes: int = 2) -> None:
-    """Refuse an answer whose last dimension is not the classes, or has fewer of them."""
+def check_rows(who: str, answer: Tensor, inputs: Tensor) -> None:
+    """Refuse an answer whose last dimension is not the classes."""
     shape = tuple(answer.shape)
     if answer.ndim < 2:
         raise ValueError(
             f"{who} must give logits (N, C), one row for each sample, got shape {shape}"
         )
-    # Signals (N, c, L) answered by (N, C, L): the places are last, as they are in the inputs.
-    signals = answer.ndim == inputs.ndim == 3 and inputs.is_floating_point()
-    last = answer.shape[2] == inputs.shape[2] != answer.shape[1] if signals else False
-    if answer.ndim > 3 or last:
+    # Signals (N, c, L) answered by (N, C, L): the places are last, as they are in the inputs. Where both
+    # shapes are equal, (N, L, c) may have been answered by (N, L, C), which is right.
+    pair = answer.ndim == inputs.ndim == 3 and inputs.is_floating_point()
+    signals = pair and answer.shape[2] == inputs.shape[2] and answer.shape[1] != inputs.shape[1]
+    if answer.ndim > 3 or signals:
         raise ValueError(
             f"{who} must give logits (N, C) or (N, places, C), the classes last, got maps of shape {shape}; "
             "return maps.movedim(1, -1).flatten(1, -2) from its forward"
         )
-    if shape[-1] < classes:
-        raise ValueError(
-            f"{who} must give logits of at least two classes, got shape {shape}: the softmax over one class is "
-            "always 1, so there is nothing to learn; give the network two outputs, or write a loss of "
-            "your own for one with kd.Loss"
-        )
 
 
-def check_members(who: str, answers: Sequence[Tensor], inputs: Tensor, classes: int = 1) -> None:
-    """Refuse answers of several networks for the same inputs whose classes are not the same."""
+def check_members(who: str, answers: Sequence[Tensor], inputs: Tensor) -> None:
+    """Refuse answers of several networks for the same inputs whose places or classes are not the same."""
     for answer in answers:
-        check_rows(who, answer, inputs, classes)
-    counts = [answer.shape[-1] for answer in answers]
-    if len(set(counts)) > 1:
-        raise ValueError(f"{who} must be networks of the same classes, got {counts}")
+        check_rows(who, answer, inputs)
+    shapes = list(dict.fromkeys(tuple(answer.shape) for answer in answers))
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{who} must be networks of the same classes, got logits of shapes {shapes}"
+        )
 
 
 def _kind(output: Any) -> str:
@@ -174,23 +185,28 @@ def as_float(inputs: Tensor) -> Tensor:
 
 def frozen_copy(model: nn.Module, device: torch.device) -> nn.Module:
     """A copy in eval mode on the device, without gradients; the original is left alone."""
-    # Tensors that the network has computed, such as a feature it keeps, cannot be copied with their graph.
-    computed = (
-        x for m in plain(model).modules() for x in vars(m).values() if isinstance(x, Tensor)
-    )
-    known = {id(x): x.detach().clone() for x in computed if not x.is_leaf}
     try:
-        with torch.no_grad():
-            frozen = copy.deepcopy(plain(model), known)
+        with torch.no_grad(), _WithoutGraphs():
+            frozen = copy.deepcopy(plain(model))
     except Exception as error:  # a module may hold anything, and copying it raise anything
         raise TypeError(
             f"teacher must be a network that copy.deepcopy can copy, got {type(model).__name__} ({error}); "
-            "pass its logits as a tensor instead: kd.logits(teacher, data.train)"
+            "pass its logits by sample index instead: table[data.train.index] = kd.logits(teacher, data.train)"
         ) from error
-    frozen = frozen.to(device).eval()
+    frozen = in_eval_mode(frozen.to(device))
     for weights in frozen.parameters():  # a scripted network has no requires_grad_
         weights.requires_grad_(False)
     return frozen
+
+
+class _WithoutGraphs(TorchFunctionMode):
+    """Inside, tensors that a network has computed and kept are copied without how they were computed."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if function is Tensor.__deepcopy__ and not arguments[0].is_leaf:
+            tensor, memo = arguments
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return function(*arguments, **(options or {}))
 
 
 def check_initialised(who: str, model: nn.Module) -> None:
@@ -206,9 +222,22 @@ def check_initialised(who: str, model: nn.Module) -> None:
         )
 
 
+def check_trainable(model: nn.Module) -> None:
+    """Refuse a student without weights or without a train mode."""
+    check_initialised("model", model)
+    graphs = (m for m in model.modules() if isinstance(m, torch.fx.GraphModule))
+    if any("train" in vars(graph) for graph in graphs):  # torch.export's, which raises
+        raise TypeError(
+            "model must have a train mode, and a network from torch.export has none; train the network that it "
+            "was exported from"
+        )
+
+
 def plain(model: nn.Module) -> nn.Module:
-    """The network itself, if it is one that ``torch.compile`` returned."""
-    return getattr(model, "_orig_mod", model)
+    """The network itself, without what ``torch.compile`` or ``DataParallel`` put around it."""
+    model = getattr(model, "_orig_mod", model)
+    parallel = isinstance(model, (nn.DataParallel, DistributedDataParallel))
+    return plain(model.module) if parallel else model
 
 
 def numbers_of(model: nn.Module) -> dict[str, Any]:

@@ -8,12 +8,12 @@ features are used for is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
 
-from kdlib.networks import answer_of, plain
+from kdlib.networks import answer_of, answers, plain
 
 __all__ = ["reach", "taps"]
 
@@ -27,13 +27,14 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     recomputes parts in the backward pass to save memory, call ``backward`` after the block.)
 
     Args:
-        model: any network, torchvision's included. A compiled one runs uncompiled within the block.
+        model: any network, torchvision's included, except TorchScript. A compiled one runs uncompiled
+            within the block.
         names: names of its modules, each once.
 
     Raises:
         TypeError: names is not a list of strings, or a module does not return a single tensor.
-        ValueError: the network has no such module (the message lists its modules); a module runs twice in
-            one forward pass; or a later module changes its output in place.
+        ValueError: the network has no such module (the message lists its modules), or it is TorchScript; a
+            module runs twice in one forward pass; or a later module changes its output in place.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -61,15 +62,26 @@ def reach(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, T
         if len(features) == len(names):
             raise _Reached
 
-    with _tapped(model, names, stop_when_full) as features:
-        try:
-            model(inputs)
-        except _Reached:
-            return features
+    with _tapped(model, names, stop_when_full) as features, suppress(_Reached):
+        model(inputs)
+    return _complete(features, names)
+
+
+@torch.no_grad()
+def features_of_all(model: nn.Module, inputs: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """The features of one whole forward pass without gradients, which checks the modules above them, too."""
+    with taps(model, names) as features:
+        answers(model, inputs)
+    return _complete(features, names)
+
+
+def _complete(features: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
     missing = [name for name in names if name not in features]
-    raise ValueError(
-        f"names must be modules that run in a forward pass, got {missing}, which do not"
-    )
+    if missing:
+        raise ValueError(
+            f"names must be modules that run in a forward pass, got {missing}, which do not"
+        )
+    return features
 
 
 class _Reached(BaseException):
@@ -159,16 +171,25 @@ def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
         )
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"names must be at least one, each once, got {list(names)}")
-    # A compiled module stands one level above the module itself, which keeps its name.
     there = {
         _as_written(name): plain(module)
-        for name, module in model.named_modules(remove_duplicate=False)
+        for name, module in plain(model).named_modules(remove_duplicate=False)
     }
+    found = {}
     for name in names:
-        if _as_written(name) not in there:
+        written = _as_written(name)
+        # What torch.compile and DataParallel put around a network may be named, but need not be.
+        module = there.get(written, there.get(written.removeprefix("module.")))
+        if module is None:
             known = ", ".join(repr(known) for known in there if known)
             raise ValueError(f"the network has no module {name!r}; it has {known}")
-    return {name: there[_as_written(name)] for name in names}
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(  # noqa: TRY004  as for any other network without such a feature
+                f"the module {name!r} is TorchScript, which gives no features; tap the network that it was "
+                "made from"
+            )
+        found[name] = module
+    return found
 
 
 def _as_written(name: str) -> str:

@@ -287,7 +287,8 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
             ("            label_smoothing=label_smoothing,\n", ""),
             ("_reduce(loss.reshape(labels.shape), reduction)", "loss.mean()"),
             ("_reduce(loss.reshape(labels.shape), reduction)", "_reduce(loss, reduction)"),
-            ('s = wide("logits", logits)', "s = logits"),
+            ('wide("logits", logits))  # (..., C)\n    labels', "logits)\n    labels"),
+            ('s = several_classes("logits", wide("logits", logits))', 's = wide("logits", logits)'),
         ],
     ),
     "divergence": (
@@ -443,7 +444,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
                 "kernel = tuple(g - h + 1 for g, h in zip(size[::-1], target[::-1],",
             ),
             ("return copy.deepcopy(self.activation)", "return self.activation"),
-            ("with evaluating(student), taps(", "with taps("),
+            ("with evaluating(student):", "if True:"),
             ('None if "" in taps else 0.001', "None"),
             (
                 "if (lowest := self._source.lowest(i)) < 0:",
@@ -719,7 +720,10 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
             ('self.start = state["start"]', "pass"),
             ("file.testzip() is not None", "False"),
             ("if path.is_dir():", "if False:"),
-            ("if not path.exists():\n            check_place(path)", "if False:\n            check_place(path)"),
+            (
+                "if not path.exists():\n            check_place(path)",
+                "if False:\n            check_place(path)",
+            ),
             ("os.path.expanduser(path)", "path"),
             ('"identity" not in state', "False"),
             (

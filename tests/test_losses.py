@@ -129,13 +129,30 @@ def test_logit_matching_loss_by_hand():
 
 
 @every_loss
-@pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 3, 4), (1, 1), (2, 100)])
+@pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 3, 4), (1, 2), (2, 100)])
 def test_value_is_the_definitions_for_any_leading_dimensions(name, shape):
     student, teacher = pair(*shape)
     labels = labels_for(student)
     expected = oracle(name, student, teacher, labels)
     close(LOSSES[name](student, teacher, labels, reduction="none"), expected)
     close(LOSSES[name](student, teacher, labels), expected.mean())
+
+
+ONE_CLASS = {
+    **LOSSES,
+    "gradient_terms": kd.gradient_terms,
+    "cwtm": kd.cwtm_loss,
+    "dkpp": lambda s, t, y: kd.dkpp_loss(s, t, draws()),
+    "hinton_terms": lambda s, t, y: kd.hinton_terms(s, t, y, 4, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", ONE_CLASS)
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (2, 3, 1)])
+def test_one_class_is_refused_with_the_reason(name, shape):
+    student, teacher = pair(*shape)
+    with pytest.raises(ValueError, match=r"at least two classes.*always 1.*two outputs"):
+        ONE_CLASS[name](student, teacher, labels_for(student))
 
 
 @pytest.mark.parametrize("T", [0.5, 1, 4, 20])
@@ -504,7 +521,7 @@ def probabilities(z):
     return torch.tensor(softmax(z.numpy(), -1))
 
 
-@pytest.mark.parametrize("shape", [(5, 4), (2, 3, 7), (1, 1), (6,)])
+@pytest.mark.parametrize("shape", [(5, 4), (2, 3, 7), (1, 2), (6,)])
 def test_gradient_terms_add_up_to_the_gradient_and_split_at_the_label(shape):
     student, teacher = pair(*shape)
     labels = labels_for(student)

@@ -304,7 +304,7 @@ class Loss(Objective):
         self.module = copy.deepcopy(self.function) if isinstance(self.function, nn.Module) else None
 
     def __call__(self, student: Outputs, batch: Batch) -> dict[str, Tensor]:
-        check_rows("model", student.logits, batch.inputs, classes=1)
+        check_rows("model", student.logits, batch.inputs)
         function = self.function if self.module is None else self.module
         given = [wide("student", student.logits)]  # (..., C); in bfloat16 a loss would be 10 % off
         if self._source is not None:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from kdlib.data.splits import Samples
 from kdlib.identity import code_hash
 from kdlib.losses import fsp_loss, fsp_matrix, hint_loss
-from kdlib.networks import answers, evaluating
+from kdlib.networks import evaluating
 from kdlib.objectives.base import Batch, Objective, Outputs
 from kdlib.objectives.teachers import TeacherFeatures
 from kdlib.recipe import Recipe
 from kdlib.seeding import check_seed, stream
-from kdlib.taps import taps
+from kdlib.taps import features_of_all
 
 __all__ = ["FSP", "Hint"]
 
@@ -248,9 +248,8 @@ def _named(features: dict[str, Tensor], names: Sequence[str]) -> list[Tensor]:
 
 def _features_of_one(student: nn.Module, split: Samples, names: Sequence[str]) -> dict[str, Tensor]:
     """The student's features of one image, in eval mode; only their shapes are used."""
-    with evaluating(student), taps(student, names) as features:
-        answers(student, split.inputs[:1])
-    return features
+    with evaluating(student):
+        return features_of_all(student, split.inputs[:1], names)
 
 
 def _regressor(name: str, guided: Tensor, hint: Tensor, last: nn.Module | None) -> nn.Sequential:

@@ -20,7 +20,7 @@ from kdlib.data.splits import Samples
 from kdlib.identity import Undescribed, network_hash, tensors_hash, weights_hash
 from kdlib.networks import answers, as_float, check_initialised, check_members, frozen_copy, logits
 from kdlib.recipe import Recipe
-from kdlib.taps import reach, taps
+from kdlib.taps import features_of_all, reach
 
 Teacher = nn.Module | Sequence[nn.Module] | Tensor
 Combine = Callable[[list[Tensor]], Tensor]  # several networks' logits to one tensor of logits
@@ -247,8 +247,7 @@ class TeacherFeatures:
         # A copy, since the teacher itself may be the student.
         network = frozen_copy(self.teacher, split.device).float()
         # The whole forward pass, not only up to the last name, as a check.
-        with torch.no_grad(), taps(network, self.names) as features:
-            answers(network, as_float(split.inputs[:1]))
+        features = features_of_all(network, as_float(split.inputs[:1]), self.names)
         self.sample = self.targets(features)
         self._check(self.sample)
         size = sum(x.numel() * x.element_size() for x in self.sample) * len(split)

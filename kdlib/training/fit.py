@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kdlib.data.splits import Data, Samples
-from kdlib.networks import answer_of, check_initialised, copied, numbers_of, restore
+from kdlib.networks import answer_of, check_trainable, copied, numbers_of, restore
 from kdlib.objectives.base import Batch, Objective, Outputs, as_objective, checked_terms
 from kdlib.recipe import Recipe
 from kdlib.seeding import check_seed, forked, key, reseed, stream
@@ -88,7 +88,8 @@ def fit(
     samples at once. Trainings in several threads of one process take turns.
 
     Args:
-        model: the student, or a teacher: any network from inputs to logits ``(N, C)``.
+        model: the student, or a teacher: any network from inputs to logits ``(N, C)``, which it returns
+            alone, as ``.logits`` or as ``["logits"]``.
         objective: what it is trained on: one of kdlib's, a :class:`kdlib.Loss`, or any object with
             ``__call__(student, batch)``.
         data: the model is trained on its training split; its test split is never used.
@@ -111,7 +112,8 @@ def fit(
             be written during the training.
 
     Raises:
-        TypeError: an argument of the wrong type; the message says what to pass instead.
+        TypeError: an argument of the wrong type, or a network that returns something else; the message says
+            what would do.
         ValueError: ``keep="best"`` without labelled validation, a model without a parameter that requires
             a gradient or with weights that are not finite, a layer for which ``max_norm`` cannot hold, a
             checkpoint that is damaged, of another run or in a place that cannot be written, or whatever the
@@ -170,7 +172,7 @@ def check_arguments(
         if not isinstance(value, kind):
             remedy = _remedy(value) if name == "data" else ""
             raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}{remedy}")
-    check_initialised("model", model)
+    check_trainable(model)
     if isinstance(objective.taps, str):
         taps = objective.taps
         raise TypeError(

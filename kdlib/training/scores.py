@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdlib._checks import wide
+from kdlib._checks import several_classes, wide
 from kdlib.data.splits import Samples
 from kdlib.losses import cross_entropy
 from kdlib.networks import answers, check_members, evaluating
@@ -67,7 +67,8 @@ def evaluate(
 
     Raises:
         TypeError: ``split`` is not a split, or an entry is not an nn.Module.
-        ValueError: the split has no labels, or the list of models is empty.
+        ValueError: the split has no labels, the list of models is empty, or the logits are not one row
+            of at least two classes for each label.
 
     >>> import kdlib as kd
     >>> scores = kd.evaluate(kd.models.mlp(30), kd.data.load("digits", device="cpu").test)
@@ -79,6 +80,10 @@ def evaluate(
         raise ValueError("split must have labels to be scored against, but it has none")
     columns = []
     for (log_p,), labels in _log_probabilities([_members("model", model)], split, batch_size):
+        if len(log_p) != len(labels):
+            raise ValueError(
+                f"model must give one row of logits for each label, got {len(log_p)} for {len(labels)} labels"
+            )
         confidence, predicted = log_p.exp().max(-1)  # (N,)
         columns.append(
             (cross_entropy(log_p, labels, reduction="none"), confidence, predicted == labels)
@@ -107,7 +112,8 @@ def fidelity(
 
     Raises:
         TypeError: ``split`` is not a split, or an entry is not an nn.Module.
-        ValueError: a list of networks is empty.
+        ValueError: a list of networks is empty, or the networks do not have the same classes, at least
+            two of them, in the logits' last dimension.
 
     >>> import kdlib as kd
     >>> same, test = kd.models.mlp(30), kd.data.load("digits", device="cpu").test
@@ -161,7 +167,8 @@ def _log_probabilities(
             found = {model: answers(model, inputs) for model in dict.fromkeys(everyone)}
             answered = [[found[model] for model in group] for group in groups]
             for members in answered:
-                check_members("model", members, inputs, classes=2)
+                check_members("model", members, inputs)
+                several_classes("model", members[0])
             log_p = [_mean(members).to(inputs.device) for members in answered]  # (N, C) each
             yield log_p, None if labels is None else labels.flatten()
 

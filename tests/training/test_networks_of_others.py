@@ -15,9 +15,9 @@ from kdlib.identity import network_hash
 class Says(nn.Module):
     """A network that returns its logits in some form."""
 
-    def __init__(self, form, seed=1):
+    def __init__(self, form, network=None):
         super().__init__()
-        self.net, self.form = net(seed), form
+        self.net, self.form = network or net(1), form
 
     def forward(self, x):
         return self.form(self.net(x))
@@ -101,6 +101,28 @@ def holding():
     return model
 
 
+class Keeping(Says):
+    def __init__(self):
+        super().__init__(FORMS["a tensor"])
+        self.kept = []
+
+    def forward(self, x):
+        self.kept.append(super().forward(x))
+        return self.kept[-1]
+
+
+def keeping():
+    model = Keeping()
+    model(torch.randn(2, 1, 28, 28))
+    return model
+
+
+class Counting(Says):
+    def __init__(self):
+        super().__init__(FORMS["a tensor"])
+        self.first = nn.Parameter(torch.tensor([3], dtype=torch.uint8), requires_grad=False)
+
+
 def old_weight_norm():
     model = net(1)
     nn.utils.weight_norm(model[1])
@@ -135,6 +157,9 @@ SHIPPED = {
     "extra state": Extra,
     "weight norm by a hook": old_weight_norm,
     "keeps a feature": holding,
+    "keeps features in a list": keeping,
+    "in parallel": lambda: nn.DataParallel(net(1)),
+    "integers among its weights": Counting,
 }
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -201,11 +226,83 @@ def test_taps_of_a_compiled_network_are_filled_whenever_they_are_set():
         pass
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_a_wrapped_network_has_the_names_and_checkpoints_of_the_plain_one(small, tmp_path, wrap):
+    wrapped, alone, path = wrap(net(1)), net(1), tmp_path / "run.pt"
+    inside = "module" if wrap is nn.DataParallel else "_orig_mod"
+    for name in ("2", f"{inside}.2"):
+        found = train(wrap(net(1)), small, TINY, kd.Hint(wrap(net(3)), hint=name, guided=name))
+        expected = train(net(1), small, TINY, kd.Hint(net(3), hint="2", guided="2"))
+        assert found.frame["hint"].tolist() == expected.frame["hint"].tolist()
+    if wrap is nn.DataParallel:  # the compiler itself may not be there
+        train(alone, small, checkpoint=path)
+        train(wrapped, small, checkpoint=path)
+        assert same(wrapped.module, alone)
+
+
+IN_SCRIPT = {"traced": SHIPPED["traced"], "scripted": SHIPPED["scripted"]}
+
+
+@pytest.mark.parametrize("make", IN_SCRIPT.values(), ids=IN_SCRIPT)
+@pytest.mark.parametrize("name", ["2", ""])
+def test_features_of_torchscript_are_refused_not_left_out(small, make, name):
+    for student, teacher in ((net(1), make()), (make(), net(1))):
+        with pytest.raises(ValueError, match=f"the module '{name}' is TorchScript"):
+            train(student, small, TINY, kd.Hint(teacher, hint=name, guided=name, activation=None))
+    with pytest.raises(ValueError, match="is TorchScript"), kd.taps(make(), [name]):
+        pass
+
+
+def test_a_hint_of_a_module_that_does_not_run_is_refused_by_name(small):
+    idle = net(1)
+    idle.unused = nn.Linear(1, 1)
+    idle.forward = lambda x: nn.Sequential(*list(idle)[:-1])(x)
+    for student, teacher in ((idle, net(2)), (net(2), idle)):
+        names = {"guided" if student is idle else "hint": "unused"}
+        with pytest.raises(ValueError, match=r"that run in a forward pass, got \['unused'\]"):
+            train(student, small, TINY, kd.Hint(teacher, **({"hint": "2", "guided": "2"} | names)))
+
+
+def test_an_exported_network_teaches_and_is_scored_and_is_refused_as_a_student(small):
+    rows = ({0: torch.export.Dim("rows")},)
+    network = torch.export.export(
+        net(1), (torch.zeros(2, 1, 28, 28),), dynamic_shapes=rows
+    ).module()
+    table = kd.logits(net(1), small.test)
+    assert torch.allclose(kd.logits(network, small.test), table, atol=1e-5)
+    assert kd.fidelity(net(1), network, small.test).agreement == 1
+    for views in (None, kd.data.shift(1)):
+        recipe = kd.Recipe(epochs=1, batch_size=50, augment=views)
+        found, expected = (
+            train(net(2), small, recipe, kd.SoftTargets(t, 4, 1.0)).frame["soft"][0]
+            for t in (network, net(1))
+        )
+        assert found == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(TypeError, match=r"torch\.export has none"):
+        train(network, small)
+
+
+def test_a_language_model_may_answer_with_an_entry_too():
+    text = kd.text.from_texts(*["to be or not to be " * 20] * 3, device="cpu", unroll=5)
+    plain = lambda seed: kd.models.lstm(len(text.classes), width=8, seed=seed)
+    wrapped = lambda seed: Says(FORMS["an entry"], plain(seed))
+    found, expected = wrapped(0), plain(0)
+    for model, teacher in ((found, wrapped(1)), (expected, plain(1))):
+        train(model, text, kd.Recipe(epochs=1, batch_size=4), kd.SoftTargets(teacher, 2, 0.5))
+    assert same(found.net, expected)
+    assert kd.evaluate(found, text.test) == kd.evaluate(expected, text.test)
+    said, wanted = (kd.text.sample(model, text, 9, prompt="to ") for model in (found, expected))
+    assert said == wanted
+
+
 def lazy():
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
 
 def test_a_lazy_network_is_refused_with_its_layer_until_it_has_run_once(small, tmp_path):
+    for use in (kd.evaluate, kd.logits, lambda model, split: kd.fidelity(net(1), model, split)):
+        with pytest.raises(ValueError, match=r"model must have its weights.*\(LazyLinear\)"):
+            use(lazy(), small.test)
     cases = {
         "model": lambda model: train(model, small, checkpoint=tmp_path / "run.pt"),
         "teacher": lambda model: train(net(), small, TINY, kd.SoftTargets(model, 4, 0.5)),
@@ -227,7 +324,7 @@ class Locked(Says):
 
 
 def test_a_teacher_that_cannot_be_copied_is_refused_with_a_way_on(small):
-    with pytest.raises(TypeError, match="pass its logits as a tensor instead"):
+    with pytest.raises(TypeError, match=r"pass its logits by sample index instead: table\[data"):
         train(net(), small, TINY, kd.SoftTargets(Locked(), 4, 0.5))
     table = torch.zeros(int(small.train.index.max()) + 1, 10)
     table[small.train.index] = kd.logits(Locked(), small.train)
@@ -246,7 +343,9 @@ def test_other_numbers_of_classes_are_named(small):
         lambda: train(wide(10), small, TINY, kd.SoftTargets([wide(10), wide(12)], 4, 0.5)),
         lambda: train(wide(10), small, TINY, kd.LogitMatching([wide(10), wide(12)])),
     ):
-        with pytest.raises(ValueError, match=r"networks of the same classes, got \[10, 12\]"):
+        with pytest.raises(
+            ValueError, match=r"networks of the same classes, got .*, 10\), \(\d+, 12\)"
+        ):
             use()
     with pytest.raises(ValueError, match="it has 12, the student 10"):
         train(wide(10), small, TINY, kd.SoftTargets(wide(12), 4, 0.5))
@@ -271,6 +370,12 @@ def test_one_output_is_refused_where_nothing_could_be_learned(vectors, objective
         ValueError, match="at least two classes.*softmax over one class is always 1"
     ):
         train(nn.Linear(8, 1), vectors, TINY, objective(nn.Linear(8, 1)))
+
+
+def test_one_output_is_refused_in_a_loss_of_ones_own_that_takes_its_softmax(vectors):
+    soft = kd.Loss(lambda s, t: kd.soft_target_loss(s, t, 4), nn.Linear(8, 1))
+    with pytest.raises(ValueError, match="at least two classes"):
+        train(nn.Linear(8, 1), vectors, TINY, soft)
 
 
 def test_one_output_has_no_scores(vectors):
@@ -343,6 +448,26 @@ def test_maps_are_refused_with_the_line_that_moves_the_classes_last_and_that_lin
     a, b = (kd.logits(Dense(seed, layer), data.train).argmax(1) for seed in (0, 1))
     found = kd.fidelity(*(Dense(seed, layer, last=True) for seed in (0, 1)), data.train)
     assert found.agreement == pytest.approx((a == b).float().mean().item())
+
+
+def test_sequences_whose_last_dimension_is_the_classes_are_taken():
+    data = kd.data.from_arrays(torch.randn(16, 20, 5), None, device="cpu")
+    for classes in (3, 5):
+        a, b = (nn.Linear(5, classes) for _ in range(2))
+        said = [kd.logits(model, data.train).argmax(-1) for model in (a, b)]
+        found = kd.fidelity(a, b, data.train).agreement
+        assert found == pytest.approx((said[0] == said[1]).float().mean().item())
+        train(a, data, TINY, kd.SoftTargets(b, 4, 1.0))
+
+
+def test_more_answers_than_labels_are_refused_in_scores():
+    data = kd.data.from_arrays(torch.randn(12, 1, 6, 6), torch.arange(12) % 5, device="cpu")
+    with pytest.raises(ValueError, match="one row of logits for each label, got 432 for 12"):
+        kd.evaluate(Dense(0, last=True), data.train)
+    with pytest.raises(ValueError, match="networks of the same classes, got logits of shapes"):
+        kd.evaluate(
+            [Dense(0, last=True), nn.Sequential(nn.Flatten(), nn.Linear(36, 5))], data.train
+        )
 
 
 def test_an_answer_without_classes_is_refused(vectors):
