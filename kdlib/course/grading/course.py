@@ -347,7 +347,8 @@ class _Here(CourseDirectory):
 
 
 def _settings() -> Config:
-    return PyFileConfigLoader(CONFIG, path=".").load_config()
+    # Of any other path traitlets replaces what looks like a variable, and of "." what it stands for.
+    return PyFileConfigLoader(CONFIG, path=f".{os.sep}").load_config()
 
 
 def _run(

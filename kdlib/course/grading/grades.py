@@ -24,8 +24,8 @@ from kdlib.course.grading.marking import Marked
 
 STUDENTS = "students.csv"
 TIMESTAMP = "timestamp.txt"  # nbgrader's name for the file with the time of handing in
-# Where a spreadsheet program would begin a formula: at the start, or behind what may split the cell.
-FORMULA = re.compile(r"(^|[;\t\r\n])(?=\s*[=+@\uff1d\uff0b\uff20\uff0d-])")
+# Where a spreadsheet program would begin a formula: at the start, or where it may split the cell.
+FORMULA = re.compile(r"(^|;)(?= ?[=+@\uff1d\uff0b\uff20\uff0d-])")
 
 
 def students(course: Path) -> dict[str, dict[str, str]]:
@@ -106,12 +106,17 @@ def write_grades(file: Path, gradebook: Gradebook, homeworks: Iterable[str]) -> 
     for student in sorted(gradebook.students, key=lambda s: s.id):
         texts = {"student_id": student.id}
         texts |= {key: getattr(student, key) or "" for key in ("first_name", "last_name", "email")}
-        row: dict[str, object] = {key: FORMULA.sub(r"\1'", text) for key, text in texts.items()}
+        row: dict[str, object] = {key: _as_text(text) for key, text in texts.items()}
         for homework in homeworks:
             row |= _of_homework(gradebook, student.id, homework)
         rows.append(row)
     table = pd.DataFrame(rows, columns=None if rows else ["student_id"])
     write_whole(file, lambda part: table.to_csv(part, index=False, encoding="utf-8-sig"))
+
+
+def _as_text(text: str) -> str:
+    """One line that no spreadsheet program runs: an apostrophe stands before what begins a formula."""
+    return FORMULA.sub(r"\1'", " ".join(text.split()))
 
 
 def _of_homework(gradebook: Gradebook, student: str, homework: str) -> dict[str, object]:
