@@ -101,8 +101,22 @@ def test_every_cell_that_failed_is_named_with_its_error(marked, monkeypatch):
     notes = marked(notebook, {})[0].notes
     failed = [note for note in notes if "failed" in note]
     assert failed[0] == 'The cell that begins "# 1" failed: ValueError: 1'
-    assert len(failed) == 11 and failed[-1] == "1 more cells failed."
-    assert "Calls of Google Colab's own package did nothing where this was graded." in notes
+    assert len(failed) == 11 and failed[-1] == "Cells that failed beside these: 1."
+    assert any(note.startswith("Google Colab's own package is missing") for note in notes)
+
+
+def test_a_wrong_answer_that_is_written_again_below_its_check_is_noted(marked):
+    notebook = of_student("hw1", {})
+    place = 1 + next(k for k, c in enumerate(notebook.cells) if c.id == "check_soften")
+    again = nbformat.v4.new_code_cell("# better\nsoften = right_at_last")
+    notebook.cells.insert(place, again)
+    note = (
+        'The cell that begins "# better" stands below the check of soften: '
+        "what the check found above it counts."
+    )
+    wrong = Report("soften", (), note="nothing")
+    assert note in marked(notebook, {"soften": wrong})[0].notes
+    assert note not in marked(notebook, {})[0].notes
 
 
 def test_files_beside_the_notebook_are_named_and_searched_for_peeping(marked):

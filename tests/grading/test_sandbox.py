@@ -115,6 +115,8 @@ MAGICS = [
     "%load_ext autoreload",
     "%autoreload 2",
     "%load_ext no_such_extension",
+    "%store answer",
+    "exit",
     "%no_such_magic 3",
     "%autosave 60",
     "%env A=1",
@@ -143,6 +145,9 @@ def lives():
         60: "from google.colab import drive, files\ndrive.mount('/content/drive')\n"
         "files.upload()\ncolab = lambda: 3",
         61: "import google.colab.data_table as t\nt.enable_dataframe_formatter()\nboth = lambda: 4",
+        40: "try:\n    import google.colab\nexcept ImportError:\n    here = 'not Colab'",
+        41: "jupyter = get_ipython().__class__.__name__",
+        42: "!pip install git+https://kdlib.invalid/kdlib",
         70: "import helpers, torch\nfrom pathlib import Path\nimport deep.er\n"
         "beside = lambda: [helpers.two(), deep.er.THREE, Path('data/x.txt').read_text()]\n"
         "still = lambda: [torch.__name__, str(hasattr(torch, 'Tensor'))]",
@@ -180,6 +185,15 @@ def test_a_cell_that_fails_in_jupyter_fails_with_its_error(lives):
 def test_cells_written_in_colab_run_on(lives):
     assert [lives.source(name)({}).value for name in ("colab", "both")] == [3, 4]
     assert lives.outputs[60]["error"] == lives.outputs[61]["error"] == ""
+
+
+def test_a_notebook_that_asks_where_it_runs_is_not_told_colab(lives):
+    assert lives.outputs[40]["error"] == "" and lives.source("here")({}).value == "not Colab"
+    assert lives.source("jupyter")({}).value == "ZMQInteractiveShell"
+
+
+def test_nothing_is_installed_while_a_notebook_is_graded(lives):
+    assert "not allowed" in lives.outputs[42]["text"]
 
 
 def test_files_beside_the_notebook_are_there_and_do_not_stand_in_for_libraries(lives):
@@ -482,6 +496,21 @@ def test_an_interrupt_from_the_keyboard_leaves_no_process_behind(monkeypatch):
     (process,) = started
     assert process._process.poll() == -signal.SIGKILL
     assert not Path(process._folder.name).exists()
+
+
+def test_a_killed_grader_leaves_no_process_behind(tmp_path):
+    started = tmp_path / "started"
+    cell = (
+        "import os, pathlib, subprocess\nsleeps = subprocess.Popen(['sleep', '1000'])\n"
+        f"pathlib.Path({str(started)!r}).write_text(f'{{os.getpid()}} {{sleeps.pid}} ')\n{LOOPS}"
+    )
+    grader = f"from kdlib.course.grading.sandbox import Runner\nRunner({{0: {cell!r}}}, 'ada').own_name()"
+    with subprocess.Popen([sys.executable, "-c", grader]) as process:
+        while not (started.exists() and started.read_text().endswith(" ")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    assert all(is_dead_soon(int(pid)) for pid in started.read_text().split())
 
 
 def test_the_time_to_start_is_not_charged_to_the_first_cell(monkeypatch):

@@ -10,6 +10,7 @@ import base64
 import builtins
 import getpass
 import os
+import signal
 import struct
 import sys
 import threading
@@ -57,9 +58,11 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the grader has ended, whatever a cell is doing."""
+    """End this process, and what it started, when the grader has ended, whatever a cell is doing."""
     while os.getppid() == parent:
         time.sleep(1)
+    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
@@ -68,7 +71,10 @@ def _shell() -> Any:
     from ipykernel.zmqshell import KernelMagics
     from IPython.core.interactiveshell import InteractiveShell
 
-    class Shell(InteractiveShell):
+    class ZMQInteractiveShell(InteractiveShell):  # notebooks ask for the name of Jupyter's
+        def ask_exit(self) -> None:
+            """``exit`` ends a kernel when its cell has run; here the cells below still run."""
+
         def enable_gui(self, gui=None) -> None:
             pass
 
@@ -86,14 +92,13 @@ def _shell() -> Any:
                 print(f"%{magic_name} did not work where this was graded: {message_of(error)}")
                 return None
 
-    shell = Shell.instance(history_load_length=0)
+    shell = ZMQInteractiveShell.instance(history_load_length=0)
     shell.history_manager.enabled = False
     shell.register_magics(KernelMagics)
     # Errors are reported in one line.
     shell.showtraceback = shell.showsyntaxerror = lambda *args, **kwargs: None
     shell.displayhook.write_output_prompt = lambda: None
     builtins.input = getpass.getpass = _no_answer
-    sys.meta_path.append(_Colab())
     return shell
 
 
@@ -102,7 +107,10 @@ def _no_answer(*prompt: object) -> str:
 
 
 class _Colab(MetaPathFinder, Loader):
-    """Stands in for Google Colab's own package where it is missing: every call does nothing."""
+    """Stands in for Google Colab's own package once a cell failed without it: its calls do nothing.
+
+    Before that it is missing as in Jupyter, for a notebook that asks whether it is run in Colab.
+    """
 
     def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:
         known = name == "google" or name.startswith("google.colab")
@@ -168,6 +176,11 @@ def _run(shell: Any, source: str) -> dict[str, Any]:
         result = shell.run_cell(source, store_history=False)
         shell.events.trigger("post_execute")
     error = result.error_before_exec or result.error_in_exec
+    missing = error.name if isinstance(error, ImportError) else None
+    there = any(isinstance(finder, _Colab) for finder in sys.meta_path)
+    if str(missing).partition(".")[0] == "google" and not there:
+        sys.meta_path.append(_Colab())
+        return _run(shell, source)
     texts, pictures = [seen.stdout], []
     for output in seen.outputs:
         data = output.data or {}

@@ -20,7 +20,7 @@ from kdlib.course.grading.observe import NOT_WRITTEN
 from kdlib.course.grading.prose import safe
 from kdlib.course.grading.report import Report
 from kdlib.course.grading.sandbox import NOTHING, Limits, Runner, named
-from kdlib.course.grading.submission import Submission, grade_id, is_check, mended
+from kdlib.course.grading.submission import Submission, defined, grade_id, is_check, mended
 
 # The course's own modules under their present names, so that moving one does not hide it. Anything
 # deeper is reached through one of these.
@@ -104,7 +104,9 @@ def marked(
         notes.append(f"Beside the notebook there were: {', '.join(submission.files)}.")
     notes += [f"A file beside the notebook was left out: {name}." for name in submission.left_out]
     if any("google.colab" in source for source in cells.values()):
-        notes.append("Calls of Google Colab's own package did nothing where this was graded.")
+        notes.append(
+            "Google Colab's own package is missing where this was graded: no call of it counts."
+        )
     notes += runner.notes
     notes += [
         f"{named(cells[place])} printed {output['more']:,} characters more than are kept."
@@ -114,6 +116,7 @@ def marked(
     notes += [
         f"{name}: {r.note}." for name, r in reports.items() if r.note not in ("", NOT_WRITTEN)
     ]
+    notes += _again_below(cells, checks, reports)
     notes += _failed(cells, runner)
     notes = ["".join(c if c.isprintable() else " " for c in note)[:500] for note in notes]
     _show(notebook, runner, reports)
@@ -138,7 +141,22 @@ def _failed(cells: dict[int, str], runner: Runner) -> list[str]:
         if not any(note.startswith(cell) for note in runner.notes)
     ]
     more = len(notes) - MOST_FAILED
-    return notes[:MOST_FAILED] + ([f"{more} more cells failed."] if more > 0 else [])
+    return notes[:MOST_FAILED] + ([f"Cells that failed beside these: {more}."] if more > 0 else [])
+
+
+def _again_below(
+    cells: dict[int, str], checks: dict[int, str], reports: dict[str, Report]
+) -> list[str]:
+    """A note on each wrong answer whose name a cell below its check takes again."""
+    below = {
+        name: [source for k, source in cells.items() if k > place and name in defined(source)]
+        for place, name in checks.items()
+    }
+    return [
+        f"{named(sources[-1])} stands below the check of {name}: what the check found above it counts."
+        for name, sources in below.items()
+        if sources and not reports[name].passed
+    ]
 
 
 def peeped(source: str) -> list[str]:

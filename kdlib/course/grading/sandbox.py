@@ -64,12 +64,14 @@ class Process:
         self._folder = tempfile.TemporaryDirectory(
             prefix="kdlib-grading-", ignore_cleanup_errors=True
         )
+        self._beside = Path(self._folder.name, "notebook")
+        self._beside.mkdir()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kdlib.course.grading.child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
+            cwd=self._beside,
             env=_environment(self._folder.name, limits),
             start_new_session=True,
         )
@@ -108,7 +110,7 @@ class Process:
         """
         self._next(START_SECONDS)
         for path, data in files.items():
-            file = Path(self._folder.name, path)
+            file = self._beside / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
 
@@ -205,7 +207,7 @@ def _is_picture(data: Any) -> bool:
 
 
 def _environment(folder: str, limits: Limits) -> dict[str, str]:
-    """Keep little of our environment: no course folder, no seed, no network for pip."""
+    """Keep little of our environment: no course folder, no seed; pip neither downloads nor installs."""
     kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
     return {name: os.environ[name] for name in kept if name in os.environ} | {
         "HOME": folder,
@@ -222,6 +224,8 @@ def _environment(folder: str, limits: Limits) -> dict[str, str]:
         "KDLIB_GRADING_MEMORY": str(limits.memory),
         "OMP_NUM_THREADS": "1",
         "PIP_NO_INDEX": "1",
+        "PIP_DRY_RUN": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
     }
 
 

@@ -24,6 +24,7 @@ from kdlib.course.grading.prose import pictures
 
 LARGEST = 300 * 2**20  # bytes of a file that is read at all
 LARGEST_BESIDE = 50 * 2**20  # bytes of all files beside a notebook
+MOST_NAMED = 20  # of the files left out
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,20 @@ def _beside(notebook: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
         hidden = any(part[0] == "." or part == "__pycache__" for part in name.parts)
         if hidden or path.suffix == ".ipynb" or (path.is_dir() and not path.is_symlink()):
             continue
-        if not path.resolve().is_relative_to(notebook.parent.resolve()) or not path.is_file():
-            left_out.append(f"{name.as_posix()} (it is not a file of this folder)")
-        elif path.stat().st_size > room:
-            left_out.append(
-                f"{name.as_posix()} (all files together may have {LARGEST_BESIDE >> 20} MB)"
-            )
-        else:
-            files[name.as_posix()] = path.read_bytes()
-            room -= len(files[name.as_posix()])
+        try:
+            inside = path.resolve().is_relative_to(notebook.parent.resolve()) and path.is_file()
+            if not inside:
+                left_out.append(f"{name.as_posix()} (it is not a file of this folder)")
+            elif path.stat().st_size > room:
+                limit = f"all files together may have {LARGEST_BESIDE >> 20} MB"
+                left_out.append(f"{name.as_posix()} ({limit})")
+            else:
+                files[name.as_posix()] = path.read_bytes()
+                room -= len(files[name.as_posix()])
+        except (OSError, RuntimeError) as error:  # no right to read it; a link to itself
+            left_out.append(f"{name.as_posix()} (it cannot be read: {type(error).__name__})")
+    if more := left_out[MOST_NAMED:]:
+        left_out[MOST_NAMED:] = [f"{len(more)} more, the first of them {more[0]}"]
     return files, tuple(left_out)
 
 
@@ -190,9 +196,12 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
     notes, restored = [], {}
     wanted = [cell for cell in release.cells if grade_id(cell)]
     known = {grade_id(cell) for cell in wanted}
+    checks = {cell.source.strip(): cell.metadata.nbgrader for cell in wanted if is_check(cell)}
     for cell in notebook.cells:
         if grade_id(cell) not in known:
             cell.metadata.pop("nbgrader", None)
+            if cell.cell_type == "code" and cell.source.strip() in checks:  # a copied check is one
+                cell.metadata.nbgrader = copy.deepcopy(checks[cell.source.strip()])
     before = None  # the graded cell above, as it is in the notebook
     for model in wanted:
         name = grade_id(model)
@@ -200,7 +209,7 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
             c for c in notebook.cells if grade_id(c) == name and c.cell_type == model.cell_type
         ]
         if cells:
-            cell = _chosen(cells, model)
+            cell = _chosen(_above_the_check(notebook, cells, name) or cells, model)
         else:
             cell, how = _restored(notebook, release, model, before)
             restored.setdefault(how, []).append(f'"{name}"')
@@ -216,8 +225,9 @@ def _repair(notebook: NotebookNode, release: NotebookNode) -> list[str]:
         if unread and (text := _written_below(notebook, release, cell)):
             cell.source = text
             notes.append(f'The answer to "{name}" was written in a new cell below; it counts.')
-        if is_check(model) and cell.source != model.source:
+        if is_check(model) and cell.source.strip() != model.source.strip():
             notes.append(f'The cell "{name}" was changed; the original check was used.')
+        if is_check(model):
             cell.source = model.source
         cell.metadata.nbgrader = copy.deepcopy(model.metadata.nbgrader)
         before = cell
@@ -232,10 +242,19 @@ def is_check(cell: NotebookNode) -> bool:
 def _chosen(cells: list[NotebookNode], model: NotebookNode) -> NotebookNode:
     """The last cell that was worked on, as when the notebook runs; of checks, an unchanged one."""
     if is_check(model):
-        return next((c for c in cells if c.source == model.source), cells[-1])
+        return ([c for c in cells if c.source.strip() == model.source.strip()] or cells)[-1]
     written = [c for c in cells if _written(c, model)]
     defining = [c for c in written if grade_id(model) in defined(c.source)]
     return (defining or written or cells)[-1]
+
+
+def _above_the_check(
+    notebook: NotebookNode, cells: list[NotebookNode], name: str
+) -> list[NotebookNode]:
+    """Those of an answer's cells that its last check finds; all if it has none."""
+    places = [k for k, c in enumerate(notebook.cells) if grade_id(c) == f"check_{name}"]
+    above = notebook.cells[: places[-1]] if places else notebook.cells
+    return [cell for cell in cells if any(cell is c for c in above)]
 
 
 def _written(cell: NotebookNode, model: NotebookNode) -> bool:
@@ -267,23 +286,40 @@ def _restored(
             own = [c for c in notebook.cells if c.cell_type == "code" and not grade_id(c)]
             defining = [c for c in own if name in defined(c.source)]
             if defining:
-                return _chosen(defining, model), "Cells without their metadata, found by name"
+                found = _above_the_check(notebook, defining, name) or defining
+                return _chosen(found, model), "Cells without their metadata, found by name"
         else:
             answer = _below_the_question(notebook, release, model)
             if answer is not None:
                 return answer, "Cells without their metadata, found by their place"
     cell = copy.deepcopy(model)
-    place = 0
-    if before is not None:
-        place = 1 + next(k for k, c in enumerate(notebook.cells) if c is before)
-    notebook.cells.insert(place, cell)
+    notebook.cells.insert(_place_of_lost(notebook, release, model, before), cell)
     if model.metadata.nbgrader.get("solution"):
         code = [c for c in notebook.cells if c.cell_type == "code" and c is not cell]
         if any(name in defined(c.source) and _written(c, model) for c in code):
             cell.source = f"# {name} is written in another answer's cell."
             return cell, "Answers without a cell of their own, found in another answer's cell"
         return cell, "Missing answers, put back as empty cells"
-    return cell, "Check cells that were missing, or had lost their metadata, and were put back"
+    return cell, "Check cells that were missing and were put back"
+
+
+def _place_of_lost(
+    notebook: NotebookNode, release: NotebookNode, model: NotebookNode, before: NotebookNode | None
+) -> int:
+    """Below the graded cell above it; a check goes below all that its function may need."""
+    cells, ours = notebook.cells, {c.source for c in release.cells}
+    place = 1 + next((k for k, c in enumerate(cells) if c is before), -1)
+    if not is_check(model):
+        return place
+    name = grade_id(model).removeprefix("check_")
+    code = {k: defined(c.source) for k, c in enumerate(cells) if c.cell_type == "code"}
+    if before is None or name not in defined(before.source):  # written in another answer's cell
+        place = max([place, *(1 + k for k, names in code.items() if name in names)])
+    while place in code and not grade_id(cells[place]) and cells[place].source not in ours:
+        if name in code[place]:  # a cell that takes the name for something else
+            break
+        place += 1
+    return place
 
 
 def _below_the_question(
