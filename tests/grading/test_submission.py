@@ -304,7 +304,7 @@ def test_a_deleted_check_is_put_back_below_the_cell_that_its_answer_was_merged_i
 
 
 def made_in_order(handed_in):
-    """Mended, where a check may stand below the next answer."""
+    """The repaired notebook; a check may stand below the next answer."""
     data = json.dumps(handed_in).encode()
     notebook, _ = mended(Submission("ada", "hw1", "hw1_soft_targets", data), RELEASE)
     nbformat.validate(notebook)

@@ -323,9 +323,10 @@ def test_validation_changes_nothing_but_its_columns(small, kind):
 
 def test_the_test_split_is_not_looked_at(small):
     labels = small.test.labels[torch.randperm(len(small.test), generator=torch.manual_seed(0))]
-    poisoned = Split(torch.full_like(small.test.inputs, math.nan), labels, small.test.index)
+    poisoned = replace(small, test=Split(small.test.inputs.clone(), labels, small.test.index))
+    poisoned.test.inputs.fill_(math.nan)
     found = []
-    for data in (small, replace(small, test=poisoned), replace(small, test=None)):
+    for data in (small, poisoned, replace(small, test=None)):
         model = net(dropout=0.3)
         frame = without_seconds(train(model, data, kd.Recipe(**RICH)))
         found.append((weights_hash(model), frame))
@@ -403,17 +404,20 @@ def test_a_loss_that_is_not_finite_is_noticed_at_the_epochs_end_over_finite_weig
 
 
 def test_a_validation_loss_that_is_not_finite_stops_training(small):
-    inputs = torch.full_like(small.validation.inputs, math.nan)
+    inputs = small.validation.inputs.clone()
     data = replace(small, validation=replace(small.validation, inputs=inputs))
+    inputs.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="validation_loss = nan"):
         train(net(), data)
 
 
 def with_nan(data, part, row):
+    """The data as they are after a change in place, which no check at their making can see."""
     split = getattr(data, part)
     inputs = split.inputs.clone()
+    changed = replace(data, **{part: replace(split, inputs=inputs)})
     inputs[row, 0, 3, 3] = math.inf
-    return replace(data, **{part: replace(split, inputs=inputs)}), int(split.index[row])
+    return changed, int(split.index[row])
 
 
 @pytest.mark.parametrize("rate", [0.03, 3e-8])
