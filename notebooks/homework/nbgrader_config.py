@@ -1,4 +1,7 @@
-"""nbgrader's settings for this course. Student code runs in processes of its own: see TEACHING.md."""
+"""nbgrader's settings for this course; TEACHING.md explains them, and how to set deadlines.
+
+Student code runs in processes of its own.
+"""
 
 from nbgrader.converters import Autograde
 from nbgrader.preprocessors import Execute
