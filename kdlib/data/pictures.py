@@ -120,6 +120,7 @@ def pixels_of_file(path: Path, grey: bool, size: int | None) -> np.ndarray:
     from PIL import ImageOps
 
     with _opened(path) as picture:
+        check_mode(picture.mode, path)
         return pixels(ImageOps.exif_transpose(picture), grey, size)
 
 

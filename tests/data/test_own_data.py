@@ -238,7 +238,10 @@ def test_from_folder_names_the_folder_or_class_that_is_missing(tmp_path):
         kd.data.from_folder(tmp_path, device="cpu")
 
 
-def test_from_folder_refuses_images_that_would_be_truncated(tmp_path):
+@pytest.mark.parametrize("coloured", [False, True])
+def test_from_folder_refuses_images_that_would_be_truncated(tmp_path, coloured):
+    if coloured:
+        picture(tmp_path / "train" / "_a" / "1.png", (10, 20, 30), "RGB", (8, 8))
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(folder / "deep.png")
