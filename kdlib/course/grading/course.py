@@ -207,8 +207,8 @@ def _told(graded: Marked) -> list[str]:
 
 
 def _say_all(tell: Callable[[str], None], lines: list[str]) -> None:
-    with suppress(OSError, UnicodeError):  # what cannot be shown stops no grading
-        for line in lines:
+    for line in lines:
+        with suppress(OSError, UnicodeError):  # what cannot be shown stops no grading
             tell(line)
 
 
