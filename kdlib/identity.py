@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdlib.networks import evaluating, numbers_of, plain
+from kdlib.networks import check_initialised, evaluating, numbers_of, plain
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -209,6 +209,7 @@ class _Description:
     def network(self, network: nn.Module, values: bool = True) -> str:
         """All numbers, or only names and shapes, and each module's class, hooks and plain attributes."""
         network = plain(network)
+        check_initialised("network", network)
         for name, part in (*network.named_modules(), *numbers_of(network).items()):
             self.parts.setdefault(id(part), (name, part))
         parts = [self.numbers(network) if values else self._shapes(network)]

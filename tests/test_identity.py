@@ -348,6 +348,15 @@ def test_a_value_that_cannot_be_inspected_is_undescribed(value):
         described(value)
 
 
+def test_a_lazy_network_is_undescribed_in_plain_words():
+    lazy = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    for hash_of in (network_hash, structure_hash):
+        with pytest.raises(
+            Undescribed, match=r"layer '1' \(LazyLinear\) has none yet; run the network"
+        ):
+            hash_of(lazy)
+
+
 @pytest.mark.parametrize("value", [threading.Lock(), (x for x in ()), sys.stdout.buffer])
 def test_a_value_without_a_text_is_undescribed(value):
     with pytest.raises(Undescribed, match="has no text that distinguishes it from others"):
