@@ -121,6 +121,7 @@ def test_a_wrong_answer_that_is_written_again_below_its_check_is_noted(marked):
 
 def test_files_beside_the_notebook_are_named_and_searched_for_peeping(marked):
     files = {"helpers.py": b"from kdlib.course.exercises import hw1", "data.csv": b"1"}
+    files["timestamp.txt"] = b"2026-11-20 23:59:59 UTC"
     notes = marked(of_student("hw1", {}), {}, files, ("big.bin (too large)",))[0].notes
     assert "Beside the notebook there were: helpers.py, data.csv." in notes
     assert "A file beside the notebook was left out: big.bin (too large)." in notes

@@ -100,8 +100,8 @@ def marked(
             notes.append(f"It mentions the grader's own {', '.join(names)}: have a look at it.")
     finally:
         runner.close()
-    if submission.files:
-        notes.append(f"Beside the notebook there were: {', '.join(submission.files)}.")
+    if beside := [name for name in submission.files if name != "timestamp.txt"]:  # nbgrader's own
+        notes.append(f"Beside the notebook there were: {', '.join(beside)}.")
     notes += [f"A file beside the notebook was left out: {name}." for name in submission.left_out]
     if any("google.colab" in source for source in cells.values()):
         notes.append(
