@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kdlib._files import reason
 from kdlib.data.own import assemble, channels_last, checked_validation, flat, pixel_order
 from kdlib.data.splits import Data
 
@@ -158,7 +159,7 @@ def _from_torchvision(name: str, folder: Path) -> Arrays:
         train, test = kind(str(folder), train=True), kind(str(folder), train=False)
     except Exception as error:  # torchvision raises many kinds of error on a damaged file
         raise ValueError(
-            f"{folder / _TORCHVISION[name][1]} is damaged or incomplete ({error}); "
+            f"{folder / _TORCHVISION[name][1]} is damaged or incomplete ({reason(error)}); "
             "delete that folder and load again"
         ) from error
     return (

@@ -44,9 +44,9 @@ def from_arrays(
         device: by default the GPU if there is one.
 
     Raises:
-        TypeError: an array has another dtype.
-        ValueError: lengths or shapes do not match, an input is not finite, or a label is negative or has
-            no class name.
+        TypeError: an array has another dtype, or masked values.
+        ValueError: lengths or shapes do not match, an input is not finite, or a token or a label is
+            negative, or a label has no class name.
 
     >>> images, labels = np.random.default_rng(0).integers(0, 256, (20, 8, 8)), np.arange(20) % 2
     >>> from_arrays(images.astype("uint8"), labels, validation=5, device="cpu")
@@ -104,7 +104,7 @@ def from_folder(
     parts = pictures_by_class(folder)
     classes = [*parts["train"]]
     everything = [path for part in parts.values() for paths in part.values() for path in paths]
-    grey = all(map(is_grey, everything))
+    grey = {is_grey(path) for path in everything} == {True}  # a set, so that each file is checked
     arrays = {}
     for part, by_class in parts.items():
         images, labels = [], []
@@ -155,13 +155,18 @@ def from_dataset(
 
     Raises:
         TypeError: the dataset has no length, or its samples are not pairs (image, label).
-        ValueError: images differ in shape, or :func:`from_arrays` refuses the arrays.
+        ValueError: a sample cannot be read, images differ in shape, ``test`` has other classes than
+            ``train``, or :func:`from_arrays` refuses the arrays.
 
     >>> from torch.utils.data import TensorDataset
     >>> pairs = TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 2)
     >>> from_dataset(pairs, validation=5, device="cpu")
     Data(dataset: 15 training, 5 validation and no test samples of 2 classes on cpu)
     """
+    named = _classes(train)
+    if named and _classes(test) and list(_classes(test)) != list(named):
+        # Each folder numbers its own classes, so one more or less moves the labels of all others.
+        raise ValueError(f"test must have train's classes, {named}, got {_classes(test)}")
     x_train, y_train = _pairs("train", train, progress)
     x_test, y_test = (None, None) if test is None else _pairs("test", test, progress)
     return from_arrays(
@@ -169,7 +174,7 @@ def from_dataset(
         y_train,
         x_test,
         y_test,
-        classes=_classes(train) if classes is None else classes,
+        classes=named if classes is None else classes,
         name=name,
         validation=validation,
         device=device,
@@ -178,7 +183,9 @@ def from_dataset(
 
 def _classes(dataset: Dataset) -> Sequence[str] | None:
     """Return its class names; a ``Subset`` has those of the whole dataset."""
-    return getattr(dataset, "classes", getattr(getattr(dataset, "dataset", None), "classes", None))
+    whole = getattr(dataset, "dataset", None)
+    found = getattr(dataset, "classes", getattr(whole, "classes", None))
+    return found if isinstance(found, (list, tuple)) else None
 
 
 def _pairs(name: str, dataset: Dataset, progress: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +198,7 @@ def _pairs(name: str, dataset: Dataset, progress: bool) -> tuple[np.ndarray, np.
 
     images, labels = [], []
     for i in trange(len(dataset), desc=f"reading {name}", leave=False, disable=not progress):
-        sample = dataset[i]
+        sample = _sample(name, dataset, i)
         if not isinstance(sample, (tuple, list)) or len(sample) != 2:
             found = type(sample).__name__
             found += f" of {len(sample)}" if isinstance(sample, (tuple, list)) else ""
@@ -210,9 +217,25 @@ def _pairs(name: str, dataset: Dataset, progress: bool) -> tuple[np.ndarray, np.
         if images[i].shape != images[0].shape:
             raise ValueError(
                 f"{name} must hold images of one shape: sample {i} has {images[i].shape}, the "
-                f"first {images[0].shape}; resize them in the dataset's transform"
+                f"first {images[0].shape}; resize or convert them in the dataset's transform"
             )
     return np.stack(images), np.array(labels)
+
+
+def _sample(name: str, dataset: Dataset, i: int) -> object:
+    from PIL import Image
+
+    try:
+        sample = dataset[i]
+        for part in sample if isinstance(sample, (tuple, list)) else ():
+            if isinstance(part, Image.Image):
+                part.load()  # Pillow reads a file's pixels only when they are needed
+    except Exception as error:  # whatever the dataset, a transform or a damaged file raises
+        raise ValueError(
+            f"{name}: sample {i} cannot be read ({type(error).__name__}: {error}); leave it out, for "
+            "instance with torch.utils.data.Subset, or fix it"
+        ) from error
+    return sample
 
 
 def _channels_last_image(image: object) -> np.ndarray:
@@ -223,14 +246,14 @@ def _channels_last_image(image: object) -> np.ndarray:
         check_mode(image.mode, "an image")
         return pixels(image, grey=image.mode in ("1", "L"))
     if not isinstance(image, Tensor):
-        array = np.asarray(image)
+        array = _as_numpy(image, "an image")
         if array.dtype.kind == "f" and array.ndim == 3:
             raise TypeError(
                 "floating-point images must be tensors (C, H, W), got a numpy array of shape "
                 f"{array.shape}; torchvision's ToTensor makes one"
             )
         return array
-    array = _as_numpy(image)
+    array = _as_numpy(image, "an image")
     return np.moveaxis(array, 0, -1) if array.dtype == np.uint8 and array.ndim == 3 else array
 
 
@@ -315,7 +338,7 @@ def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
             f"kd.data.from_dataset({dataset}) reads it"
         )
     try:
-        array = _as_numpy(values)
+        array = _as_numpy(values, name)
     except ValueError as error:  # rows of different lengths
         raise ValueError(f"{name} must be one array, got rows that differ in shape") from error
     if array.dtype == np.uint8 and not channels_last(array):
@@ -329,16 +352,23 @@ def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
             f"{name} must be uint8 images or floating-point inputs, or integer tokens (N, L), got "
             f"{array.dtype} of shape {array.shape}"
         )
+    if tokens and array.size and array.min() < 0:
+        raise ValueError(
+            f"{name} must hold tokens from 0 up if it is integers (N, L), got {array.min()}; "
+            ".astype('float32') makes a table of numbers"
+        )
     if array.ndim < 2 or len(array) == 0:
         raise ValueError(f"{name} must be (N, ...) with at least one sample, got {array.shape}")
     return array
 
 
-def _as_numpy(values: object) -> np.ndarray:
-    """An array in this machine's byte order; numpy has no bfloat16."""
+def _as_numpy(values: object, name: str) -> np.ndarray:
+    """An array in this machine's byte order; numpy has no bfloat16 and no sparse tensors."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
+        values = values.detach().cpu().to_dense()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if np.ma.is_masked(values):
+        raise TypeError(f"{name} must not have masked values; leave them out or use .filled(value)")
     array = np.asarray(values)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -346,7 +376,7 @@ def _as_numpy(values: object) -> np.ndarray:
 def _labels(values: np.ndarray | Tensor | None, name: str, inputs: object) -> np.ndarray | None:
     if values is None:
         return None
-    array = _as_numpy(values)
+    array = _as_numpy(values, name)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got {array.dtype}; .astype(int) makes them")
     if array.size != len(inputs):

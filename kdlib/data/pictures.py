@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kdlib._files import reason
 
 __all__ = ["check_mode", "is_grey", "pictures_by_class", "pixels", "pixels_of_file"]
 
@@ -64,9 +65,9 @@ def pictures_by_class(folder: Path) -> dict[str, dict[str, list[Path]]]:
 def _warn_of(folder: Path, others: Counter) -> None:
     if others:
         kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        files = "1 file" if others.total() == 1 else f"{others.total()} files"
         warnings.warn(
-            f"{folder}: passed over {sum(others.values())} files that are not images to be read: {kinds}",
-            stacklevel=4,
+            f"{folder}: passed over {files} that cannot be read as images: {kinds}", stacklevel=4
         )
     if beside := [path.name for path in _visible(folder) if path.name in _VALIDATION]:
         warnings.warn(
@@ -75,14 +76,17 @@ def _warn_of(folder: Path, others: Counter) -> None:
         )
 
 
-def _pictures(folder: Path, others: Counter) -> list[Path]:
-    """All pictures below a folder; other files are counted by their endings."""
-    found = []
-    for place, folders, _ in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        files = [path for path in _visible(Path(place)) if path.is_file()]
-        found += [path for path in files if path.suffix.lower() in _endings()]
-        others.update(_ending(path) for path in files if path.suffix.lower() not in _endings())
+def _pictures(folder: Path, others: Counter, above: tuple[Path, ...] = ()) -> list[Path]:
+    """All pictures below a folder, behind links, too; other files are counted by their endings."""
+    found, above = [], (*above, folder.resolve())
+    for path in sorted(_visible(folder), key=Path.is_dir):  # a folder's files before its subfolders
+        if path.is_dir():
+            # A link to a folder above would show the same pictures again and again.
+            found += [] if path.resolve() in above else _pictures(path, others, above)
+        elif path.suffix.lower() in _endings():
+            found.append(path)
+        else:
+            others[_ending(path)] += 1
     return found
 
 
@@ -107,8 +111,9 @@ def _endings() -> list[str]:
 
 def is_grey(path: Path) -> bool:
     with _opened(path) as picture:
-        check_mode(picture.mode, path)
-        return picture.mode in _GREY
+        mode = picture.mode
+    check_mode(mode, path)
+    return mode in _GREY
 
 
 def pixels_of_file(path: Path, grey: bool, size: int | None) -> np.ndarray:
@@ -120,7 +125,6 @@ def pixels_of_file(path: Path, grey: bool, size: int | None) -> np.ndarray:
     from PIL import ImageOps
 
     with _opened(path) as picture:
-        check_mode(picture.mode, path)
         return pixels(ImageOps.exif_transpose(picture), grey, size)
 
 
@@ -132,11 +136,9 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with Image.open(path) as picture:
             yield picture
-    except UnsuitableError:
-        raise
     except Exception as error:  # a damaged file raises errors of many types
         raise ValueError(
-            f"{path} cannot be read as an image ({error or type(error).__name__}); replace it with an "
+            f"{path} cannot be read as an image ({reason(error)}); replace it with an "
             "intact copy or delete it"
         ) from error
 
@@ -153,13 +155,9 @@ def pixels(picture: Any, grey: bool, size: int | None = None) -> np.ndarray:
     return np.asarray(picture if size is None else picture.resize((size, size)))
 
 
-class UnsuitableError(ValueError):
-    """A picture that can be read, but not as 8-bit grey or colours."""
-
-
 def check_mode(mode: str, where: object) -> None:
     if mode not in _GREY + _COLOURED:
-        raise UnsuitableError(
+        raise ValueError(
             f"{where} has pixels of mode {mode!r}, which would be truncated; "
             "save it as 8-bit grey or RGB"
         )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib._checks import sizes
+from kdlib._files import reason
 from kdlib.data.splits import Data, Samples, device_or_gpu
 from kdlib.losses import soften
 from kdlib.networks import answers, carrying, evaluating
@@ -351,7 +352,12 @@ def _split(tokens: Sequence[int], device: torch.device | str | None, unroll: int
 def _ptb_file(folder: Path, part: str) -> str:
     for name in (f"{part}.txt", f"ptb.{part}.txt"):
         if (folder / name).exists():
-            return (folder / name).read_text(encoding="utf-8")
+            try:
+                return (folder / name).read_text(encoding="utf-8")
+            except (OSError, UnicodeError) as error:
+                raise ValueError(
+                    f"{folder / name} cannot be read as UTF-8 text ({reason(error)}); replace it with an intact copy"
+                ) from error
     raise FileNotFoundError(
         f"{folder} must hold {part}.txt or ptb.{part}.txt, but does not. The Penn Treebank may not "
         "be redistributed: take ptb.train.txt, ptb.valid.txt and ptb.test.txt from data/ in "

@@ -125,7 +125,7 @@ def ship(name: str, out: Path) -> Path:
     Raises:
         ValueError: a setting is missing, occurs twice, or was run at smoke size.
     """
-    path, parts = out / f"{name}.csv", []
+    path, parts = out.expanduser() / f"{name}.csv", []
     if not path.exists():
         raise ValueError(f"out must hold {name}.csv, got {out}; run the protocol first")
     table = read(path)

@@ -92,6 +92,13 @@ OK, Y = np.zeros((6, 4, 4), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, No
         ({"validation": 6}, ValueError, "validation must be .*0 to 5, got 6"),
         ({"validation": -1}, ValueError, "validation must be .*got -1"),
         ({"validation": 0.5}, ValueError, "validation must be a whole number.*got 0.5"),
+        (
+            {"x_train": np.arange(12).reshape(6, 2) - 3},
+            ValueError,
+            r"tokens from 0 .*got -3; .astype",
+        ),
+        ({"x_train": np.ma.masked_equal(OK, 1)}, TypeError, "x_train must not have masked values"),
+        ({"y_train": np.ma.masked_equal(Y, 1)}, TypeError, "y_train must not have masked values"),
         ({"x_train": [[0.5], [0.5, 1.0]]}, ValueError, "x_train must be one array, got rows"),
         (
             {"x_train": TensorDataset(torch.zeros(6, 2))},
@@ -139,6 +146,7 @@ KINDS = {
     "columns first": lambda x: np.asfortranarray(x.numpy()),
     "read only": lambda x: np.broadcast_to(x.numpy(), x.shape),
     "a list": lambda x: x.tolist(),
+    "sparse": lambda x: x.to_sparse(),
 }
 
 
@@ -187,6 +195,13 @@ def test_from_folder_sorts_grey_images_by_class_and_name(tmp_path):
     expected = (levels - levels.mean()) / levels.std()
     np.testing.assert_allclose(data.train.inputs[:, 0, 0, 0], expected, rtol=1e-5)
     np.testing.assert_allclose(data.test.inputs[0, 0, 0, 0], expected[2], rtol=1e-5)
+
+
+def test_a_folders_own_images_come_before_those_of_its_subfolders(tmp_path):
+    for value, name in enumerate(["a/z", "a/deep/1", "b/1"]):
+        picture(tmp_path / "train" / f"{name}.png", 10 * value)
+    first = kd.data.from_folder(tmp_path, device="cpu").train.inputs[:, 0, 0, 0]
+    assert first.argsort().tolist() == [0, 1, 2]
 
 
 def test_from_folder_makes_three_channels_as_soon_as_one_image_is_coloured(tmp_path):
@@ -290,12 +305,38 @@ def test_other_files_and_a_validation_folder_are_counted_in_one_line_each(tmp_pa
     assert len(data.train) == 3
     files, folder = (str(warning.message) for warning in warned)
     assert files.endswith(
-        "passed over 4 files that are not images to be read: 2 .heic, 1 .txt, 1 without an ending"
+        "passed over 4 files that cannot be read as images: 2 .heic, 1 .txt, 1 without an ending"
     )
     assert folder.endswith(
         "passed over val/; validation=N holds N images of train/ out of training"
     )
     assert {warning.filename for warning in warned} == {__file__}
+
+
+def test_one_other_file_is_counted_as_one(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "train" / name / "1.png", ord(name))
+    (tmp_path / "train" / "a" / "1.heic").touch()
+    with pytest.warns(UserWarning, match=r"passed over 1 file that cannot .* images: 1 \.heic"):
+        kd.data.from_folder(tmp_path, device="cpu")
+
+
+def test_pictures_behind_a_link_are_read_once_and_a_link_to_nothing_is_named(tmp_path):
+    for name in ("train/a/deep/1", "train/a/z", "train/b/1", "elsewhere/2"):
+        picture(tmp_path / f"{name}.png", len(name))
+    link(tmp_path / "train" / "b" / "more", tmp_path / "elsewhere")
+    link(tmp_path / "train" / "a" / "deep" / "up", tmp_path / "train" / "a")
+    assert kd.data.from_folder(tmp_path, device="cpu").train.labels.tolist() == [0, 0, 1, 1]
+    link(tmp_path / "train" / "b" / "lost.png", tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"lost\.png cannot be read as an image"):
+        kd.data.from_folder(tmp_path, device="cpu")
+
+
+def link(path, target):
+    try:
+        path.symlink_to(target)
+    except OSError:
+        pytest.skip("this system lets no one make links")
 
 
 def test_a_class_without_a_readable_image_is_named(tmp_path):
@@ -445,6 +486,41 @@ def test_a_dataset_may_have_a_test_part_and_class_names():
     assert renamed.classes == ("x", "y", "z")
     part = kd.data.from_dataset(Subset(train, range(6)), device="cpu")
     assert part.classes == ("a", "b", "c")
+
+
+def test_a_test_part_that_numbers_other_classes_is_refused():
+    train, test = Pairs(PAIRS), Pairs(PAIRS[:5])
+    train.classes, test.classes = ["a", "b", "c"], ["b", "c"]  # its own folder lacks a
+    with pytest.raises(ValueError, match=r"train's classes, \['a', 'b', 'c'\], got \['b', 'c'\]"):
+        kd.data.from_dataset(train, test, device="cpu")
+    with pytest.raises(ValueError, match="test must have train's classes"):
+        kd.data.from_dataset(Subset(train, range(6)), Subset(test, range(4)), device="cpu")
+
+
+class Failing(Pairs):
+    def __getitem__(self, i):
+        return super().__getitem__(i) if i < 7 else self.broken()
+
+
+def cut_picture(tmp_path):
+    Image.fromarray(PIXELS[0]).save(tmp_path / "1.png")
+    whole = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(whole[:90])
+    return Image.open(tmp_path / "1.png"), 0  # Pillow reads the rest only when it is needed
+
+
+def test_a_sample_that_cannot_be_read_is_named(tmp_path):
+    pairs = Failing(PAIRS)
+    for broken in (
+        lambda: cut_picture(tmp_path),
+        lambda: Image.open(tmp_path / "none.png"),
+        dict.fromkeys,
+    ):
+        pairs.broken = broken
+        with pytest.raises(
+            ValueError, match=r"train: sample 7 cannot be read \(\w+Error: .*Subset"
+        ):
+            kd.data.from_dataset(pairs, device="cpu")
 
 
 def test_a_network_trains_on_a_loaders_dataset():

@@ -243,6 +243,13 @@ def test_the_error_for_a_missing_penn_treebank_says_where_to_get_it(tmp_path, mo
         assert remedy in str(caught.value)
 
 
+def test_a_penn_treebank_in_another_encoding_is_named(tmp_path):
+    root = penn(tmp_path, "{}.txt")
+    (root / "ptb" / "valid.txt").write_bytes("Ä no years".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"valid\.txt cannot be read as UTF-8 text.*replace it"):
+        ptb(root)
+
+
 @pytest.mark.real_data
 def test_the_real_penn_treebank_has_the_published_numbers_of_tokens(real_data):
     if not (real_data / "ptb").is_dir():

@@ -481,6 +481,15 @@ def test_the_command_runs_prints_and_ships(toy, tmp_path, shipped, capsys):
     assert len(results("toy")) == 15
 
 
+def test_the_command_finds_the_readers_home(toy, tmp_path, shipped, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    command.main(["toy", "--out=~/results"])
+    command.main(["toy", "--out=~/results", "--ship"])
+    assert (tmp_path / "results" / "toy.csv").exists() and not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(str(error))
     if chosen.names:
         parser.error(f"NAME goes with matrix alone, got {' '.join(chosen.names)}")
+    chosen.course = chosen.course.expanduser()  # no shell expands the ~ of --course=~/course
     if not (chosen.course / "nbgrader_config.py").exists():
         parser.error(f"--course must be the folder with nbgrader_config.py, got {chosen.course}")
     try:
