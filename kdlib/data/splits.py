@@ -203,6 +203,9 @@ class Data:
         test: for the final scores; or None.
         classes: names by label.
         name: name of the data set.
+
+    Raises:
+        ValueError: inputs of a ``Split`` are not finite, or a label has no class name.
     """
 
     train: Samples

@@ -386,14 +386,14 @@ def drawn(mode):
         return image, {}
     if mode == "RGBA":
         return image.convert("RGBA"), {}
-    ink = Image.new("L", (6, 6), 7)  # 7 stands for transparent
-    ink.paste(0, (2, 1, 3, 5))
+    ink = Image.new("L", (6, 6), 0)  # 0 stands for transparent
+    ink.paste(7, (2, 1, 3, 5))
     if mode == "L":
-        return ink, {"transparency": 7}
+        return ink, {"transparency": 0}
     if mode == "RGB":
-        return ink.convert("RGB"), {"transparency": (7, 7, 7)}
+        return ink.convert("RGB"), {"transparency": (0, 0, 0)}
     paletted = ink.convert("P")
-    return paletted, {"transparency": 7}
+    return paletted, {"transparency": 0}
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "L", "RGB", "P"])
