@@ -80,6 +80,9 @@ def tensors_hash(tensors: Mapping[str, Tensor | None]) -> str:
 
 def _dense(tensor: Tensor) -> list[Tensor]:
     """Tensors whose bytes hold the values of one, which may be quantised."""
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
     if not tensor.is_quantized:
         return [tensor.resolve_conj().resolve_neg()]
     if tensor.qscheme() in (torch.per_tensor_affine, torch.per_tensor_symmetric):
@@ -150,6 +153,7 @@ _IN_C = (
 _METHODS = (FunctionType, classmethod, staticmethod, property, functools.partial, _IN_C[-1])
 # Its tables of parameters, modules and hooks, its mode, and whether it is compiled.
 _OF_EVERY_MODULE = {*vars(nn.Module()), "_compiled_call_impl", "_is_torch_compile"}
+_OF_ONE_PROCESS = "_original_object_hash"  # of transformers' GenerationConfig
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _INSTALLED = {"site-packages", "dist-packages"}
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -164,6 +168,7 @@ class _Description:
         self.met: dict[int, tuple[int, Any]] = {}
         # Likewise the modules and numbers of a network: an attribute or a hook may lead back to them.
         self.parts: dict[int, tuple[str, Any]] = {}
+        self.in_hook = False
 
     def of(self, value: Any) -> str:
         if isinstance(value, enum.Enum):
@@ -188,10 +193,13 @@ class _Description:
             return f"array({value.dtype}, {value.shape}, {digest})"
         if isinstance(value, Tensor):
             return f"tensor({tensors_hash({'': value})})"
+        if self.in_hook and type(value) in (list, dict):
+            return f"a {type(value).__name__}"
         if type(value) is list:
             return f"[{', '.join(map(self.of, value))}]"
         if type(value) is dict:
-            return f"{{{', '.join(f'{self.of(k)}: {self.of(v)}' for k, v in value.items())}}}"
+            items = [(k, v) for k, v in value.items() if k != _OF_ONE_PROCESS]
+            return f"{{{', '.join(f'{self.of(k)}: {self.of(v)}' for k, v in items)}}}"
         if isinstance(value, functools.partial):
             return f"partial({self.of((value.func, value.args, value.keywords))})"
         if isinstance(value, MethodType):
@@ -220,7 +228,12 @@ class _Description:
                     parts.append(f"{name!r}: {_script_text(module)}")
                     scripted = name and f"{name}."
                 continue
-            parts.append(f"{name!r}: {self.of(type(module))} {self.of(_attributes(module))}")
+            first = self.parts[id(module)][0]
+            if first != name:
+                parts.append(f"{name!r} is {first!r}")
+                continue
+            attributes = self.of(_attributes(module, values))
+            parts.append(f"{name!r}: {self.of(type(module))} {attributes}")
             parts += [self._hook(hook) for hooks in _HOOKS for hook in vars(module)[hooks].values()]
             if isinstance(module, torch.fx.GraphModule):  # its class is written anew for each graph
                 parts.append(module.code)
@@ -234,14 +247,19 @@ class _Description:
 
     def _shapes(self, network: nn.Module) -> str:
         weights = network.named_parameters(remove_duplicate=False)
-        shapes = [(name, tuple(tensor.shape)) for name, tensor in weights]
+        # A weight that several modules share is one, by its first name.
+        shapes = [(n, self.parts.get(id(x), (n,))[0], tuple(x.shape)) for n, x in weights]
         modules = network.named_modules(remove_duplicate=False)
         buffers = [(name, *module._buffers.keys()) for name, module in modules]
         return f"{shapes} {buffers}"
 
     def _hook(self, hook: Any) -> str:
-        """A hook by its code alone: what it has noted so far does not matter."""
-        return self._code(hook.__code__) if isinstance(hook, FunctionType) else self.of(type(hook))
+        """A hook by its code and what it reads, but not by what it has noted in lists and attributes."""
+        self.in_hook = True
+        try:
+            return self.of(hook)
+        finally:
+            self.in_hook = False
 
     def _in_c(self, value: Any) -> str:
         """A function written in C: its name, and what it is bound to or wraps."""
@@ -343,14 +361,27 @@ class _Description:
         return f"class {kind.__qualname__}({self.of(made_of)}: {self.of(members)})"
 
 
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    """What distinguishes a module from others of its class, besides its numbers and modules."""
-    values = {name: x for name, x in vars(module).items() if name not in _OF_EVERY_MODULE}
+def _attributes(module: nn.Module, tensors: bool) -> dict[str, Any]:
+    """What distinguishes a module from others of its class, besides its numbers and modules.
+
+    Without ``tensors``, those that a forward pass may leave behind do not count.
+    """
+    kind = type(module)
+    values = {
+        name: x
+        for name, x in vars(module).items()
+        if name not in _OF_EVERY_MODULE
+        and not isinstance(getattr(kind, name, None), functools.cached_property)
+    }
     if isinstance(module, torch.fx.GraphModule):  # all but constants is in its code
         return {name: x for name, x in values.items() if isinstance(x, Tensor)}
     if is_own(type(module)):
         # A tensor that requires a gradient is computed from the parameters, not a setting.
-        return {n: x for n, x in values.items() if not (isinstance(x, Tensor) and x.requires_grad)}
+        return {
+            n: x
+            for n, x in values.items()
+            if not isinstance(x, Tensor) or (tensors and not x.requires_grad)
+        }
     return {n: x for n, x in values.items() if n[0] != "_" and not isinstance(x, Tensor)}
 
 

@@ -271,7 +271,10 @@ def restore(model: nn.Module, numbers: Mapping[str, Any]) -> None:
     buffers = _buffer_tables(model)
     for name, value in numbers.items():
         present, table = there.get(name), buffers.get(name)
-        if table is not None and (present is None or present.shape != value.shape):
+        # An expanded buffer, whose places share their memory, cannot be written into.
+        if table is not None and (
+            present is None or present.shape != value.shape or _shares_places(present)
+        ):
             table[name.rpartition(".")[2]] = value.detach().clone()
         elif isinstance(present, Tensor) and present.shape == value.shape:
             present.copy_(value)
@@ -282,6 +285,10 @@ def restore(model: nn.Module, numbers: Mapping[str, Any]) -> None:
     others = {name: x for name, x in numbers.items() if not isinstance(there.get(name, x), Tensor)}
     if others:
         model.load_state_dict(others, strict=False)
+
+
+def _shares_places(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized and 0 in tensor.stride()
 
 
 def _buffer_tables(model: nn.Module) -> dict[str, dict[str, Tensor | None]]:

@@ -748,7 +748,7 @@ FAULTS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
         "training/keep.py",
         "tests/training/test_keep.py",
         [
-            ('identity | {"start": weights_hash(model)}', "identity"),
+            ('identity | {"start": network_hash(model)}', "identity"),
             ("with seeded(seed):", "with seeded(0):"),
             (
                 "objective, data, recipe, seed=seed).interrupted",

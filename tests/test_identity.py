@@ -299,6 +299,43 @@ def test_a_hook_counts_by_its_code_and_not_by_what_it_has_noted():
     assert network_hash(Scaled()) not in texts
 
 
+class Times:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def hook(self, layer, given, answer):
+        return self.factor * answer
+
+    def other(self, layer, given, answer):
+        return -answer
+
+
+HOOKS = {
+    "a closure": lambda k: lambda layer, given, answer: k * answer,
+    "a partial": lambda k: functools.partial(lambda k, layer, given, answer: k * answer, k),
+    "a method": lambda k: getattr(Times(0), "hook" if k == 1 else "other"),
+}
+
+
+@pytest.mark.parametrize("make", HOOKS.values(), ids=HOOKS)
+def test_a_hook_counts_by_what_it_reads(make):
+    found = []
+    for k in (1, 1, 50):
+        network = Scaled()
+        network.linear.register_forward_hook(make(k))
+        found.append((network_hash(network), structure_hash(network)))
+    assert found[0] == found[1] and not {*found[0]} & {*found[2]}
+
+
+def test_a_sparse_buffer_counts_by_its_values():
+    found = []
+    for value in (1.0, 1.0, 2.0):
+        network = Scaled()
+        network.register_buffer("edges", (value * torch.eye(3)).to_sparse(), persistent=False)
+        found.append(network_hash(network))
+    assert found[0] == found[1] != found[2]
+
+
 def test_a_compiled_network_is_the_plain_one():
     for compiled in (KINDS["compiled"](Scaled()), Scaled()):
         compiled.compile(backend="eager")
@@ -341,7 +378,7 @@ DEEP = functools.reduce(lambda inside, _: [inside], range(2000), [])
 
 @pytest.mark.parametrize(
     "value",
-    [DEEP, torch.ones(2, 2).to_sparse(), torch.ones(2, device="meta"), nn.LazyLinear(3)],
+    [DEEP, torch.ones(2, device="meta"), nn.LazyLinear(3)],
 )
 def test_a_value_that_cannot_be_inspected_is_undescribed(value):
     with pytest.raises(Undescribed, match="cannot be described|has no text"):

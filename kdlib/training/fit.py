@@ -134,6 +134,9 @@ def fit(
         recipe = replace(recipe, learning_rate=objective.default_rate)
     device = data.train.device
     with forked(), torch.enable_grad(), autocast(device, None):
+        torch.set_default_dtype(
+            weights_dtype(recipe)
+        )  # for what a forward pass makes; undone by forked
         reseed(key(seed, 0, "prepare"))  # on resume too: a regressor starts with the same weights
         model.to(device, weights_dtype(recipe))
         saved = None if checkpoint is None else Checkpoint(checkpoint, model)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdlib._files import reason, write_whole
 from kdlib.data.splits import Data
-from kdlib.identity import Undescribed, weights_hash
+from kdlib.identity import Undescribed, network_hash, weights_hash
 from kdlib.networks import copied, numbers_of, restore
 from kdlib.objectives.base import Objective, as_objective
 from kdlib.recipe import Recipe
@@ -66,13 +66,13 @@ def keep(
     try:
         identity = identity_of(model, objective, data, recipe, seed)
         for part, number in numbers_of(model).items():
-            if not isinstance(number, Tensor):
-                raise Undescribed(f"the network's {part!r} is not a tensor")
+            if not isinstance(number, Tensor) or number.layout != torch.strided:
+                raise Undescribed(f"the network's {part!r} is not a dense tensor")
     except Undescribed as error:
         seconds = _trained(model, objective, data, recipe, seed)
         print(f"trained in {seconds:.0f} s and not kept: {error}")
         return model
-    started_as = identity | {"start": weights_hash(model)}
+    started_as = identity | {"start": network_hash(model)}
     name = hashlib.sha256(repr(sorted(started_as.items())).encode()).hexdigest()[:16]
     path = Path(torch.hub.get_dir()) / "kdlib" / "kept" / f"{name}.safetensors"
     with ExitStack() as held:

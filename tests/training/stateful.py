@@ -83,6 +83,14 @@ class Attribute(ExtraState):
     set_extra_state = nn.Module.set_extra_state
 
 
+class Expanded(OutsideTheState):
+    """A buffer whose places share their memory."""
+
+    def __init__(self, seed=1):
+        super().__init__(seed)
+        self.register_buffer("wide", torch.zeros(1, 3).expand(4, 3), persistent=False)
+
+
 def normalised(seed=1, norm=nn.utils.parametrizations.spectral_norm):
     model = kd.models.mlp(16, seed=seed)
     with kd.seeded(seed):
@@ -101,6 +109,7 @@ STORED = {
     "a buffer outside the state": OutsideTheState,
     "a buffer that is None at first": NoneAtFirst,
     "a buffer that grows": Growing,
+    "an expanded buffer": Expanded,
     "extra state": ExtraState,
     "spectral norm": normalised,
     "weight norm": lambda: normalised(norm=nn.utils.parametrizations.weight_norm),

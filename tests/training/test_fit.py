@@ -643,3 +643,21 @@ def test_weights_that_stop_being_finite_in_the_last_step_are_noticed(small):
     data, recipe = replace(small, validation=None), kd.Recipe(iterations=1)
     with pytest.raises(FloatingPointError, match="weights stopped being finite"):
         train(net(), data, recipe, Altered(poison))
+
+
+def test_what_a_forward_pass_makes_has_the_dtype_of_the_weights(small):
+    class Rotated(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)) @ torch.eye(10)
+
+    torch.set_default_dtype(torch.float64)
+    try:
+        for precision in ("float64", "float32"):
+            train(
+                Rotated(784, 10),
+                replace(small, validation=None),
+                replace(TINY, precision=precision),
+            )
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
