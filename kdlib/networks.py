@@ -125,7 +125,7 @@ def answer_of(output: Any) -> Tensor:
     """The logits in what a network returned: a tensor, its attribute ``logits`` or its entry ``"logits"``.
 
     Raises:
-        TypeError: it is none of these; the message says how to wrap the network.
+        TypeError: it is something else; the message says how to wrap the network.
     """
     found = output
     if not isinstance(found, Tensor):

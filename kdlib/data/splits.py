@@ -288,7 +288,7 @@ def device_or_gpu(device: torch.device | str | None) -> torch.device:
 
 
 def _not_finite(inputs: Tensor) -> int | None:
-    """The first row that holds NaN or infinity; None if there is none."""
+    """The first row that holds NaN or infinity; None if all are finite."""
     if not inputs.is_floating_point():
         return None
     for first in range(0, len(inputs), 10_000):  # so that the mask takes little memory

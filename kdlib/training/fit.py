@@ -213,18 +213,20 @@ def _remedy(data: object) -> str:
 
 
 class _Watched(Batch):
-    """A batch that notes whether its progress was read."""
+    """A batch that notes whether its progress, or that of a copy, was read."""
 
-    progress_read = False
+    @property
+    def progress_read(self) -> bool:
+        return bool(vars(self)["_readings"])
 
     @property
     def progress(self) -> float:
-        vars(self)["progress_read"] = True
+        vars(self)["_readings"].append(True)
         return vars(self)["_progress"]
 
     @progress.setter
     def progress(self, value: float) -> None:  # once, when it is built
-        vars(self)["_progress"] = value
+        vars(self).update(_progress=value, _readings=[])  # a list, which copies share
 
 
 class _Run:
